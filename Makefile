@@ -1,0 +1,43 @@
+PYTHON ?= python
+PATHS = sb3_diffusion zoo tests docs setup.py
+# One thread per test process: the processes of pytest-xdist already fill the cores.
+PYTEST_FLAGS ?= -n auto --maxprocesses 8 --dist loadfile -m "not expensive"
+
+.PHONY: check commit-checks format lint check-codestyle type spelling pytest expensive doc clean
+
+# Everything a change must pass, cheapest first; stops at the first failure and names it.
+check:
+	@for stage in check-codestyle lint spelling type doc pytest; do \
+		echo "=== $$stage"; \
+		$(MAKE) --no-print-directory $$stage || { echo "=== FAILED: $$stage"; exit 1; }; \
+	done
+
+commit-checks: format lint type spelling
+
+format:
+	$(PYTHON) -m ruff check --select I --fix $(PATHS)
+	$(PYTHON) -m black $(PATHS)
+
+lint:
+	$(PYTHON) -m ruff check $(PATHS)
+
+check-codestyle:
+	$(PYTHON) -m black --check $(PATHS)
+
+type:
+	$(PYTHON) -m mypy
+
+spelling:
+	$(PYTHON) -m codespell_lib $(PATHS) README.md hyperparams
+
+pytest:
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(PYTEST_FLAGS)
+
+expensive:
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m expensive
+
+doc:
+	$(PYTHON) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+clean:
+	rm -rf build dist *.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache

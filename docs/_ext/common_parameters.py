@@ -1,0 +1,49 @@
+"""
+Show the common parameters in the documentation of every algorithm.
+
+The docstring of an algorithm describes its own arguments and refers to the base class for the others. A reader of the web
+page wants one complete list, so that the missing entries are taken from the base class, in the order of the signature.
+"""
+
+import inspect
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+
+FIELD = re.compile(r":param (\w+):")
+
+
+def split_parameters(lines: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """
+    Separate the text of a docstring from its ``:param name:`` entries.
+
+    :param lines: Lines of the docstring; all that follows the first entry belongs to the entries
+    :return: Lines before the first entry, and the lines of each entry
+    """
+    text: list[str] = []
+    entries: dict[str, list[str]] = {}
+    current = text
+    for line in lines:
+        if match := FIELD.match(line):
+            current = entries.setdefault(match[1], [])
+        current.append(line)
+    return text, entries
+
+
+def merge_parameters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Handler of autodoc's event of the same purpose; replaces the ``kwargs`` entry by the entries of the base class."""
+    if what != "class" or not issubclass(obj, OffPolicyDiffusion) or obj is OffPolicyDiffusion:
+        return
+    text, own = split_parameters(lines)
+    _, common = split_parameters(inspect.cleandoc(OffPolicyDiffusion.__doc__ or "").splitlines())
+    entries = common | own
+    lines[:] = [*text, *(line for key in inspect.signature(obj).parameters for line in entries.get(key, []))]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Entry point of the extension."""
+    app.connect("autodoc-process-docstring", merge_parameters)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

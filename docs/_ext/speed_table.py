@@ -1,0 +1,85 @@
+"""
+Directive ``speed``: a report of ``zoo/benchmark_speed.py`` as a table.
+
+    ```{speed} speed-cpu.json
+    ```
+
+reads ``docs/data/speed-cpu.json``. As long as there is no such file and no other report (``speed-*.json``) either, the
+directive says so in the page; as soon as there is one, a missing file is an error.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from taxonomy_table import markdown_table
+
+from sb3_diffusion.taxonomy import available_methods
+
+LATENCY = "action_ms_"
+
+
+def speed_table(results: dict[str, dict[str, Any]]) -> str:
+    """
+    :param results: Medians of every algorithm, as the script saves them
+    :return: Markdown table
+    """
+    names = {method.zoo_name: method.name for method in available_methods()}
+    batches = [key.removeprefix(LATENCY) for key in next(iter(results.values())) if key.startswith(LATENCY)]
+    header = ["Algorithm", "Updates per second", "ms per update"]
+    header += [f"Action, {int(n):,} observation{'s' if n != '1' else ''} (ms)" for n in batches]
+    header += ["Share of ceiling", "Peak memory (MiB)"]
+    rows = []
+    for algo, result in results.items():
+        updates = result["updates_per_second"]
+        row = [names.get(algo, f"{algo.upper()} (SB3)"), f"{updates:.1f}", f"{1000 / updates:.2f}"]
+        row += [f"{result[LATENCY + n]:.2f}" for n in batches]
+        rows.append([*row, f"{100 * result['share_of_ceiling']:.0f} %", f"{result['peak_memory_mib']:,.0f}"])
+    return markdown_table(header, rows)
+
+
+def speed_text(report: dict[str, Any]) -> str:
+    """
+    :param report: What ``zoo/benchmark_speed.py`` saved
+    :return: The table and what it depends on, as Markdown
+    """
+    machine, settings = report["machine"], report["settings"]
+    ceilings = [result["ceiling_gflops"] for result in report["results"].values()]
+    versions = ", ".join(f"{package} {release}" for package, release in machine["versions"].items())
+    hardware = [machine[key] for key in ("cpu", "gpu") if key in machine]
+    lines = [
+        speed_table(report["results"]),
+        "",
+        f"* Machine: {', '.join(hardware)}; {settings['threads']} thread(s), device {settings['device']}",
+        f"* Ceiling: {min(ceilings):.0f} to {max(ceilings):.0f} GFLOP/s in 256 x 256 float32 matrix products, same run",
+        f"* Sizes: observation {settings['obs_dim']}, action {settings['action_dim']}, batch {settings['batch_size']}, "
+        f"networks {settings['width']} wide, {settings['diffusion_steps']} diffusion steps",
+        f"* Execution: {settings['execution']}; medians of {settings['repetitions']} turns",
+        f"* Versions: Python {machine['python']}, {versions}",
+    ]
+    return "\n".join(lines)
+
+
+class Speed(SphinxDirective):
+    """The directive, see the module."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        data = Path(self.env.srcdir, "data")
+        path = data / self.arguments[0]
+        self.env.note_dependency(str(path))
+        if path.is_file():
+            return self.parse_text_to_nodes(speed_text(json.loads(path.read_text(encoding="utf-8"))))
+        if any(data.glob("speed-*.json")):
+            raise self.error(f"speed: data/{path.name} does not exist")
+        return self.parse_text_to_nodes("```{note}\nThese figures are not in this version of the documentation yet.\n```")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Entry point of the extension."""
+    app.add_directive("speed", Speed)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,89 @@
+"""
+Directive ``taxonomy``: tables of the methods, generated from :mod:`sb3_diffusion.taxonomy` so that they cannot drift.
+
+Options: ``:view: matrix`` (guidance mechanism x reference policy), ``:view: methods`` (one row per method, the default), with
+``:guidance: <key>`` for the rows of one mechanism and ``:available:`` for those that the library implements.
+"""
+
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from sb3_diffusion import taxonomy
+from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, REFERENCE_POLICIES, TAXONOMY, Method
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """
+    :param header: Titles of the columns
+    :param rows: Cells as Markdown text
+    :return: The table as Markdown text
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def link(method: Method) -> str:
+    """The name of a method, linked to its page if there is one."""
+    return f"{{doc}}`{method.name} </algorithms/{method.zoo_name}>`" if method.available else method.name
+
+
+def matrix() -> str:
+    """Guidance mechanisms as rows, reference policies as columns."""
+    rows = []
+    for guidance, title in GUIDANCE_MECHANISMS.items():
+        cells = [f"[{title}](#{guidance.replace('_', '-')})"]
+        for reference in REFERENCE_POLICIES:
+            methods = [method for method in TAXONOMY if (method.guidance, method.reference) == (guidance, reference)]
+            cells.append(", ".join(f"**{link(method)}**" if method.available else method.name for method in methods))
+        rows.append(cells)
+    return markdown_table(["", *REFERENCE_POLICIES.values()], rows)
+
+
+def method_list(guidance: str | None, available: bool) -> str:
+    """One row per method."""
+    rows = [
+        [
+            link(method),
+            REFERENCE_POLICIES[method.reference],
+            method.setting,
+            f"[{method.paper}](https://arxiv.org/abs/{method.arxiv})",
+            f"`{method.zoo_name}`" if method.available else "",
+        ]
+        for method in TAXONOMY
+        if guidance in (None, method.guidance) and (method.available or not available)
+    ]
+    header = ["Method", "Reference policy", "Setting", "Paper", "`--algo`"]
+    if guidance is None:
+        shown = [method for method in TAXONOMY if method.available or not available]
+        for row, method in zip(rows, shown, strict=True):
+            row.insert(1, GUIDANCE_MECHANISMS[method.guidance])
+        header.insert(1, "Guidance")
+    return markdown_table(header, rows)
+
+
+class TaxonomyTable(SphinxDirective):
+    """The directive, see the module."""
+
+    option_spec: ClassVar[dict[str, Any]] = {
+        "view": lambda text: directives.choice(text, ("matrix", "methods")),
+        "guidance": lambda text: directives.choice(text, tuple(GUIDANCE_MECHANISMS)),
+        "available": directives.flag,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(taxonomy.__file__))
+        if self.options.get("view") == "matrix":
+            box = nodes.container(classes=["taxonomy-matrix"])
+            box += self.parse_text_to_nodes(matrix())
+            return [box]
+        return self.parse_text_to_nodes(method_list(self.options.get("guidance"), "available" in self.options))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Entry point of the extension."""
+    app.add_directive("taxonomy", TaxonomyTable)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

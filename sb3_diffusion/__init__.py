@@ -1,0 +1,27 @@
+"""Reinforcement learning with diffusion and flow policies for users of Stable-Baselines3."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.taxonomy import TAXONOMY, available_methods
+
+if TYPE_CHECKING:  # at run time the names come from the taxonomy, see __getattr__
+    from sb3_diffusion.q_guidance.qsm import QSM as QSM
+    from sb3_diffusion.reparameterization.dacer import DACER as DACER
+    from sb3_diffusion.weighted_matching.sdac import SDAC as SDAC
+
+__version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8").strip()
+
+__all__ = ["DiffusionPolicy", "__version__", *(method.name for method in available_methods())]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    for method in TAXONOMY:
+        if method.name == name:
+            return method.load()
+    raise AttributeError(f"module 'sb3_diffusion' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *(method.name for method in available_methods())])

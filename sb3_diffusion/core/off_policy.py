@@ -1,0 +1,360 @@
+"""The training loop of every online off-policy algorithm; a subclass supplies the losses."""
+
+import inspect
+from typing import Any, ClassVar, TypedDict
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from typing_extensions import Self
+
+from sb3_diffusion.core.batch import Batch
+from sb3_diffusion.core.compilation import check_execution, make_update, set_learning_rate
+from sb3_diffusion.core.metrics import MetricLog, Metrics
+from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.policies.actor import DiffusionActor
+from sb3_diffusion.policies.critic import CriticEnsemble
+from sb3_diffusion.policies.diffusion import DiffusionPolicy
+
+
+class OffPolicyArguments(TypedDict, total=False):
+    """Arguments that every off-policy algorithm hands on to :class:`OffPolicyDiffusion`."""
+
+    learning_rate: float | Schedule
+    buffer_size: int
+    learning_starts: int
+    batch_size: int
+    tau: float
+    gamma: float
+    train_freq: int | tuple[int, str]
+    gradient_steps: int
+    action_noise: ActionNoise | None
+    replay_buffer_class: type[ReplayBuffer] | None
+    replay_buffer_kwargs: dict[str, Any] | None
+    optimize_memory_usage: bool
+    n_steps: int
+    policy_delay: int
+    actor_learning_rate: float | Schedule | None
+    critic_learning_rate: float | Schedule | None
+    max_grad_norm: float | None
+    execution: str
+    stats_window_size: int
+    tensorboard_log: str | None
+    policy_kwargs: dict[str, Any] | None
+    verbose: int
+    seed: int | None
+    device: th.device | str
+    _init_setup_model: bool
+
+
+class OffPolicyDiffusion(OffPolicyAlgorithm):
+    """
+    Base class of the online off-policy algorithms.
+
+    :param policy: ``"DiffusionPolicy"`` (SB3's ``"MlpPolicy"``, ``"CnnPolicy"`` and ``"MultiInputPolicy"`` name the same
+        class, which picks the features extractor from the observation space) or a subclass of it
+    :param env: The environment, or its id if it is registered
+    :param learning_rate: Learning rate of actor and critics: a float, or a function of the remaining progress (1 to 0)
+    :param buffer_size: Size of the replay buffer in transitions
+    :param learning_starts: Steps of uniformly random actions before the first update
+    :param batch_size: Transitions per update
+    :param tau: Rate of the target critics: ``target = tau * critic + (1 - tau) * target``
+    :param gamma: Discount factor
+    :param train_freq: Update every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
+    :param gradient_steps: Updates per rollout; -1 for as many as transitions were collected
+    :param action_noise: Noise added to the actions on top of the method's own exploration
+    :param replay_buffer_class: Replay buffer, such as ``HerReplayBuffer``; ``None`` selects it automatically
+    :param replay_buffer_kwargs: Its keyword arguments
+    :param optimize_memory_usage: Store each observation once (see SB3's ``ReplayBuffer``)
+    :param n_steps: Number of steps of the bootstrapped return
+    :param policy_delay: Update the actor every ``policy_delay`` updates of the critics
+    :param actor_learning_rate: Learning rate of the actor if it differs
+    :param critic_learning_rate: Learning rate of the critics if it differs
+    :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
+    :param execution: How the update runs: ``"eager"``, ``"compile"`` (``torch.compile``), ``"cuda_graph"``,
+        or ``"auto"`` for the fastest that has been measured (eager)
+    :param stats_window_size: Window of the rollout statistics, in episodes
+    :param tensorboard_log: Log folder for TensorBoard
+    :param policy_kwargs: Arguments of the policy, see :class:`~sb3_diffusion.policies.diffusion.DiffusionPolicy`
+    :param verbose: 0 no output, 1 info messages, 2 debug messages
+    :param seed: Seed of all random generators
+    :param device: Device of the networks (cpu, cuda, ...)
+    :param _init_setup_model: Whether to build the networks at the creation of the instance
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "DiffusionPolicy": DiffusionPolicy,
+        "MlpPolicy": DiffusionPolicy,
+        "CnnPolicy": DiffusionPolicy,
+        "MultiInputPolicy": DiffusionPolicy,
+    }
+    policy: DiffusionPolicy
+    actor: DiffusionActor
+    critic: CriticEnsemble
+    critic_target: CriticEnsemble
+    replay_buffer: ReplayBuffer
+
+    def __init__(
+        self,
+        policy: str | type[DiffusionPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        policy_delay: int = 1,
+        actor_learning_rate: float | Schedule | None = None,
+        critic_learning_rate: float | Schedule | None = None,
+        max_grad_norm: float | None = None,
+        execution: str = "auto",
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            support_multi_env=True,
+            supported_action_spaces=(spaces.Box,),
+        )
+        if policy_delay < 1:
+            raise ValueError(f"policy_delay={policy_delay} must be at least 1 (1 updates the actor at every update).")
+        self.policy_delay = policy_delay
+        self.actor_learning_rate = actor_learning_rate
+        self.critic_learning_rate = critic_learning_rate
+        self.max_grad_norm = max_grad_norm
+        self.execution = check_execution(execution)
+        if _init_setup_model:
+            self._setup_model()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the complete constructor in ``help()``, editors and the documentation, not ``**kwargs``."""
+        super().__init_subclass__(**kwargs)
+        own = {name: p for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind != p.VAR_KEYWORD}
+        common = inspect.signature(OffPolicyDiffusion.__init__).parameters
+        merged = {**common, **own}
+        # SB3's order: the method's own arguments stand between n_steps and the logging block
+        rank = {name: index for index, name in enumerate(common)}
+        order = sorted(merged, key=lambda name: rank.get(name, rank["n_steps"] + 0.5))
+        parameters = [merged[name].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in order if name != "self"]
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
+    # -- what an algorithm supplies ---------------------------------------------------------------------------------
+
+    def policy_settings(self) -> dict[str, Any]:
+        """Arguments of the policy that the method prescribes; ``policy_kwargs`` override them."""
+        return {}
+
+    def target_actions(self, batch: Batch) -> th.Tensor:
+        """
+        Actions of the current policy at the next observations, for the bootstrapped value.
+
+        :param batch: Batch of transitions
+        :return: Actions ``(batch, action_dim)``
+        """
+        return self.actor.sample(self.actor.encode(batch.next_observations), self.randomness, "next_action")
+
+    def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
+        """
+        Temporal-difference loss ``mean over critics and batch of (Q - y)^2`` with
+        ``y = r + discount * min over the target critics of Q'(s', a')`` and one policy sample ``a'``.
+
+        :param batch: Batch of transitions
+        :return: Loss, and quantities to log
+        """
+        with th.no_grad():
+            next_actions = self.target_actions(batch)
+            next_values = self.critic_target.q(next_actions, self.critic_target.encode(batch.next_observations))
+            target = batch.rewards + batch.discounts * next_values.amin(0)
+        values = self.critic.q(batch.actions, self.critic.encode(batch.observations))
+        loss = (values - target).square().mean()
+        return loss, {"critic_loss": loss.detach(), "q_mean": values.detach().mean()}
+
+    def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
+        """
+        Loss of the actor; its gradient reaches the actor's parameters only.
+
+        :param batch: Batch of transitions
+        :return: Loss, and quantities to log (``"actor_loss"`` among them)
+        """
+        raise TypeError(f"{type(self).__name__} has to define actor_loss(batch).")
+
+    def after_update(self, batch: Batch) -> Metrics:
+        """
+        What happens after the networks' update, outside compiled code and CUDA graphs (e.g. rare temperature updates).
+
+        :param batch: Batch of transitions
+        :return: Quantities to log
+        """
+        return {}
+
+    # -- the update -------------------------------------------------------------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        Sample batches from the replay buffer and update critics, actor and targets.
+
+        :param gradient_steps: Number of updates
+        :param batch_size: Transitions per update
+        :raises TrainingDiverged: if a loss is not finite
+        """
+        self.policy.set_training_mode(True)
+        self._set_learning_rates()
+        log = MetricLog(first_update=self._n_updates + 1)
+        for _ in range(gradient_steps):
+            self._n_updates += 1
+            samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            batch = Batch.from_replay(samples, self.gamma)
+            metrics = self._run_update(batch, self._n_updates % self.policy_delay == 0)
+            log.append({**metrics, **self.after_update(batch)})
+        means = log.means(self.replay_buffer, self.num_timesteps)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, value in means.items():
+            self.logger.record(f"train/{name}", value)
+
+    def update(self, batch: Batch, with_actor: bool, critic_loss: Any = None, actor_loss: Any = None) -> Metrics:
+        """
+        One update as a function of tensors, without host synchronisation.
+
+        :param batch: Batch of transitions
+        :param with_actor: Whether to update the actor too
+        :param critic_loss: Stand-in for :meth:`critic_loss` (its compiled version)
+        :param actor_loss: Stand-in for :meth:`actor_loss`
+        :return: Quantities to log, as detached scalar tensors
+        """
+        loss, metrics = (critic_loss or self.critic_loss)(batch)
+        self._step(self.critic.optimizer, loss, self.policy.critic_parameters)
+        if with_actor:
+            loss, actor_metrics = (actor_loss or self.actor_loss)(batch)
+            self._step(self.actor.optimizer, loss, self.policy.actor_parameters)
+            metrics = {**metrics, **actor_metrics}
+        self.update_targets()
+        return metrics
+
+    @th.no_grad()
+    def update_targets(self) -> None:
+        """Move the target critics towards the critics at the rate ``tau``."""
+        th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+
+    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, parameters: list[th.nn.Parameter]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        # restricting the inputs keeps every other network free of gradients, and saves computing them
+        loss.backward(inputs=parameters)
+        if self.max_grad_norm is not None:
+            th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        optimizer.step()
+
+    # -- Stable-Baselines3's hooks ----------------------------------------------------------------------------------
+
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self.actor_lr_schedule = self.lr_schedule if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
+        self.critic_lr_schedule = (
+            self.lr_schedule if self.critic_learning_rate is None else FloatSchedule(self.critic_learning_rate)
+        )
+
+    def _set_learning_rates(self) -> None:
+        progress = self._current_progress_remaining
+        self.logger.record("train/learning_rate", self.lr_schedule(progress))
+        for name, schedule, optimizer in (
+            ("actor", self.actor_lr_schedule, self.actor.optimizer),
+            ("critic", self.critic_lr_schedule, self.critic.optimizer),
+        ):
+            if schedule is not self.lr_schedule:
+                self.logger.record(f"train/{name}_learning_rate", schedule(progress))
+            set_learning_rate(optimizer, schedule(progress))
+
+    def _setup_model(self) -> None:
+        user_kwargs = self.policy_kwargs
+        known = [name for name in inspect.signature(self.policy_class.__init__).parameters if name != "self"][3:]
+        unknown = [name for name in user_kwargs if name not in known]
+        if unknown and "kwargs" not in known:
+            raise ValueError(f"Unknown policy_kwargs {', '.join(unknown)}; {self.policy_class.__name__} knows {', '.join(known)}.")
+        # SB3 builds the policy from self.policy_kwargs; what is saved has to remain the user's own
+        self.policy_kwargs = {**self.policy_settings(), **user_kwargs}
+        try:
+            super()._setup_model()
+        finally:
+            self.policy_kwargs = user_kwargs
+        self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
+        self.randomness = Randomness()
+        self._run_update = make_update(self, self.execution)
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise ValueError(f"Policy {policy_name!r} unknown; known are {', '.join(self.policy_aliases)}.")
+        return self.policy_aliases[policy_name]
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """
+        Collect experience and train.
+
+        :param total_timesteps: Number of environment steps (summed over environments)
+        :param callback: Callback(s) called at every step
+        :param log_interval: Log every ``log_interval`` episodes
+        :param tb_log_name: Name of the TensorBoard run; ``None`` for the algorithm's
+        :param reset_num_timesteps: Whether to restart counting steps
+        :param progress_bar: Show a progress bar (needs tqdm and rich)
+        :return: The trained model
+        """
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        rebuilt = ["actor", "critic", "critic_target", "randomness", "_run_update", "actor_lr_schedule", "critic_lr_schedule"]
+        return super()._excluded_save_params() + rebuilt
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "actor.optimizer", "critic.optimizer"], []

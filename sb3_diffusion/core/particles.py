@@ -1,0 +1,69 @@
+"""Importance sampling of clean actions given a noisy one, shared by the methods that reweight particles."""
+
+import torch as th
+
+from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.policies.critic import CriticEnsemble
+
+BLOCK_ROWS = 8192
+"""Rows per critic call: the activations of a block stay in the processor's cache."""
+
+
+def reverse_sample(
+    x_t: th.Tensor, alpha: th.Tensor, sigma: th.Tensor, n_particles: int, noise: Randomness, label: str
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Draw clean actions from the posterior under a uniform prior on the box, given a noisy action.
+
+    With ``eps' ~ N(0, I)`` truncated to ``[(-alpha - x_t) / sigma, (alpha - x_t) / sigma]`` the clean action
+    ``(x_t + sigma eps') / alpha`` lies in [-1, 1]; the noise that leads from it to ``x_t`` is ``-eps'``
+    (Ma et al. 2025, arXiv 2502.00361, reverse sampling).
+
+    :param x_t: Noisy actions ``(batch, action_dim)``
+    :param alpha: Signal coefficients ``(batch, 1)``
+    :param sigma: Noise coefficients ``(batch, 1)``
+    :param n_particles: Clean actions per noisy action
+    :param noise: Source of the draws
+    :param label: Name of the draws
+    :return: The noise ``-eps'`` and the clean actions, both ``(batch, n_particles, action_dim)``
+    """
+    batch, action_dim = x_t.shape
+    center = (x_t / sigma).unsqueeze(1)
+    reach = (alpha / sigma).unsqueeze(1)
+    reverse = noise.truncated_normal((batch, n_particles, action_dim), -reach - center, reach - center, label)
+    clean = (reverse + center) * (sigma / alpha).unsqueeze(1)
+    return -reverse, clean.clamp(-1.0, 1.0)
+
+
+def particle_values(critic: CriticEnsemble, actions: th.Tensor, context: th.Tensor) -> th.Tensor:
+    """
+    Smallest value over the critics for many actions per state, with bounded memory.
+
+    :param critic: The critics
+    :param actions: ``(batch, n_particles, action_dim)``
+    :param context: ``critic.encode(observations)``
+    :return: ``(batch, n_particles)``
+    """
+    block = max(1, BLOCK_ROWS // actions.shape[0])
+    return th.cat([critic.q(part, context).amin(0) for part in actions.split(block, dim=1)], dim=1)
+
+
+def self_normalized_weights(values: th.Tensor, temperature: float | th.Tensor) -> th.Tensor:
+    """
+    Weights ``softmax(values / temperature)`` over the particles of each state.
+
+    :param values: ``(batch, n_particles)``
+    :param temperature: Positive, in units of the values
+    :return: ``(batch, n_particles)``, rows sum to 1
+    """
+    return th.softmax(values / temperature, dim=1)
+
+
+def effective_sample_size(weights: th.Tensor) -> th.Tensor:
+    """
+    Mean over states of ``1 / sum of squared weights``: 1 means that one particle takes all, ``n_particles`` that none matters.
+
+    :param weights: ``(batch, n_particles)``, rows sum to 1
+    :return: Scalar
+    """
+    return weights.square().sum(1).reciprocal().mean()

@@ -1,0 +1,28 @@
+"""From noise to actions: schedules, diffusion and flow processes, and the samplers that run them. Knows nothing of RL."""
+
+from sb3_diffusion.generative.continuous import ContinuousDiffusion
+from sb3_diffusion.generative.coupled_flow import CoupledFlow
+from sb3_diffusion.generative.ddpm import DiscreteDiffusion
+from sb3_diffusion.generative.edm import EDM
+from sb3_diffusion.generative.flow import FlowMatching, FlowSampler
+from sb3_diffusion.generative.langevin import Langevin, energy_gradient
+from sb3_diffusion.generative.process import ChainSampler, Denoise, GenerativeProcess
+from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.generative.solvers import Sampler
+
+__all__ = [
+    "EDM",
+    "ChainSampler",
+    "ContinuousDiffusion",
+    "CoupledFlow",
+    "Denoise",
+    "DiscreteDiffusion",
+    "FlowMatching",
+    "FlowSampler",
+    "GenerativeProcess",
+    "Langevin",
+    "Randomness",
+    "RecordedDraws",
+    "Sampler",
+    "energy_gradient",
+]

@@ -1,0 +1,138 @@
+"""What diffusion and flow processes have in common."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch as th
+from torch import nn
+
+from sb3_diffusion.generative.randomness import Randomness
+
+#: A network as the samplers call it: ``denoise(x, k)`` returns the prediction at state ``x`` for evaluation number ``k``
+#: (a Python integer, in order of execution), with the shape of ``x``.
+Denoise = Callable[[th.Tensor, int], th.Tensor]
+
+
+class ChainSampler(Protocol):
+    """
+    Interface of every sampler: a reverse chain with a fixed number of steps.
+
+    ``times`` has shape ``(n_evaluations,)`` and holds the time to feed to the network at each evaluation, in order of
+    execution.
+    """
+
+    times: th.Tensor
+
+    def sample(
+        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+    ) -> th.Tensor:
+        """Run the chain and return its last state, of shape ``shape``."""
+
+    def chain(
+        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+    ) -> th.Tensor:
+        """Run the chain and return all its states, of shape ``(steps + 1, *shape)``, starting noise first."""
+
+
+class GenerativeProcess(nn.Module):
+    """
+    Path between noise and data, ``x_t = alpha_t x_0 + sigma_t eps``, and the samplers that run it backwards.
+
+    ``x_0`` is the clean sample (action) and ``eps`` standard normal noise in every process, whatever the direction of its
+    time. No process has parameters or persistent buffers: ``state_dict()`` is empty.
+    """
+
+    #: What the network of this process predicts: ``"noise"`` or ``"velocity"``.
+    prediction: ClassVar[str]
+
+    @abstractmethod
+    def coefficients(self, t: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Signal and noise coefficients.
+
+        :param t: times ``(..., 1)``
+        :return: ``(alpha, sigma)``, each of the shape of ``t``
+        """
+
+    @abstractmethod
+    def sample_time(self, shape: Sequence[int], noise: Randomness, label: str, like: th.Tensor) -> th.Tensor:
+        """
+        Draw training times, uniform over those that the network has to know.
+
+        :param shape: shape of the result, usually ``(batch, 1)``
+        :param noise: source of the draw
+        :param label: complete label of the draw, for example ``"actor.t"``
+        :param like: tensor whose device and floating-point dtype the result takes
+        :return: times of shape ``shape``
+        """
+
+    @abstractmethod
+    def regression_target(self, x0: th.Tensor, eps: th.Tensor) -> th.Tensor:
+        """
+        What the network should output at ``add_noise(x0, t, eps)`` in plain denoising or flow matching.
+
+        :param x0: clean samples ``(..., action_dim)``
+        :param eps: noise of the same shape
+        :return: target of the same shape
+        """
+
+    @abstractmethod
+    def predicted_clean(self, x_t: th.Tensor, t: th.Tensor, prediction: th.Tensor) -> th.Tensor:
+        """
+        Clean sample implied by a network output (not clipped).
+
+        :param x_t: noisy samples ``(..., action_dim)``
+        :param t: their times ``(..., 1)``
+        :param prediction: network output at ``(x_t, t)``
+        :return: estimate of the clean sample, of the shape of ``x_t``
+        """
+
+    @abstractmethod
+    def sampler(self, steps: int, solver: str, *, clip: bool = True, **options: Any) -> Any:
+        """
+        Build the module that runs the reverse chain.
+
+        :param steps: number of steps, at least 1
+        :param solver: name of the integration rule
+        :param clip: whether intermediate estimates are limited to the clip bounds
+        :param options: further options of the sampler of this process
+        :return: a module with the interface :class:`ChainSampler`
+        :raises ValueError: if a name is unknown or ``steps`` is out of range
+        """
+
+    def add_noise(self, x0: th.Tensor, t: th.Tensor, eps: th.Tensor) -> th.Tensor:
+        """
+        Move clean samples to time ``t``: ``alpha_t x0 + sigma_t eps``.
+
+        :param x0: clean samples ``(..., action_dim)``
+        :param t: times ``(..., 1)``
+        :param eps: standard normal noise of the shape of ``x0``
+        :return: noisy samples of the shape of ``x0``
+        """
+        alpha, sigma = self.coefficients(t)
+        return alpha * x0 + sigma * eps
+
+    def sample(
+        self,
+        denoise: Denoise,
+        shape: Sequence[int],
+        noise: Randomness,
+        steps: int,
+        solver: str,
+        clip: bool = True,
+        label: str = "sample",
+    ) -> th.Tensor:
+        """
+        Build a sampler and run it once. Keep the result of :meth:`sampler` instead when sampling repeatedly.
+
+        :param denoise: the network, see :data:`Denoise`; it receives the evaluation index, not the time
+        :param shape: shape of the samples ``(..., action_dim)``
+        :param noise: source of all draws
+        :param steps: number of steps
+        :param solver: name of the integration rule
+        :param clip: whether intermediate estimates are limited to [-1, 1]
+        :param label: prefix of the labels of the draws
+        :return: samples of shape ``shape`` in [-1, 1]
+        """
+        return self.sampler(steps, solver, clip=clip).sample(denoise, shape, noise, label)

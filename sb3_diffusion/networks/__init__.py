@@ -1,0 +1,48 @@
+"""Networks: backbones, time embeddings, denoisers, critics and Gaussian actors. They know nothing of any algorithm."""
+
+from sb3_diffusion.networks.activations import Mish, resolve_activation
+from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.bronet import BroNet
+from sb3_diffusion.networks.critics import CategoricalCritics, Critics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.networks.embeddings import (
+    FourierEmbedding,
+    OctaveEmbedding,
+    PositionalEmbedding,
+    RawTime,
+    SinusoidalEmbedding,
+    TimeEmbedding,
+    resolve_time_embedding,
+)
+from sb3_diffusion.networks.gaussian import DeterministicActor, GaussianActor
+from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, SplitLinear
+from sb3_diffusion.networks.mlp import MLP, ResidualMLP
+from sb3_diffusion.networks.simba import SimBa
+
+__all__ = [
+    "MLP",
+    "Backbone",
+    "BroNet",
+    "CategoricalCritics",
+    "Critics",
+    "Denoiser",
+    "DeterministicActor",
+    "FourierEmbedding",
+    "GaussianActor",
+    "GaussianCritics",
+    "LayerNorm",
+    "Linear",
+    "Mish",
+    "OctaveEmbedding",
+    "PositionalEmbedding",
+    "RawTime",
+    "ResidualMLP",
+    "ScalarCritics",
+    "SimBa",
+    "SinusoidalEmbedding",
+    "SplitLinear",
+    "TimeEmbedding",
+    "resolve_activation",
+    "resolve_backbone",
+    "resolve_time_embedding",
+]

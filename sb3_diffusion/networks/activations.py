@@ -1,0 +1,173 @@
+"""Activation functions by name, and a Mish that needs one exponential."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# exp(20)^2 is far from the float32 limit, and tanh(softplus(20)) equals 1 even in float64
+_MAX_EXPONENT = 20.0
+# measured on one core: below this many elements the single kernel of F.mish is faster than six cheap ones
+_SMALL = 3072
+# measured on one core: temporaries of this many elements stay in the cache (40 ms -> 19 ms for 8 million elements)
+_CHUNK = 65536
+
+
+def _mish_ratio(x: th.Tensor) -> th.Tensor:
+    """Plain formula for compilers, which fuse it and derive its gradient themselves."""
+    w = x.clamp(max=_MAX_EXPONENT).exp()
+    half_n = th.addcmul(w, w, w, value=0.5)
+    return x * (half_n / (half_n + 1.0))
+
+
+def _write_mish(x: th.Tensor, out: th.Tensor) -> None:
+    w = th.clamp_max(x, _MAX_EXPONENT).exp_()
+    half_n = w.addcmul_(w, w, value=0.5)
+    th.mul(x, half_n, out=out).div_(half_n.add_(1.0))
+
+
+def _write_mish_and_slope(x: th.Tensor, out: th.Tensor, slope: th.Tensor) -> None:
+    """With h = n/2 = e^x (1 + e^x / 2): mish = x h / (h+1), slope = (h + x h' / (h+1)) / (h+1)."""
+    clamped = th.clamp_max(x, _MAX_EXPONENT)
+    w = clamped.exp()
+    half_n = th.addcmul(w, w, w, value=0.5)
+    th.addcmul(w, w, w, out=slope)
+    denominator = th.add(half_n, 1.0, out=w)
+    slope.mul_(clamped).div_(denominator).add_(half_n).div_(denominator)
+    th.mul(x, half_n, out=out).div_(denominator)
+
+
+def _by_chunks(write: Callable[..., None], *tensors: th.Tensor) -> None:
+    """Apply an elementwise writer piece by piece, so that its temporaries never leave the cache."""
+    size = _CHUNK * th.get_num_threads()
+    if tensors[0].numel() <= size:
+        write(*tensors)
+        return
+    for pieces in zip(*(tensor.view(-1).split(size) for tensor in tensors), strict=True):
+        write(*pieces)
+
+
+class _MishFunction(th.autograd.Function):
+    """Mish that stores its slope instead of its input: the backward pass is one product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
+        x = x.contiguous()
+        out, slope = th.empty_like(x), th.empty_like(x)
+        _by_chunks(_write_mish_and_slope, x, out, slope)
+        ctx.save_for_backward(slope)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: th.Tensor) -> th.Tensor:
+        (slope,) = ctx.saved_tensors
+        return grad_output * slope
+
+
+def mish(x: th.Tensor, inplace: bool = False) -> th.Tensor:
+    """
+    ``x * tanh(softplus(x))``, written as ``x * n / (n + 2)`` with ``n = e^x (e^x + 2)``.
+
+    Large CPU tensors can be differentiated once only; a second derivative raises ``RuntimeError``
+    (use ``torch.nn.Mish`` where one is needed).
+
+    :param x: any shape
+    :param inplace: the caller gives up ``x``, whose memory may then hold the result
+    :return: tensor of the shape of ``x``
+    """
+    # e^20 squared overflows a float16; on an accelerator one kernel beats several
+    if x.numel() < _SMALL or not x.is_cpu or x.dtype == th.float16:
+        return F.mish(x)
+    if th.compiler.is_compiling():
+        return _mish_ratio(x)
+    if th.is_grad_enabled() and x.requires_grad:
+        return _MishFunction.apply(x)  # type: ignore[no-any-return]
+    x = x.detach()
+    if not (inplace and x.is_contiguous()):
+        inplace, x = False, x.contiguous()
+    out = x if inplace else th.empty_like(x)
+    _by_chunks(_write_mish, x, out)
+    return out
+
+
+class Mish(nn.Module):
+    """Mish activation; a drop-in for ``torch.nn.Mish`` that is two to four times faster on a CPU, see :func:`mish`."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return mish(x)
+
+
+class GELU(nn.Module):
+    """GELU in its tanh approximation, the convention of the reference implementation."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "gelu": GELU,
+    "mish": Mish,
+}
+
+
+def resolve_activation(spec: str | type[nn.Module]) -> type[nn.Module]:
+    """
+    Find an activation class.
+
+    :param spec: a name (relu, elu, silu, tanh, gelu, mish) or a module class, which is returned unchanged
+    :return: the class; call it without arguments to get the module
+    """
+    if isinstance(spec, str):
+        if spec.lower() not in ACTIVATIONS:
+            raise ValueError(f"activation={spec!r} is unknown; choose one of {', '.join(ACTIVATIONS)} or pass a module class.")
+        return ACTIVATIONS[spec.lower()]
+    if isinstance(spec, type) and issubclass(spec, nn.Module):
+        return spec
+    raise TypeError(f"activation={spec!r} must be a name or a subclass of torch.nn.Module, not {type(spec).__name__}.")
+
+
+def _mish_(x: th.Tensor) -> th.Tensor:
+    return mish(x, inplace=True)
+
+
+def _relu_(x: th.Tensor) -> th.Tensor:
+    return th.relu_(x)
+
+
+def _tanh_(x: th.Tensor) -> th.Tensor:
+    return th.tanh_(x)
+
+
+def _elu_(x: th.Tensor) -> th.Tensor:
+    return F.elu(x, inplace=True)
+
+
+def _silu_(x: th.Tensor) -> th.Tensor:
+    return F.silu(x, inplace=True)
+
+
+_OVERWRITING: dict[type[nn.Module], Callable[[th.Tensor], th.Tensor]] = {
+    nn.ReLU: _relu_,
+    nn.ELU: _elu_,
+    nn.SiLU: _silu_,
+    nn.Tanh: _tanh_,
+    Mish: _mish_,
+}
+
+
+def overwriting(activation: nn.Module) -> Callable[[th.Tensor], th.Tensor]:
+    """
+    The variant of an activation that may overwrite its argument, for intermediates nobody else sees.
+
+    :param activation: activation module
+    :return: a function; where no such variant exists, the module's own ``forward``, which leaves its argument alone
+    """
+    return _OVERWRITING.get(type(activation), activation.forward)

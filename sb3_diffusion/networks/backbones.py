@@ -1,0 +1,24 @@
+"""The backbones by name."""
+
+from sb3_diffusion.networks.bronet import BroNet
+from sb3_diffusion.networks.layers import Backbone
+from sb3_diffusion.networks.mlp import MLP, ResidualMLP
+from sb3_diffusion.networks.simba import SimBa
+
+BACKBONES: dict[str, type[Backbone]] = {"mlp": MLP, "residual": ResidualMLP, "simba": SimBa, "bronet": BroNet}
+
+
+def resolve_backbone(spec: str | type[Backbone]) -> type[Backbone]:
+    """
+    Find a backbone class.
+
+    :param spec: a name (mlp, residual, simba, bronet) or a subclass of :class:`~sb3_diffusion.networks.layers.Backbone`
+    :return: the class, to be built as ``cls(in_dims, net_arch, output_dim, activation, n_members, layer_norm, output_gain)``
+    """
+    if isinstance(spec, str):
+        if spec.lower() not in BACKBONES:
+            raise ValueError(f"backbone={spec!r} is unknown; choose one of {', '.join(BACKBONES)} or pass a Backbone class.")
+        return BACKBONES[spec.lower()]
+    if isinstance(spec, type) and issubclass(spec, Backbone):
+        return spec
+    raise TypeError(f"backbone={spec!r} must be a name or a subclass of Backbone, not {type(spec).__name__}.")

@@ -1,0 +1,81 @@
+"""BroNet: a residual network with post-layer-norm blocks (https://arxiv.org/abs/2405.16158)."""
+
+import math
+from collections.abc import Sequence
+
+import torch as th
+from torch import nn
+
+from sb3_diffusion.networks.activations import overwriting, resolve_activation
+from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, check_widths, orthogonal_with
+
+
+class BroBlock(nn.Module):
+    """
+    ``x + norm(Linear(act(norm(Linear(x)))))``.
+
+    :param width: width of the block
+    :param activation: activation class
+    :param n_members: number of stacked members, None for a single network
+    """
+
+    def __init__(self, width: int, activation: type[nn.Module], n_members: int | None) -> None:
+        super().__init__()
+        self.inner = Linear(width, width, n_members)
+        self.inner_norm = LayerNorm(width, n_members)
+        self.outer = Linear(width, width, n_members)
+        self.outer_norm = LayerNorm(width, n_members)
+        self.activation = activation()
+        self._activate_owned = overwriting(self.activation)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (rows, width) or (members, rows, width); left untouched
+        :return: tensor of the shape of ``x``
+        """
+        inner = self._activate_owned(self.inner_norm(self.inner(x)))
+        return self.outer_norm(self.outer(inner)).add_(x)
+
+
+class BroNet(Backbone):
+    """
+    Linear layer, layer norm, activation, one :class:`BroBlock` per entry of ``net_arch``, optional linear output.
+
+    :param in_dims: sizes of the inputs, in the order of their concatenation
+    :param net_arch: the common width, once per block
+    :param output_dim: size of the linear output layer; None returns the output of the last block
+    :param activation: name or class
+    :param n_members: number of stacked members, None for a single network
+    :param layer_norm: accepted because all backbones take it; BroNet always normalises
+    :param output_gain: gain of the output layer's orthogonal initialisation, square root of two if None
+    """
+
+    def __init__(
+        self,
+        in_dims: Sequence[int],
+        net_arch: Sequence[int],
+        output_dim: int | None = None,
+        activation: str | type[nn.Module] = "relu",
+        n_members: int | None = None,
+        layer_norm: bool = True,
+        output_gain: float | None = None,
+    ) -> None:
+        widths = check_widths(net_arch, equal=True, who="BroNet")
+        width = widths[0]
+        super().__init__(in_dims, width, width, output_dim, n_members)
+        activation_class = resolve_activation(activation)
+        self.activation = activation_class()
+        self._activate_owned = overwriting(self.activation)
+        self.norm = LayerNorm(width, n_members)
+        self.blocks = nn.ModuleList(BroBlock(width, activation_class, n_members) for _ in widths)
+        self.output: Linear | None = None
+        if output_dim is not None:
+            gain = math.sqrt(2.0) if output_gain is None else output_gain
+            self.output = Linear(width, output_dim, n_members, orthogonal_with(gain))
+
+    def body(self, x: th.Tensor, owned: bool) -> th.Tensor:
+        """See :meth:`Backbone.body`."""
+        x = self._activate_owned(self.norm(x))
+        for block in self.blocks:
+            x = block(x)
+        return x if self.output is None else self.output(x)

@@ -1,0 +1,370 @@
+"""
+Ensembles of action-value functions (and of state values, with ``action_dim=0``).
+
+All members are evaluated by one batched product per layer, and the state's share of the first layer is computed once for
+all candidate actions of that state. Each class follows the same two phases, ``encode_state`` and ``forward``.
+"""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import TypeVar
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.denoiser import TimeNetwork
+from sb3_diffusion.networks.embeddings import TimeEmbedding
+from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, SplitLinear
+from sb3_diffusion.networks.regression import neighbours, symexp, symlog
+
+SelfCritics = TypeVar("SelfCritics", bound="Critics")
+
+
+class Critics(nn.Module):
+    """
+    Stacked critics; the base class of the three kinds, which differ in the numbers they predict.
+
+    The first layer works on ``[features, action, time features]``. State values are critics without action:
+    ``action_dim=0`` and ``actions=None``.
+
+    :param feature_dim: size of the state features
+    :param action_dim: size of the action, 0 for state values
+    :param n_critics: number of independent members E
+    :param net_arch: widths of the trunk
+    :param activation: name or class
+    :param backbone: name or class of the trunk
+    :param layer_norm: layer norms in the trunk, see the backbone
+    :param time_embedding: name or class for critics that depend on a diffusion time, None for the others
+    :param time_dim: number of features of the time embedding, which the members share
+    :param time_arch: widths of the MLP behind the embedding, None means ``[2 * time_dim, time_dim]``
+    :param n_outputs: numbers predicted per member
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        action_dim: int,
+        n_critics: int = 2,
+        net_arch: Sequence[int] = (256, 256),
+        activation: str | type[nn.Module] = "relu",
+        backbone: str | type[Backbone] = "mlp",
+        layer_norm: bool | str = False,
+        time_embedding: str | type[TimeEmbedding] | None = None,
+        time_dim: int = 64,
+        time_arch: Sequence[int] | None = None,
+        n_outputs: int = 1,
+    ) -> None:
+        super().__init__()
+        if n_critics < 1:
+            raise ValueError(f"n_critics={n_critics} must be at least 1.")
+        self.feature_dim = feature_dim
+        self.action_dim = action_dim
+        self.n_critics = n_critics
+        self.n_outputs = n_outputs
+        in_dims = [feature_dim] + ([action_dim] if action_dim else [])
+        self.time_net: TimeNetwork | None = None
+        if time_embedding is not None:
+            default_arch = (2 * time_dim, time_dim)
+            self.time_net = TimeNetwork(time_embedding, time_dim, time_arch, activation, n_critics, default_arch)
+            in_dims.append(self.time_net.output_dim)
+        self.trunk = resolve_backbone(backbone)(
+            in_dims, net_arch, n_outputs, activation, n_critics, layer_norm, output_gain=math.sqrt(2.0)
+        )
+
+    def encode_state(self, features: th.Tensor) -> th.Tensor:
+        """
+        The state's share of the first layer, bias included; once per state.
+
+        :param features: (batch, feature_dim)
+        :return: (members, batch, width)
+        """
+        return self.trunk.share(0, features, bias=True)
+
+    def encode_time(self, t: th.Tensor) -> th.Tensor:
+        """
+        The time's share of the first layer; once per diffusion time.
+
+        :param t: (1,) one for all, (batch, 1) or (batch, n, 1)
+        :return: (members, ..., width) with the leading axes of ``t``
+        """
+        if self.time_net is None:
+            raise ValueError("This critic was built without time_embedding; it cannot depend on a diffusion time.")
+        features = self.time_net(t)
+        return self.trunk.share(len(self.trunk.first.in_dims) - 1, features, per_member=self.time_net.mlp is not None)
+
+    def outputs(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """
+        What the network itself predicts.
+
+        :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
+        :param c: encoded states, (members, batch, width); left untouched
+        :param e: encoded times as returned by :meth:`encode_time`, None for critics without time
+        :return: (members, batch, n_outputs) or (members, batch, n, n_outputs)
+        """
+        if e is not None:
+            c = _join(c, e)
+        if actions is None:
+            return self.trunk(c, owned=e is not None)
+        return self.trunk(self.trunk.add_share(1, actions, c), owned=True)
+
+    def full_outputs(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
+        """
+        :meth:`outputs` with nothing shared: every row passes through the whole network.
+
+        :param features: (batch, feature_dim)
+        :param actions: (batch, action_dim), (batch, n, action_dim), or None for state values
+        :param t: (1,), (batch, 1) or (batch, n, 1), None for critics without time
+        :return: (members, batch, n_outputs) or (members, batch, n, n_outputs)
+        """
+        parts = [features] if actions is None else [features.unsqueeze(1) if actions.dim() == 3 else features, actions]
+        lead = parts[-1].shape[:-1]
+        if t is None or self.time_net is None:
+            return self.trunk.full(*(part.expand(*lead, -1) for part in parts))
+        time = self.time_net(t)
+        if len(lead) == 2 and t.dim() == 2:
+            time = time.unsqueeze(-2)
+        elif t.dim() == 1 and self.time_net.mlp is not None:
+            time = time.view(self.n_critics, *(1,) * len(lead), -1)
+        return self.trunk.full(*(part.expand(self.n_critics, *lead, -1) for part in (*parts, time)), per_member=True)
+
+    def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """
+        Expected values; what policies and guidance use whatever the kind of critic.
+
+        :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
+        :param c: encoded states, (members, batch, width)
+        :param e: encoded times, None for critics without time
+        :return: (members, batch) or (members, batch, n)
+        """
+        raise NotImplementedError
+
+    def member(self: SelfCritics, i: int) -> SelfCritics:
+        """
+        A copy of one member.
+
+        :param i: its index
+        :return: an ensemble of one, which shares no memory with this one
+        """
+        if not 0 <= i < self.n_critics:
+            raise ValueError(f"i={i} must be the index of one of the {self.n_critics} members.")
+        copy = deepcopy(self)
+        copy.n_critics = 1
+        for module in copy.modules():
+            if isinstance(module, Linear | SplitLinear | LayerNorm):
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(parameter.detach()[i : i + 1].clone()))
+            if isinstance(module, Backbone | Linear | SplitLinear | LayerNorm):
+                module.n_members = 1
+        return copy
+
+
+def _join(c: th.Tensor, e: th.Tensor) -> th.Tensor:
+    """Sum of encoded states (members, batch, width) and times (members, [batch, [n,]] width), broadcast by shape."""
+    if e.dim() == 2:
+        e = e.unsqueeze(1)
+    return (c.unsqueeze(2) if e.dim() == 4 else c) + e
+
+
+class ScalarCritics(Critics):
+    """Critics that predict one number, the expected return. Parameters: see :class:`Critics`."""
+
+    def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
+        :param c: encoded states, (members, batch, width)
+        :param e: encoded times, None for critics without time
+        :return: (members, batch) or (members, batch, n)
+        """
+        return self.outputs(actions, c, e).squeeze(-1)
+
+    def full(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
+        """:meth:`forward` with nothing shared, see :meth:`Critics.full_outputs`."""
+        return self.full_outputs(features, actions, t).squeeze(-1)
+
+    def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """See :meth:`Critics.q`."""
+        return self.forward(actions, c, e)
+
+
+class GaussianCritics(Critics):
+    """
+    Critics that predict mean and standard deviation of the return; ``std = softplus(raw)``, without a floor.
+
+    The buffer ``running_std`` (a scalar, initially 1, saved with the weights) is the running mean of the predicted standard
+    deviations over members and batches. It scales the losses of distributional soft actor-critics (DSAC-T, DACER);
+    this class only stores it, the algorithm updates it.
+
+    Parameters: see :class:`Critics`.
+    """
+
+    running_std: th.Tensor
+
+    def __init__(
+        self,
+        feature_dim: int,
+        action_dim: int,
+        n_critics: int = 2,
+        net_arch: Sequence[int] = (256, 256),
+        activation: str | type[nn.Module] = "relu",
+        backbone: str | type[Backbone] = "mlp",
+        layer_norm: bool | str = False,
+        time_embedding: str | type[TimeEmbedding] | None = None,
+        time_dim: int = 64,
+        time_arch: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(
+            feature_dim,
+            action_dim,
+            n_critics,
+            net_arch,
+            activation,
+            backbone,
+            layer_norm,
+            time_embedding,
+            time_dim,
+            time_arch,
+            n_outputs=2,
+        )
+        self.register_buffer("running_std", th.ones(()))
+
+    @staticmethod
+    def moments(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param outputs: (..., 2)
+        :return: mean and standard deviation, (...,) each
+        """
+        mean, raw = outputs.unbind(-1)
+        return mean, F.softplus(raw)
+
+    def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
+        :param c: encoded states, (members, batch, width)
+        :param e: encoded times, None for critics without time
+        :return: mean and standard deviation, (members, batch) or (members, batch, n) each
+        """
+        return self.moments(self.outputs(actions, c, e))
+
+    def full(
+        self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """:meth:`forward` with nothing shared, see :meth:`Critics.full_outputs`."""
+        return self.moments(self.full_outputs(features, actions, t))
+
+    def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """See :meth:`Critics.q`."""
+        return self.outputs(actions, c, e)[..., 0]
+
+
+class CategoricalCritics(Critics):
+    """
+    Critics that predict a distribution over equally spaced atoms.
+
+    Further parameters: see :class:`Critics`.
+
+    :param n_atoms: number of atoms, at least two
+    :param v_min: first atom
+    :param v_max: last atom
+    :param symlog_values: whether the atoms are symmetric logarithms of the values, so that few atoms span large returns
+    """
+
+    atoms: th.Tensor
+
+    def __init__(
+        self,
+        feature_dim: int,
+        action_dim: int,
+        n_critics: int = 2,
+        net_arch: Sequence[int] = (256, 256),
+        activation: str | type[nn.Module] = "relu",
+        backbone: str | type[Backbone] = "mlp",
+        layer_norm: bool | str = False,
+        time_embedding: str | type[TimeEmbedding] | None = None,
+        time_dim: int = 64,
+        time_arch: Sequence[int] | None = None,
+        n_atoms: int = 101,
+        v_min: float = -10.0,
+        v_max: float = 10.0,
+        symlog_values: bool = False,
+    ) -> None:
+        if n_atoms < 2:
+            raise ValueError(f"n_atoms={n_atoms} must be at least 2.")
+        if not v_min < v_max:
+            raise ValueError(f"v_min={v_min} must be smaller than v_max={v_max}.")
+        super().__init__(
+            feature_dim,
+            action_dim,
+            n_critics,
+            net_arch,
+            activation,
+            backbone,
+            layer_norm,
+            time_embedding,
+            time_dim,
+            time_arch,
+            n_outputs=n_atoms,
+        )
+        self.n_atoms = n_atoms
+        self.v_min = v_min
+        self.v_max = v_max
+        self.symlog_values = symlog_values
+        atoms = th.linspace(v_min, v_max, n_atoms, dtype=th.float64).float()
+        self.register_buffer("atoms", atoms, persistent=False)
+
+    def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
+        :param c: encoded states, (members, batch, width)
+        :param e: encoded times, None for critics without time
+        :return: logits, (members, batch, n_atoms) or (members, batch, n, n_atoms)
+        """
+        return self.outputs(actions, c, e)
+
+    def full(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
+        """:meth:`forward` with nothing shared, see :meth:`Critics.full_outputs`."""
+        return self.full_outputs(features, actions, t)
+
+    @property
+    def atom_values(self) -> th.Tensor:
+        """The values the atoms stand for, (n_atoms,)."""
+        return symexp(self.atoms) if self.symlog_values else self.atoms
+
+    def log_probs(self, logits: th.Tensor) -> th.Tensor:
+        """
+        :param logits: (..., n_atoms)
+        :return: log-probabilities of the atoms, (..., n_atoms)
+        """
+        return F.log_softmax(logits, dim=-1)
+
+    def value(self, logits: th.Tensor) -> th.Tensor:
+        """
+        :param logits: (..., n_atoms)
+        :return: expected value, (...,)
+        """
+        mean = logits.softmax(dim=-1) @ self.atoms
+        return symexp(mean) if self.symlog_values else mean
+
+    def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """See :meth:`Critics.q`."""
+        return self.value(self.outputs(actions, c, e))
+
+    def project(self, probabilities: th.Tensor, target_atoms: th.Tensor) -> th.Tensor:
+        """
+        Move a distribution on other atoms to the atoms of this critic (the projection of C51).
+
+        Each mass is divided between the two nearest atoms so that its mean is kept; targets outside the support go to its end.
+
+        :param probabilities: (..., m), masses of the target atoms
+        :param target_atoms: (..., m), values, for example ``reward + gamma * (1 - done) * critics.atom_values``
+        :return: (..., n_atoms), with the total mass of ``probabilities``
+        """
+        probabilities, target_atoms = th.broadcast_tensors(probabilities, target_atoms)
+        if self.symlog_values:
+            target_atoms = symlog(target_atoms)
+        below, share = neighbours(target_atoms, self.v_min, self.v_max, self.n_atoms)
+        out = probabilities.new_zeros(*probabilities.shape[:-1], self.n_atoms)
+        out.scatter_add_(-1, below, probabilities * (1.0 - share))
+        return out.scatter_add_(-1, below + 1, probabilities * share)

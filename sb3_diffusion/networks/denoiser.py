@@ -1,0 +1,157 @@
+"""The network of a diffusion or flow policy: noise or velocity as a function of the noisy action, the time and the state."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.embeddings import TimeEmbedding, resolve_time_embedding
+from sb3_diffusion.networks.layers import Backbone
+from sb3_diffusion.networks.mlp import MLP
+
+# positions of the inputs in the first layer
+_ACTION, _TIME, _STATE = 0, 1, 2
+
+
+class TimeNetwork(nn.Module):
+    """
+    Time embedding with an optional MLP behind it, every layer of which is activated.
+
+    :param time_embedding: name or class
+    :param time_dim: number of features of the embedding
+    :param time_arch: widths of the MLP, empty for none; None takes ``default_arch``,
+        or no MLP for the embeddings that are fed to the network directly
+    :param activation: name or class
+    :param n_members: number of stacked MLPs, None for a single network; the embedding itself is shared
+    :param default_arch: widths of the MLP where ``time_arch`` is None
+    """
+
+    def __init__(
+        self,
+        time_embedding: str | type[TimeEmbedding],
+        time_dim: int,
+        time_arch: Sequence[int] | None,
+        activation: str | type[nn.Module],
+        n_members: int | None,
+        default_arch: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.embedding = resolve_time_embedding(time_embedding)(time_dim)
+        if time_arch is None:
+            time_arch = default_arch if self.embedding.wants_mlp else ()
+        self.mlp = MLP([self.embedding.dim], time_arch, None, activation, n_members) if len(time_arch) else None
+        self.output_dim = self.embedding.dim if self.mlp is None else self.mlp.output_dim
+
+    def forward(self, t: th.Tensor) -> th.Tensor:
+        """
+        :param t: (..., 1)
+        :return: (..., output_dim); (members, ..., output_dim) for stacked MLPs
+        """
+        features = self.embedding(t)
+        return features if self.mlp is None else self.mlp.full(features)
+
+
+class Denoiser(nn.Module):
+    """
+    Predicts noise (or a velocity) from a noisy action, the diffusion time and the state.
+
+    The first layer works on ``[x, time features, state features]`` but is evaluated in shares, so that whatever stays the same
+    is computed once: ``encode_state`` once per state, ``encode_time`` once per time, and only
+    ``forward`` once per particle and step.
+
+    :param feature_dim: size of the state features
+    :param action_dim: size of the action
+    :param net_arch: widths of the trunk
+    :param activation: name or class, for the trunk and for the networks of time and state
+    :param backbone: name or class of the trunk
+    :param time_embedding: name or class: positional, sinusoidal, fourier, octave, raw
+    :param time_dim: number of features of the time embedding
+    :param time_arch: widths of the MLP behind the embedding; None means ``[time_dim, time_dim]``, no MLP for octave and raw
+    :param state_arch: widths of the state network, all layers activated; empty feeds the features to the trunk directly
+    :param layer_norm: layer norms in the trunk, see the backbone
+    :param output_gain: gain of the output layer's orthogonal initialisation; None takes the backbone's own,
+        the square root of two (one for SimBa)
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        action_dim: int,
+        net_arch: Sequence[int] = (256, 256, 256),
+        activation: str | type[nn.Module] = "mish",
+        backbone: str | type[Backbone] = "mlp",
+        time_embedding: str | type[TimeEmbedding] = "fourier",
+        time_dim: int = 64,
+        time_arch: Sequence[int] | None = None,
+        state_arch: Sequence[int] = (128, 128),
+        layer_norm: bool | str = False,
+        output_gain: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.feature_dim = feature_dim
+        self.action_dim = action_dim
+        self.time_net = TimeNetwork(time_embedding, time_dim, time_arch, activation, None, (time_dim, time_dim))
+        self.state_net = MLP([feature_dim], state_arch, None, activation) if len(state_arch) else None
+        state_dim = feature_dim if self.state_net is None else self.state_net.output_dim
+        build = resolve_backbone(backbone)
+        self.trunk = build(
+            (action_dim, self.time_net.output_dim, state_dim),
+            net_arch,
+            action_dim,
+            activation,
+            layer_norm=layer_norm,
+            output_gain=output_gain,
+        )
+
+    def encode_state(self, features: th.Tensor) -> th.Tensor:
+        """
+        The state's share of the first layer, bias included; once per state.
+
+        :param features: (..., feature_dim)
+        :return: (..., width)
+        """
+        state = features if self.state_net is None else self.state_net.full(features)
+        return self.trunk.share(_STATE, state, bias=True)
+
+    def encode_time(self, t: th.Tensor) -> th.Tensor:
+        """
+        The time's share of the first layer; once per diffusion time.
+
+        :param t: (..., 1)
+        :return: (..., width)
+        """
+        return self.trunk.share(_TIME, self.time_net(t))
+
+    def forward(self, x: th.Tensor, c: th.Tensor, e: th.Tensor) -> th.Tensor:
+        """
+        Prediction for noisy actions of encoded states and times.
+
+        :param x: noisy actions, (batch, action_dim), or n per state: (batch, n, action_dim)
+        :param c: encoded states, (batch, width)
+        :param e: encoded times: (width,) one for all, (batch, width) one per state, or (batch, n, width) one per action
+        :return: tensor of the shape of ``x``
+        """
+        if e.dim() == 3:
+            c = c.unsqueeze(1)
+        # the dictionary skips nn.Module's slow attribute lookup, which counts in a chain of one-row calls
+        trunk: Any = self._modules["trunk"]
+        return trunk(trunk.add_share(_ACTION, x, c + e), owned=True)  # type: ignore[no-any-return]
+
+    def full(self, x: th.Tensor, t: th.Tensor, features: th.Tensor) -> th.Tensor:
+        """
+        The same prediction with nothing shared: every row passes through the whole network.
+
+        :param x: (batch, action_dim) or (batch, n, action_dim)
+        :param t: (1,), (batch, 1) or (batch, n, 1)
+        :param features: (batch, feature_dim)
+        :return: tensor of the shape of ``x``
+        """
+        state = features if self.state_net is None else self.state_net.full(features)
+        time = self.time_net(t)
+        if x.dim() == 3:
+            state = state.unsqueeze(1)
+            time = time.unsqueeze(1) if time.dim() == 2 else time
+        lead = x.shape[:-1]
+        return self.trunk.full(x, time.expand(*lead, -1), state.expand(*lead, -1))

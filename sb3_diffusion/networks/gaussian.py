@@ -1,0 +1,186 @@
+"""Deterministic and Gaussian actors, for the baselines and for one-step policies distilled from a diffusion."""
+
+import math
+from collections.abc import Sequence
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.layers import Backbone
+
+# the largest float32 below 1: samples stay strictly inside the box, so that their inverse tanh is finite
+_ALMOST_ONE = 1.0 - 2.0**-23
+_HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def gaussian_log_prob(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
+    """
+    Log-density of a diagonal Gaussian.
+
+    :param x: (..., dim)
+    :param mean: (..., dim)
+    :param std: (..., dim)
+    :return: (...,), summed over the last axis
+    """
+    return (-0.5 * ((x - mean) / std).square() - std.log() - _HALF_LOG_2_PI).sum(dim=-1)
+
+
+def tanh_log_slope(u: th.Tensor) -> th.Tensor:
+    """``log(1 - tanh(u)^2)``, written so that it stays finite and exact for large ``u``."""
+    return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+
+
+def squashed_log_prob(u: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
+    """
+    Log-density of ``tanh(u)`` for Gaussian ``u``, as a function of ``u`` (inverting the tanh would lose digits).
+
+    :param u: value before the tanh, (..., dim)
+    :param mean: of the Gaussian, (..., dim)
+    :param std: of the Gaussian, (..., dim)
+    :return: (...,)
+    """
+    return gaussian_log_prob(u, mean, std) - tanh_log_slope(u).sum(dim=-1)
+
+
+class DeterministicActor(nn.Module):
+    """
+    One action per state.
+
+    :param feature_dim: size of the state features
+    :param action_dim: size of the action
+    :param net_arch: widths of the trunk
+    :param activation: name or class
+    :param backbone: name or class of the trunk
+    :param layer_norm: layer norms in the trunk, see the backbone
+    :param squash: whether a tanh keeps the action in the box
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        action_dim: int,
+        net_arch: Sequence[int] = (256, 256),
+        activation: str | type[nn.Module] = "relu",
+        backbone: str | type[Backbone] = "mlp",
+        layer_norm: bool | str = False,
+        squash: bool = True,
+    ) -> None:
+        super().__init__()
+        self.squash = squash
+        self.trunk = resolve_backbone(backbone)(
+            (feature_dim,), net_arch, action_dim, activation, None, layer_norm, output_gain=math.sqrt(2.0)
+        )
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: (..., feature_dim)
+        :return: action, (..., action_dim)
+        """
+        action = self.trunk.full(features)
+        return action.tanh() if self.squash else action
+
+
+class GaussianActor(nn.Module):
+    """
+    Gaussian actor with any of the three usual ways to keep actions in the box.
+
+    :param feature_dim: size of the state features
+    :param action_dim: size of the action
+    :param net_arch: widths of the trunk
+    :param activation: name or class
+    :param backbone: name or class of the trunk
+    :param layer_norm: layer norms in the trunk, see the backbone
+    :param squash: ``"action"`` applies tanh to the samples (as in SAC), ``"mean"`` to the mean only, ``"none"`` nowhere
+    :param state_dependent_std: whether the network predicts the standard deviation; otherwise it is a
+        learned vector that starts at one
+    :param log_std_bounds: smallest and largest logarithm of the standard deviation
+    :param soft_bounds: reach the bounds smoothly through a tanh instead of by clamping
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        action_dim: int,
+        net_arch: Sequence[int] = (256, 256),
+        activation: str | type[nn.Module] = "relu",
+        backbone: str | type[Backbone] = "mlp",
+        layer_norm: bool | str = False,
+        squash: str = "action",
+        state_dependent_std: bool = True,
+        log_std_bounds: tuple[float, float] = (-20.0, 2.0),
+        soft_bounds: bool = False,
+    ) -> None:
+        super().__init__()
+        if squash not in ("action", "mean", "none"):
+            raise ValueError(f"squash={squash!r} is unknown; choose one of action, mean, none.")
+        if not log_std_bounds[0] < log_std_bounds[1]:
+            raise ValueError(f"log_std_bounds={log_std_bounds} must be an increasing pair.")
+        self.action_dim = action_dim
+        self.squash = squash
+        self.log_std_bounds = log_std_bounds
+        self.soft_bounds = soft_bounds
+        n_outputs = 2 * action_dim if state_dependent_std else action_dim
+        self.trunk = resolve_backbone(backbone)(
+            (feature_dim,), net_arch, n_outputs, activation, None, layer_norm, output_gain=math.sqrt(2.0)
+        )
+        self.log_std = None if state_dependent_std else nn.Parameter(th.zeros(action_dim))
+
+    def forward(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param features: (..., feature_dim)
+        :return: mean (before the tanh of squashed samples) and standard deviation, (..., action_dim) each
+        """
+        out = self.trunk.full(features)
+        if self.log_std is None:
+            mean, raw = out.chunk(2, dim=-1)
+        else:
+            mean, raw = out, self.log_std.expand_as(out)
+        low, high = self.log_std_bounds
+        log_std = low + 0.5 * (high - low) * (1.0 + raw.tanh()) if self.soft_bounds else raw.clamp(low, high)
+        return mean.tanh() if self.squash == "mean" else mean, log_std.exp()
+
+    def mode(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: (..., feature_dim)
+        :return: the action without noise, (..., action_dim)
+        """
+        mean, _ = self.forward(features)
+        return mean.tanh() if self.squash == "action" else mean
+
+    def sample(self, features: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Reparameterised sample.
+
+        :param features: (..., feature_dim)
+        :param noise: standard normal, (..., action_dim)
+        :return: action (..., action_dim) and its log-density (...,)
+        """
+        mean, std = self.forward(features)
+        u = mean + std * noise
+        if self.squash == "action":
+            # the density belongs to u, before the cut
+            return u.tanh().clamp(-_ALMOST_ONE, _ALMOST_ONE), squashed_log_prob(u, mean, std)
+        return u, gaussian_log_prob(u, mean, std)
+
+    def log_prob(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: (..., feature_dim)
+        :param actions: (..., action_dim); squashed ones are cut to the inside of the box
+        :return: log-density, (...,)
+        """
+        mean, std = self.forward(features)
+        if self.squash == "action":
+            return squashed_log_prob(actions.clamp(-_ALMOST_ONE, _ALMOST_ONE).atanh(), mean, std)
+        return gaussian_log_prob(actions, mean, std)
+
+    def entropy(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: (..., feature_dim)
+        :return: entropy, (...,); squashed samples have no closed form and raise ``ValueError``
+        """
+        if self.squash == "action":
+            raise ValueError('squash="action" has no closed-form entropy; average -log_prob over samples instead.')
+        _, std = self.forward(features)
+        return (0.5 + _HALF_LOG_2_PI + std.log()).sum(dim=-1)

@@ -1,0 +1,305 @@
+"""
+The linear layers, layer norms and initialisers that every network is made of.
+
+Each layer exists once for a single network and once for an ensemble: with ``n_members`` its weights are stacked along a
+leading member axis and one batched matrix product serves all members. Weights are stored as ``(in, out)``, because
+a product with a row-major ``(in, out)`` matrix is the faster one for the few rows of an action request.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+Initialiser = Callable[[th.Tensor], th.Tensor]
+
+
+def orthogonal_(weight: th.Tensor, gain: float = math.sqrt(2.0)) -> th.Tensor:
+    """
+    Orthogonal initialisation in place, member by member.
+
+    :param weight: (in, out) or (members, in, out)
+    :param gain: scale of the singular values
+    :return: ``weight``
+    """
+    for member in weight if weight.dim() == 3 else (weight,):
+        nn.init.orthogonal_(member, gain)
+    return weight
+
+
+def he_normal_(weight: th.Tensor) -> th.Tensor:
+    """
+    He initialisation in place: standard deviation sqrt(2 / in), drawn from a normal cut at two of its own deviations.
+
+    :param weight: (in, out) or (members, in, out)
+    :return: ``weight``
+    """
+    # the cut shrinks the standard deviation of a normal by the factor 0.8796...
+    std = math.sqrt(2.0 / weight.shape[-2]) / 0.87962566103423978
+    return nn.init.trunc_normal_(weight, std=std, a=-2.0 * std, b=2.0 * std)
+
+
+def orthogonal_with(gain: float) -> Initialiser:
+    """An initialiser with another gain than the default square root of two."""
+
+    def initialise(weight: th.Tensor) -> th.Tensor:
+        return orthogonal_(weight, gain)
+
+    return initialise
+
+
+def _stacked(shape: tuple[int, ...], n_members: int | None) -> tuple[int, ...]:
+    return shape if n_members is None else (n_members, *shape)
+
+
+class Linear(nn.Module):
+    """
+    Affine layer, for one network or for an ensemble.
+
+    Parameters: ``weight`` (in, out) and ``bias`` (out,); for an ensemble (members, in, out) and (members, 1, out).
+
+    :param in_features: size of the input
+    :param out_features: size of the output
+    :param n_members: number of stacked members, None for a single network
+    :param initialiser: fills the weight in place; the bias starts at zero
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, n_members: int | None = None, initialiser: Initialiser = orthogonal_
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.n_members = n_members
+        weight = th.empty(_stacked((in_features, out_features), n_members))
+        self.weight = nn.Parameter(initialiser(weight))
+        self.bias = nn.Parameter(th.zeros((out_features,) if n_members is None else (n_members, 1, out_features)))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (..., in) for a single network; (members, rows, in), or (rows, in) shared by all members, for an ensemble
+        :return: (..., out), or (members, rows, out)
+        """
+        # the dictionary skips nn.Module's slow attribute lookup, a seventh of the time of a one-row product
+        parameters: Any = self._parameters
+        if self.n_members is not None:
+            if x.dim() == 2:
+                x = x.expand(self.n_members, -1, -1)
+            return th.baddbmm(parameters["bias"], x, parameters["weight"])
+        if x.dim() == 2:
+            return th.addmm(parameters["bias"], x, parameters["weight"])
+        return th.matmul(x, parameters["weight"]) + parameters["bias"]
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, n_members={self.n_members}"
+
+
+class SplitLinear(nn.Module):
+    """
+    The first layer of a network with several inputs, held as one weight per input.
+
+    ``W [x, y] + b`` equals ``W_x x + (W_y y + b)``: the share of an input that stays the same (the state, during the steps
+    of a diffusion chain) is computed once and added. The pieces are initialised together, as one matrix over the
+    concatenated inputs.
+
+    Parameters: ``weight_0``, ``weight_1``, ... (in_i, out) and ``bias`` (out,); for an ensemble (members, in_i, out)
+    and (members, 1, out).
+
+    :param in_dims: sizes of the inputs, in the order of their concatenation
+    :param out_features: size of the output
+    :param n_members: number of stacked members, None for a single network
+    :param initialiser: fills the joint weight in place; the bias starts at zero
+    """
+
+    def __init__(
+        self, in_dims: Sequence[int], out_features: int, n_members: int | None = None, initialiser: Initialiser = orthogonal_
+    ) -> None:
+        super().__init__()
+        if not in_dims or min(in_dims) < 1:
+            raise ValueError(f"in_dims={tuple(in_dims)} must name at least one input, each with a positive size.")
+        self.in_dims = tuple(in_dims)
+        self.out_features = out_features
+        self.n_members = n_members
+        joint = initialiser(th.empty(_stacked((sum(self.in_dims), out_features), n_members)))
+        for i, piece in enumerate(joint.split(self.in_dims, dim=-2)):
+            self.register_parameter(f"weight_{i}", nn.Parameter(piece.clone()))
+        self.bias = nn.Parameter(th.zeros((out_features,) if n_members is None else (n_members, 1, out_features)))
+        self._names = tuple(f"weight_{i}" for i in range(len(self.in_dims)))
+
+    def share(self, i: int, x: th.Tensor, bias: bool = False, per_member: bool = False) -> th.Tensor:
+        """
+        What input ``i`` contributes to the output.
+
+        :param i: position of the input
+        :param x: (..., in_i), shared by all members of an ensemble unless ``per_member``
+        :param bias: whether to add the bias; it has to be added to exactly one share
+        :param per_member: whether each member of an ensemble has its own input, (members, ..., in_i)
+        :return: (..., out), or (members, ..., out) for an ensemble
+        """
+        parameters: Any = self._parameters
+        weight, offset = parameters[self._names[i]], parameters["bias"]
+        if self.n_members is None:
+            if not bias:
+                return th.matmul(x, weight)
+            return th.addmm(offset, x, weight) if x.dim() == 2 else th.matmul(x, weight) + offset
+        rows = x.reshape(self.n_members if per_member else 1, -1, x.shape[-1]).expand(self.n_members, -1, -1)
+        out = th.baddbmm(offset, rows, weight) if bias else th.bmm(rows, weight)
+        return out.view(self.n_members, *x.shape[1 if per_member else 0 : -1], self.out_features)
+
+    def add_share(self, i: int, x: th.Tensor, others: th.Tensor) -> th.Tensor:
+        """
+        The share of input ``i`` plus what the other inputs contributed; broadcasts, never repeats.
+
+        :param i: position of the input
+        :param x: (batch, in_i) or (batch, n, in_i)
+        :param others: (batch, out), broadcast over ``n``, or (batch, n, out); in both cases a leading axis
+            of size 1 broadcasts, and for an ensemble a member axis comes first
+        :return: a new tensor, (batch, out) or (batch, n, out), with the member axis for an ensemble
+        """
+        weight: Any = self._parameters[self._names[i]]
+        if x.dim() == 2:
+            if self.n_members is None:
+                return th.addmm(others, x, weight)
+            return th.baddbmm(others, x.expand(self.n_members, -1, -1), weight)
+        own = self.share(i, x)
+        return own.add_(others if others.dim() == own.dim() else others.unsqueeze(-2))
+
+    def forward(self, *parts: th.Tensor, per_member: bool = False) -> th.Tensor:
+        """
+        The layer on the concatenated inputs; the plain way, against which the shares are tested.
+
+        :param parts: one (..., in_i) per input, leading axes equal
+        :param per_member: whether each member of an ensemble has its own inputs, (members, ..., in_i)
+        :return: (..., out), or (members, ..., out) for an ensemble
+        """
+        weight = th.cat([getattr(self, name) for name in self._names], dim=-2)
+        x = th.cat(parts, dim=-1)
+        if self.n_members is None:
+            return th.matmul(x, weight) + self.bias
+        lead = x.shape[1 if per_member else 0 : -1]
+        rows = x.reshape(self.n_members if per_member else 1, -1, x.shape[-1])
+        return (th.matmul(rows, weight) + self.bias).view(self.n_members, *lead, self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"in_dims={self.in_dims}, out_features={self.out_features}, n_members={self.n_members}"
+
+
+class LayerNorm(nn.Module):
+    """
+    Layer normalisation over the last axis, for one network or for an ensemble.
+
+    Parameters: ``weight`` and ``bias`` (dim,); for an ensemble (members, 1, dim).
+
+    :param dim: size of the last axis
+    :param n_members: number of stacked members, None for a single network
+    :param eps: added to the variance; 1e-6 as in the reference implementation, torch's own default is 1e-5
+    """
+
+    def __init__(self, dim: int, n_members: int | None = None, eps: float = 1e-6) -> None:
+        super().__init__()
+        shape = (dim,) if n_members is None else (n_members, 1, dim)
+        self.n_members = n_members
+        self.eps = eps
+        self.weight = nn.Parameter(th.ones(shape))
+        self.bias = nn.Parameter(th.zeros(shape))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (..., dim), or (members, rows, dim) for an ensemble
+        :return: tensor of the shape of ``x``
+        """
+        weight, bias = self.weight, self.bias
+        if self.n_members is None:
+            return F.layer_norm(x, weight.shape, weight, bias, self.eps)
+        return th.addcmul(bias, F.layer_norm(x, weight.shape[-1:], None, None, self.eps), weight)
+
+
+class Backbone(nn.Module):
+    """
+    Base class of the backbones: a split first layer, then ``body``, which a subclass supplies.
+
+    :param in_dims: sizes of the inputs, in the order of their concatenation
+    :param width: size of the first layer's output
+    :param features_dim: size of the last hidden layer
+    :param output_dim: size of the linear output layer, None for no such layer
+    :param n_members: number of stacked members, None for a single network
+    :param initialiser: of the first layer
+    """
+
+    def __init__(
+        self,
+        in_dims: Sequence[int],
+        width: int,
+        features_dim: int,
+        output_dim: int | None,
+        n_members: int | None,
+        initialiser: Initialiser = orthogonal_,
+    ) -> None:
+        super().__init__()
+        self.n_members = n_members
+        self.output_dim = features_dim if output_dim is None else output_dim
+        self.first = SplitLinear(in_dims, width, n_members, initialiser)
+        # rows of a single network are a matrix, those of an ensemble a stack of matrices
+        self._row_axes = 2 if n_members is None else 3
+
+    def body(self, x: th.Tensor, owned: bool) -> th.Tensor:
+        """
+        Everything after the first layer.
+
+        :param x: the first layer's output before any activation, (rows, width) or (members, rows, width)
+        :param owned: whether ``x`` may be overwritten
+        :return: (rows, output_dim) or (members, rows, output_dim)
+        """
+        raise NotImplementedError
+
+    def share(self, i: int, part: th.Tensor, bias: bool = False, per_member: bool = False) -> th.Tensor:
+        """Contribution of input ``i`` to the first layer, see :meth:`SplitLinear.share`."""
+        return self.first.share(i, part, bias, per_member)
+
+    def add_share(self, i: int, part: th.Tensor, others: th.Tensor) -> th.Tensor:
+        """Contribution of input ``i`` plus that of the other inputs, see :meth:`SplitLinear.add_share`."""
+        # the dictionary skips nn.Module's slow attribute lookup, which counts in a chain of one-row calls
+        first: Any = self._modules["first"]
+        return first.add_share(i, part, others)  # type: ignore[no-any-return]
+
+    def forward(self, pre_activation: th.Tensor, owned: bool = False) -> th.Tensor:
+        """
+        :param pre_activation: the first layer's output before any activation, (..., width), or (members, ..., width)
+        :param owned: whether the caller gives up ``pre_activation``, so that it may be overwritten
+        :return: (..., output_dim), or (members, ..., output_dim)
+        """
+        if pre_activation.dim() == self._row_axes:
+            return self.body(pre_activation, owned)
+        shape = pre_activation.shape
+        rows = pre_activation.reshape(*shape[: self._row_axes - 2], -1, shape[-1])
+        return self.body(rows, owned).view(*shape[:-1], self.output_dim)
+
+    def full(self, *parts: th.Tensor, per_member: bool = False) -> th.Tensor:
+        """
+        The whole network on the concatenated inputs, without sharing anything.
+
+        :param parts: one (..., in_i) per input, leading axes equal
+        :param per_member: whether each member of an ensemble has its own inputs, (members, ..., in_i)
+        :return: (..., output_dim), or (members, ..., output_dim)
+        """
+        return self.forward(self.first(*parts, per_member=per_member), owned=True)
+
+
+def check_widths(net_arch: Sequence[int], equal: bool, who: str) -> tuple[int, ...]:
+    """
+    Refuse architectures a backbone cannot build.
+
+    :param net_arch: widths of the hidden layers
+    :param equal: whether all widths have to agree
+    :param who: name of the backbone, for the message
+    :return: the widths as a tuple
+    """
+    widths = tuple(net_arch)
+    if not widths or min(widths) < 1:
+        raise ValueError(f"net_arch={list(widths)} of {who} must name at least one hidden layer, each with a positive width.")
+    if equal and len(set(widths)) > 1:
+        raise ValueError(f"net_arch={list(widths)} of {who} must repeat one width, once per block, for example [256, 256].")
+    return widths

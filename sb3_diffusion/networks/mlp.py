@@ -1,0 +1,163 @@
+"""Multi-layer perceptrons, plain and residual."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_diffusion.networks.activations import overwriting, resolve_activation
+from sb3_diffusion.networks.layers import Backbone, Initialiser, LayerNorm, Linear, check_widths, orthogonal_, orthogonal_with
+
+LAYER_NORM_PLACES = (False, True, "pre", "post")
+
+
+class MLP(Backbone):
+    """
+    Linear layers, each followed by the activation and optionally a layer norm, then an optional linear output.
+
+    :param in_dims: sizes of the inputs, in the order of their concatenation
+    :param net_arch: widths of the hidden layers, at least one
+    :param output_dim: size of the linear output layer; None returns the last hidden layer
+    :param activation: name or class
+    :param n_members: number of stacked members, None for a single network
+    :param layer_norm: True or ``"pre"`` normalises before the activation, ``"post"`` after it
+    :param output_gain: gain of the output layer's orthogonal initialisation, square root of two if None
+    """
+
+    def __init__(
+        self,
+        in_dims: Sequence[int],
+        net_arch: Sequence[int],
+        output_dim: int | None = None,
+        activation: str | type[nn.Module] = "relu",
+        n_members: int | None = None,
+        layer_norm: bool | str = False,
+        output_gain: float | None = None,
+    ) -> None:
+        widths = check_widths(net_arch, equal=False, who="MLP")
+        if layer_norm not in LAYER_NORM_PLACES:
+            raise ValueError(f"layer_norm={layer_norm!r} is unknown; choose one of {LAYER_NORM_PLACES}.")
+        super().__init__(in_dims, widths[0], widths[-1], output_dim, n_members)
+        self.activation = resolve_activation(activation)()
+        self._activate_owned = overwriting(self.activation)
+        self._has_norms = bool(layer_norm)
+        self._norm_before = layer_norm in (True, "pre")
+        self.norms = nn.ModuleList([LayerNorm(width, n_members) for width in widths] if layer_norm else [])
+        self.hidden = nn.ModuleList(Linear(n_in, n_out, n_members) for n_in, n_out in pairwise(widths))
+        self.output: Linear | None = None
+        if output_dim is not None:
+            gain = math.sqrt(2.0) if output_gain is None else output_gain
+            self.output = Linear(widths[-1], output_dim, n_members, orthogonal_with(gain))
+
+    def body(self, x: th.Tensor, owned: bool) -> th.Tensor:
+        """See :meth:`Backbone.body`."""
+        # the dictionary skips nn.Module's slow attribute lookup, which counts in a chain of one-row calls
+        modules: Any = self._modules
+        activate, output = self._activate_owned, modules.get("output")
+        if self._has_norms:
+            x = self._normed_body(x)
+        else:
+            x = activate(x) if owned else modules["activation"](x)
+            for layer in modules["hidden"]:
+                x = activate(layer(x))
+        return x if output is None else output(x)
+
+    def _normed_body(self, x: th.Tensor) -> th.Tensor:
+        x = self._norm_and_activate(self.norms[0], x)
+        for layer, norm in zip(self.hidden, self.norms[1:], strict=True):
+            x = self._norm_and_activate(norm, layer(x))
+        return x
+
+    def _norm_and_activate(self, norm: nn.Module, x: th.Tensor) -> th.Tensor:
+        return self._activate_owned(norm(x)) if self._norm_before else norm(self.activation(x))
+
+
+class ResidualBlock(nn.Module):
+    """
+    ``shortcut(x) + Linear(act(Linear(norm(x))))``; the shortcut is linear where the width changes.
+
+    :param in_features: width of the input
+    :param out_features: width of the output
+    :param expansion: the inner layer is this many times as wide as the output
+    :param activation: activation class
+    :param n_members: number of stacked members, None for a single network
+    :param layer_norm: whether to normalise the input of the inner layers
+    :param initialiser: of the two inner layers
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        expansion: int,
+        activation: type[nn.Module],
+        n_members: int | None,
+        layer_norm: bool,
+        initialiser: Initialiser = orthogonal_,
+    ) -> None:
+        super().__init__()
+        self.norm = LayerNorm(in_features, n_members) if layer_norm else None
+        self.expand = Linear(in_features, expansion * out_features, n_members, initialiser)
+        self.contract = Linear(expansion * out_features, out_features, n_members, initialiser)
+        self.shortcut = Linear(in_features, out_features, n_members) if in_features != out_features else None
+        self.activation = activation()
+        self._activate_owned = overwriting(self.activation)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (rows, in) or (members, rows, in); left untouched
+        :return: (rows, out) or (members, rows, out)
+        """
+        inner = x if self.norm is None else self.norm(x)
+        inner = self.contract(self._activate_owned(self.expand(inner)))
+        return inner.add_(x if self.shortcut is None else self.shortcut(x))
+
+
+class ResidualMLP(Backbone):
+    """
+    Linear layer, one :class:`ResidualBlock` per entry of ``net_arch``, activation, optional linear output.
+
+    :param in_dims: sizes of the inputs, in the order of their concatenation
+    :param net_arch: width of each block, at least one; the first is also the width of the first layer
+    :param output_dim: size of the linear output layer; None returns the last activations
+    :param activation: name or class
+    :param n_members: number of stacked members, None for a single network
+    :param layer_norm: whether each block normalises its input
+    :param output_gain: gain of the output layer's orthogonal initialisation, square root of two if None
+    :param expansion: the inner layer of a block is this many times as wide as its output
+    """
+
+    def __init__(
+        self,
+        in_dims: Sequence[int],
+        net_arch: Sequence[int],
+        output_dim: int | None = None,
+        activation: str | type[nn.Module] = "relu",
+        n_members: int | None = None,
+        layer_norm: bool = False,
+        output_gain: float | None = None,
+        expansion: int = 4,
+    ) -> None:
+        widths = check_widths(net_arch, equal=False, who="ResidualMLP")
+        super().__init__(in_dims, widths[0], widths[-1], output_dim, n_members)
+        activation_class = resolve_activation(activation)
+        self.activation = activation_class()
+        self._activate_owned = overwriting(self.activation)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(n_in, n_out, expansion, activation_class, n_members, bool(layer_norm))
+            for n_in, n_out in pairwise((widths[0], *widths))
+        )
+        self.output: Linear | None = None
+        if output_dim is not None:
+            gain = math.sqrt(2.0) if output_gain is None else output_gain
+            self.output = Linear(widths[-1], output_dim, n_members, orthogonal_with(gain))
+
+    def body(self, x: th.Tensor, owned: bool) -> th.Tensor:
+        """See :meth:`Backbone.body`."""
+        for block in self.blocks:
+            x = block(x)
+        x = self._activate_owned(x)
+        return x if self.output is None else self.output(x)

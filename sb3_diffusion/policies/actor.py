@@ -1,0 +1,142 @@
+"""The acting half of a diffusion policy: observation -> features -> denoiser -> sampling chain -> action."""
+
+from typing import NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_diffusion.generative.process import ChainSampler, GenerativeProcess
+from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.networks.denoiser import Denoiser
+
+
+class NoisyActions(NamedTuple):
+    """
+    Actions on their way to pure noise, ``x_t = alpha * actions + sigma * eps``.
+
+    :param x_t: Noisy actions ``(batch, action_dim)``
+    :param t: Diffusion times ``(batch, 1)``
+    :param alpha: Signal coefficients ``(batch, 1)``
+    :param sigma: Noise coefficients ``(batch, 1)``
+    :param eps: The noise ``(batch, action_dim)``
+    """
+
+    x_t: th.Tensor
+    t: th.Tensor
+    alpha: th.Tensor
+    sigma: th.Tensor
+    eps: th.Tensor
+
+
+class DiffusionActor(BaseModel):
+    """
+    Policy whose actions are the end of a reverse diffusion (or flow) chain, conditioned on the observation.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param features_extractor: Maps observations to ``(batch, features_dim)``
+    :param denoiser: Noise (or velocity) network
+    :param process: Forward process that the denoiser is trained on
+    :param update_chain: Sampler used inside the update (targets, backpropagation through time)
+    :param acting_chain: Sampler used when acting
+    :param normalize_images: Whether to divide images by 255
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        features_extractor: BaseFeaturesExtractor,
+        denoiser: Denoiser,
+        process: GenerativeProcess,
+        update_chain: ChainSampler,
+        acting_chain: ChainSampler,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.action_dim = get_action_dim(action_space)
+        self.denoiser = denoiser
+        self.process = process
+        self.update_chain = update_chain
+        self.acting_chain = acting_chain
+
+    def encode(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        Everything of the denoiser that depends on the observation alone; computed once, used at all steps and particles.
+
+        :param observations: Batch of observations
+        :return: Context ``(batch, hidden)``
+        """
+        return self.denoiser.encode_state(self.extract_features(observations, self.features_extractor))
+
+    def add_noise(self, actions: th.Tensor, noise: Randomness, label: str) -> NoisyActions:
+        """
+        Run the forward process to a random time per row.
+
+        :param actions: Clean actions ``(batch, action_dim)``
+        :param noise: Source of times and noise
+        :param label: Prefix of the names of the draws
+        :return: The noisy actions and what led to them
+        """
+        t = self.process.sample_time((len(actions), 1), noise, f"{label}.t", like=actions)
+        alpha, sigma = self.process.coefficients(t)
+        eps = noise.normal(actions.shape, f"{label}.eps", like=actions)
+        return NoisyActions(alpha * actions + sigma * eps, t, alpha, sigma, eps)
+
+    def denoise(self, x_t: th.Tensor, t: th.Tensor, context: th.Tensor) -> th.Tensor:
+        """
+        Network output at arbitrary times, as needed by the regression losses.
+
+        :param x_t: Noisy actions ``(batch, action_dim)``
+        :param t: Diffusion times ``(batch, 1)``
+        :param context: Result of :meth:`encode`
+        :return: Predicted noise (velocity for a flow), ``(batch, action_dim)``
+        """
+        return self.denoiser(x_t, context, self.denoiser.encode_time(t))
+
+    def sample(
+        self,
+        context: th.Tensor,
+        noise: Randomness,
+        label: str,
+        n_candidates: int | None = None,
+        acting: bool = False,
+        clip_output: bool = True,
+    ) -> th.Tensor:
+        """
+        Run the reverse chain, differentiable unless called under ``no_grad``.
+
+        :param context: Result of :meth:`encode`, ``(batch, hidden)``
+        :param noise: Source of the starting point and of the step noise
+        :param label: Prefix of the names of the draws
+        :param n_candidates: Independent samples per row, ``None`` for one without a candidate axis
+        :param acting: Use the acting chain (``sampling_steps``) instead of the update's (``diffusion_steps``)
+        :param clip_output: Clamp the result to [-1, 1]; the clamp has no gradient outside the box
+        :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
+        """
+        chain = self.acting_chain if acting else self.update_chain
+        batch = (context.shape[0],) if n_candidates is None else (context.shape[0], n_candidates)
+        times = self.denoiser.encode_time(chain.times.unsqueeze(-1)).unbind(0)
+
+        def denoise(x: th.Tensor, k: int) -> th.Tensor:
+            return self.denoiser(x, context, times[k])
+
+        return chain.sample(denoise, (*batch, self.action_dim), noise, label, clip_output=clip_output)
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        The deterministic action of the chain that starts at zero and adds no noise.
+
+        :param observations: Batch of observations
+        :return: Actions in [-1, 1], ``(batch, action_dim)``
+        """
+        context = self.encode(observations)
+        zero = th.zeros((), device=context.device)
+        silence = RecordedDraws({"sample.x_T": zero, "sample.step_noise": zero})
+        return self.sample(context, silence, "sample", acting=True)

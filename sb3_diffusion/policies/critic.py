@@ -1,0 +1,72 @@
+"""Action-value functions behind Stable-Baselines3's critic interface."""
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
+
+CRITIC_HEADS: dict[str, type[ScalarCritics] | type[GaussianCritics] | type[CategoricalCritics]] = {
+    "scalar": ScalarCritics,
+    "gaussian": GaussianCritics,
+    "categorical": CategoricalCritics,
+}
+
+
+class CriticEnsemble(BaseModel):
+    """
+    Ensemble of action-value functions with a common features extractor.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param features_extractor: Maps observations to ``(batch, features_dim)``
+    :param ensemble: The stacked value networks
+    :param normalize_images: Whether to divide images by 255
+    :param share_features_extractor: The extractor belongs to the actor and gets no gradient from here
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        features_extractor: BaseFeaturesExtractor,
+        ensemble: ScalarCritics | GaussianCritics | CategoricalCritics,
+        normalize_images: bool = True,
+        share_features_extractor: bool = False,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.ensemble = ensemble
+        self.share_features_extractor = share_features_extractor
+
+    def encode(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        The observation's share of the first layer, computed once for all candidate actions.
+
+        :param observations: Batch of observations
+        :return: Context ``(n_critics, batch, hidden)``
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            features = self.extract_features(observations, self.features_extractor)
+        return self.ensemble.encode_state(features)
+
+    def q(self, actions: th.Tensor, context: th.Tensor) -> th.Tensor:
+        """
+        Expected values.
+
+        :param actions: ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
+        :param context: Result of :meth:`encode`
+        :return: ``(n_critics, batch)`` or ``(n_critics, batch, n_candidates)``
+        """
+        return self.ensemble.q(actions, context)
+
+    def forward(self, observations: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        :param observations: Batch of observations
+        :param actions: Actions in [-1, 1], ``(batch, action_dim)``
+        :return: One ``(batch, 1)`` tensor per critic
+        """
+        return tuple(self.q(actions, self.encode(observations)).unsqueeze(-1).unbind(0))

@@ -1,0 +1,303 @@
+"""``DiffusionPolicy``: actor, critics, target critics and their optimizers in one Stable-Baselines3 policy."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    get_actor_critic_arch,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_diffusion.generative.continuous import ContinuousDiffusion
+from sb3_diffusion.generative.ddpm import DiscreteDiffusion
+from sb3_diffusion.generative.process import GenerativeProcess
+from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.policies.actor import DiffusionActor
+from sb3_diffusion.policies.critic import CRITIC_HEADS, CriticEnsemble
+from sb3_diffusion.policies.exploration import ExplorationNoise
+
+PROCESSES = ("continuous", "discrete")
+NOISE_BANK_SEED = 0
+
+
+class DiffusionPolicy(BasePolicy):
+    """
+    Policy of the off-policy algorithms: a diffusion actor with an ensemble of critics.
+
+    Works in the normalised action box [-1, 1]; ``predict`` returns actions in the units of the environment. With
+    ``deterministic=True`` the action is a pure function of weights and observation: the chains start from a fixed bank of
+    noise, and where the method evaluates so, the best of ``n_action_candidates`` chains under the critics is chosen.
+    ``deterministic=False`` is the method's behaviour while training.
+
+    :param observation_space: Observation space (Box, image, Dict, ...)
+    :param action_space: Action space, a Box of any shape with finite bounds
+    :param lr_schedule: Learning rate schedule; the algorithm sets the rates of actor and critics before every update
+    :param net_arch: Hidden layers: a list for both networks or ``dict(pi=[...], qf=[...])``.
+        Default: actor [256, 256, 256], critics [256, 256]
+    :param activation_fn: Activation class or name (such as ``"mish"``), or ``dict(pi=..., qf=...)``.
+        Default: Mish for the actor, ReLU for the critics
+    :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"``, or ``dict(pi=..., qf=...)``
+    :param layer_norm: Whether the backbones normalise their hidden layers, or ``dict(pi=..., qf=...)``
+    :param n_critics: Number of critics
+    :param process: ``"continuous"`` (variance-preserving diffusion in continuous time) or ``"discrete"`` (DDPM)
+    :param noise_schedule: Noise schedule of the process, e.g. ``"cosine"``, ``"linear"``, ``"vp"`` (discrete only)
+    :param diffusion_steps: Steps of the chain inside the update; length of the table of the discrete process
+    :param sampling_steps: Steps of the chain when acting; ``None`` for ``diffusion_steps``
+    :param solver: ``"ddpm"``, ``"ddim"``, ``"dpm2"`` or ``"dpm++2m"``
+    :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
+    :param time_dim: Width of the time embedding
+    :param state_arch: Layers that embed the features before they enter the denoiser
+    :param features_extractor_class: Features extractor; ``None`` picks it from the observation space
+        (``FlattenExtractor``, ``NatureCNN`` for images, ``CombinedExtractor`` for Dict)
+    :param features_extractor_kwargs: Its keyword arguments
+    :param share_features_extractor: Whether the critics use the actor's extractor (trained by the actor's loss)
+    :param normalize_images: Whether to divide images by 255
+    :param optimizer_class: Optimizer class, or the name of one in ``torch.optim``
+    :param optimizer_kwargs: Its keyword arguments, excluding the learning rate
+    :param critic_head: ``"scalar"``, ``"gaussian"`` or ``"categorical"``; chosen by the algorithm
+    :param critic_kwargs: Further arguments of the critic head (support of the categorical one)
+    :param n_action_candidates: Chains per observation of which the critics choose the best when ``deterministic=True``
+    :param n_behavior_candidates: The same for ``deterministic=False``
+    :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
+    :param initial_alpha: Initial value of the learned factor of that noise, ``None`` for no such factor
+    """
+
+    actor: DiffusionActor
+    critic: CriticEnsemble
+    critic_target: CriticEnsemble
+    bank_x: th.Tensor
+    bank_steps: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] | str | dict[str, Any] | None = None,
+        backbone: str | dict[str, str] = "mlp",
+        layer_norm: bool | dict[str, bool] = False,
+        n_critics: int = 2,
+        process: str = "continuous",
+        noise_schedule: str = "cosine",
+        diffusion_steps: int = 20,
+        sampling_steps: int | None = None,
+        solver: str = "ddpm",
+        variance: str = "beta",
+        time_dim: int = 64,
+        state_arch: tuple[int, ...] = (128, 128),
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] | str = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        critic_head: str = "scalar",
+        critic_kwargs: dict[str, Any] | None = None,
+        n_action_candidates: int = 1,
+        n_behavior_candidates: int = 1,
+        exploration_noise: float = 0.0,
+        initial_alpha: float | None = None,
+    ):
+        self.constructor_arguments = {
+            key: value for key, value in locals().items() if key not in ("self", "__class__", "observation_space", "action_space")
+        }
+        super().__init__(
+            observation_space,
+            action_space,
+            _default_extractor(observation_space) if features_extractor_class is None else features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=_resolve_optimizer(optimizer_class),
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        _check_positive(diffusion_steps=diffusion_steps, sampling_steps=sampling_steps, n_critics=n_critics)
+        _check_positive(n_action_candidates=n_action_candidates, n_behavior_candidates=n_behavior_candidates)
+        self.n_action_candidates = n_action_candidates
+        self.n_behavior_candidates = n_behavior_candidates
+        self.randomness = Randomness()
+        self._build_actor(
+            net_arch=[256, 256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
+            activation=_of(activation_fn, "pi", "mish"),
+            backbone=_of(backbone, "pi", "mlp"),
+            layer_norm=_of(layer_norm, "pi", False),
+            time_dim=time_dim,
+            state_arch=tuple(state_arch),
+            process=_make_process(process, noise_schedule, diffusion_steps),
+            update_steps=diffusion_steps,
+            acting_steps=sampling_steps or diffusion_steps,
+            chain_options={"solver": solver, "variance": variance},
+        )
+        self._build_critics(
+            share_features_extractor,
+            critic_head,
+            n_critics=n_critics,
+            net_arch=[256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[1],
+            activation=_of(activation_fn, "qf", "relu"),
+            backbone=_of(backbone, "qf", "mlp"),
+            layer_norm=_of(layer_norm, "qf", False),
+            **(critic_kwargs or {}),
+        )
+        self.exploration = ExplorationNoise(exploration_noise, initial_alpha)
+        self._build_noise_bank(sampling_steps or diffusion_steps)
+        self._build_optimizers(lr_schedule)
+
+    def _build_actor(
+        self,
+        process: GenerativeProcess,
+        update_steps: int,
+        acting_steps: int,
+        chain_options: dict[str, Any],
+        **denoiser_kwargs: Any,
+    ) -> None:
+        features_extractor = self.make_features_extractor()
+        update_chain = process.sampler(update_steps, **chain_options)
+        self.actor = DiffusionActor(
+            self.observation_space,
+            self.action_space,  # type: ignore[arg-type]
+            features_extractor,
+            Denoiser(features_extractor.features_dim, get_action_dim(self.action_space), **denoiser_kwargs),
+            process,
+            update_chain=update_chain,
+            acting_chain=update_chain if acting_steps == update_steps else process.sampler(acting_steps, **chain_options),
+            normalize_images=self.normalize_images,
+        )
+
+    def _build_critics(self, share_features_extractor: bool, head: str, **ensemble_kwargs: Any) -> None:
+        if head not in CRITIC_HEADS:
+            raise ValueError(f"Unknown critic_head={head!r}; known are {', '.join(CRITIC_HEADS)}.")
+        action_dim = get_action_dim(self.action_space)
+
+        def make(shared: BaseFeaturesExtractor | None) -> CriticEnsemble:
+            features_extractor = self.make_features_extractor() if shared is None else shared
+            return CriticEnsemble(
+                self.observation_space,
+                self.action_space,  # type: ignore[arg-type]
+                features_extractor,
+                CRITIC_HEADS[head](features_extractor.features_dim, action_dim, **ensemble_kwargs),
+                normalize_images=self.normalize_images,
+                share_features_extractor=shared is not None,
+            )
+
+        self.critic = make(self.actor.features_extractor if share_features_extractor else None)
+        # the target never shares the extractor: it has to lag behind
+        self.critic_target = make(None)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic_target.requires_grad_(False)
+        self.critic_target.set_training_mode(False)
+
+    def _build_noise_bank(self, acting_steps: int) -> None:
+        """Noise of ``predict(deterministic=True)``: the first candidate's chain is silent, the others' are random but fixed."""
+        n, action_dim = self.n_action_candidates, get_action_dim(self.action_space)
+        generator = th.Generator().manual_seed(NOISE_BANK_SEED)
+        bank = th.randn((acting_steps + 1, 1, n, action_dim), generator=generator)
+        bank[:, :, 0] = 0.0
+        if n == 1:  # without a candidate axis
+            bank = bank.squeeze(2)
+        self.register_buffer("bank_x", bank[0, 0], persistent=False)
+        self.register_buffer("bank_steps", bank[1:], persistent=False)
+
+    def _build_optimizers(self, lr_schedule: Schedule) -> None:
+        if self.optimizer_class in (th.optim.Adam, th.optim.AdamW):
+            # one kernel for all parameters
+            self.optimizer_kwargs = {"fused": True, **self.optimizer_kwargs}
+        self.actor_parameters = list(self.actor.parameters())
+        shared = {id(parameter) for parameter in self.actor_parameters}
+        self.critic_parameters = [parameter for parameter in self.critic.parameters() if id(parameter) not in shared]
+        self.actor.optimizer = self.optimizer_class(self.actor_parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.critic.optimizer = self.optimizer_class(self.critic_parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(self.constructor_arguments)
+        data.update(lr_schedule=self._dummy_schedule)  # only needed for training
+        return data
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self._predict(obs, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if deterministic:
+            bank = RecordedDraws({"act.x_T": self.bank_x, "act.step_noise": self.bank_steps})
+            return self.select_actions(observation, self.n_action_candidates, bank)
+        actions = self.select_actions(observation, self.n_behavior_candidates, self.randomness)
+        return self.exploration(actions, self.randomness, "act.explore")
+
+    def select_actions(self, observations: PyTorchObs, n_candidates: int, noise: Randomness, label: str = "act") -> th.Tensor:
+        """
+        Best of N: run ``n_candidates`` chains per observation and keep the action with the largest minimum over the critics.
+
+        :param observations: Batch of observations
+        :param n_candidates: Chains per observation
+        :param noise: Source of the draws
+        :param label: Prefix of the names of the draws
+        :return: Actions in [-1, 1], ``(batch, action_dim)``
+        """
+        context = self.actor.encode(observations)
+        if n_candidates == 1:
+            return self.actor.sample(context, noise, label, acting=True)
+        candidates = self.actor.sample(context, noise, label, n_candidates, acting=True)
+        values = self.critic.q(candidates, self.critic.encode(observations)).amin(0)
+        best = values.argmax(1)[:, None, None].expand(-1, 1, candidates.shape[-1])
+        return candidates.gather(1, best).squeeze(1)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put actor and critics in training or evaluation mode; the target critics always stay in evaluation mode.
+
+        :param mode: ``True`` for training
+        """
+        if mode == self.training:  # asked for at every action, and walking through all modules takes a tenth of its time
+            return
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+
+def _of(value: Any, key: str, default: Any) -> Any:
+    """One network's entry of an argument that is given for both or as ``dict(pi=..., qf=...)``."""
+    if isinstance(value, dict):
+        unknown = set(value) - {"pi", "qf"}
+        if unknown:
+            raise ValueError(f"Unknown key {sorted(unknown)[0]!r} in policy_kwargs; use dict(pi=..., qf=...).")
+        value = value.get(key)
+    return default if value is None else value
+
+
+def _default_extractor(observation_space: spaces.Space) -> type[BaseFeaturesExtractor]:
+    if isinstance(observation_space, spaces.Dict):
+        return CombinedExtractor
+    return NatureCNN if is_image_space(observation_space) else FlattenExtractor
+
+
+def _resolve_optimizer(optimizer_class: type[th.optim.Optimizer] | str) -> type[th.optim.Optimizer]:
+    if not isinstance(optimizer_class, str):
+        return optimizer_class
+    known = {name: cls for name, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)}
+    if optimizer_class not in known:
+        raise ValueError(f"Unknown optimizer_class={optimizer_class!r}; known are {', '.join(sorted(known))}.")
+    return known[optimizer_class]
+
+
+def _make_process(process: str, noise_schedule: str, diffusion_steps: int) -> GenerativeProcess:
+    if process == "continuous":
+        return ContinuousDiffusion(noise_schedule)
+    if process == "discrete":
+        return DiscreteDiffusion(noise_schedule, diffusion_steps)
+    raise ValueError(f"Unknown process={process!r}; known are {', '.join(PROCESSES)}.")
+
+
+def _check_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")

@@ -1,0 +1,42 @@
+"""Additive Gaussian exploration noise in the normalised action box."""
+
+import math
+
+import torch as th
+from torch import nn
+
+from sb3_diffusion.generative.randomness import Randomness
+
+
+class ExplorationNoise(nn.Module):
+    r"""
+    Adds ``alpha * scale * N(0, I)`` to actions and clips them to [-1, 1].
+
+    :param scale: Standard deviation per unit of ``alpha``, in units of the normalised action; 0 switches the noise off
+    :param initial_alpha: Initial value of the learned factor ``alpha`` (its logarithm is a parameter, see DACER);
+        ``None`` fixes ``alpha`` at 1
+    """
+
+    def __init__(self, scale: float = 0.0, initial_alpha: float | None = None):
+        super().__init__()
+        if scale < 0.0:
+            raise ValueError(f"exploration_noise={scale} is negative; pass a standard deviation >= 0.")
+        if initial_alpha is not None and initial_alpha <= 0.0:
+            raise ValueError(f"initial_alpha={initial_alpha} must be positive, its logarithm is learned.")
+        self.scale = scale
+        self.log_alpha = None if initial_alpha is None else nn.Parameter(th.tensor(math.log(initial_alpha)))
+
+    def std(self) -> th.Tensor | float:
+        """Current standard deviation; a scalar tensor when ``alpha`` is learned."""
+        return self.scale if self.log_alpha is None else self.scale * self.log_alpha.detach().exp()
+
+    def forward(self, actions: th.Tensor, noise: Randomness, label: str) -> th.Tensor:
+        """
+        :param actions: Actions in [-1, 1], any shape
+        :param noise: Source of the draw
+        :param label: Name of the draw
+        :return: Noisy actions in [-1, 1], same shape
+        """
+        if self.scale == 0.0:
+            return actions
+        return (actions + self.std() * noise.normal(actions.shape, label, like=actions)).clamp(-1.0, 1.0)

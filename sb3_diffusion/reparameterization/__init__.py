@@ -1,0 +1,1 @@
+"""Reparameterisation: the critic's value is maximised through the sampling chain."""

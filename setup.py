@@ -1,0 +1,80 @@
+"""Packaging of ``sb3_diffusion``; tool settings live in ``pyproject.toml``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+# Returns of MuJoCo tasks depend on the simulator, so every extra that brings MuJoCo asks for the same minor release.
+# (Release 4.0 moreover breaks dm-control 1.0.50.)
+MUJOCO = "mujoco>=3.17,<3.18"
+
+EXTRAS = {
+    "mujoco": ["gymnasium[mujoco]>=1,<2", MUJOCO],
+    "dmc": ["dm-control>=1.0.50", "shimmy>=2.0.1,<3", "imageio>=2.34", MUJOCO],
+    # Never huggingface_sb3: it needs huggingface-hub<1 and makes pip fall back to a release with a broken cloudpickle pin.
+    # rl-zoo3 brings its successor.
+    # pandas writes the report of -optimize.
+    "zoo": ["rl-zoo3>=2.9.2,<3", "huggingface-hub>=2,<3", "optuna>=4,<6", "pandas>=2.2,<4"],
+    "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34"],
+    "tracking": ["wandb>=0.18,<1"],
+    "tests": [
+        "pytest>=8,<10",
+        "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
+        "black>=25,<27",
+        "ruff>=0.12",
+        "mypy>=1.15,<3",
+        "codespell>=2.3",
+        "types-PyYAML",
+    ],
+    "docs": ["sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2024.8.6", "sphinx-copybutton>=0.5"],
+}
+# Everything that touches an agent; "tracking" needs an account, "tests" and "docs" are for contributors.
+EXTRAS["all"] = sorted({requirement for name in ("mujoco", "dmc", "zoo", "video") for requirement in EXTRAS[name]})
+
+setup(
+    name="sb3_diffusion",
+    version=(ROOT / "sb3_diffusion" / "version.txt").read_text(encoding="utf-8").strip(),
+    description="Diffusion and flow policies for Stable-Baselines3",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    keywords="reinforcement-learning diffusion-policy flow-matching stable-baselines3 gymnasium pytorch",
+    python_requires=">=3.10,<3.14",
+    packages=[
+        *find_packages(include=["sb3_diffusion", "sb3_diffusion.*"]),
+        "sb3_diffusion_zoo",
+        "sb3_diffusion_zoo.hyperparams",
+    ],
+    # The zoo is installed under a name of its own: nobody wants a top-level package called "zoo" in site-packages.
+    package_dir={"sb3_diffusion_zoo": "zoo", "sb3_diffusion_zoo.hyperparams": "hyperparams"},
+    package_data={
+        "sb3_diffusion": ["py.typed", "version.txt"],
+        "sb3_diffusion_zoo": ["py.typed"],
+        "sb3_diffusion_zoo.hyperparams": ["*.yml"],
+    },
+    install_requires=[
+        "stable-baselines3>=2.9,<3",
+        "torch>=2.8,<3",
+        "gymnasium>=1,<2",
+        "numpy>=1.26,<3",
+        "tensorboard>=2.18",
+        "cloudpickle>=2.2.1",
+        "typing_extensions>=4.8",
+        "tqdm>=4.65",
+        "rich>=13",
+    ],
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

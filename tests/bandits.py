@@ -1,0 +1,142 @@
+"""A one-state bandit whose value function is known, on which the distribution of a trained policy can be checked."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_diffusion.core.batch import Batch
+from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+
+ActionValue = Callable[[th.Tensor], th.Tensor]
+"""Actions ``(..., action_dim)`` -> values ``(...)``."""
+
+
+class BanditEnv(gym.Env[np.ndarray, np.ndarray]):
+    """
+    One state, one step, reward 0: only the spaces matter, the critic is given.
+
+    :param action_dim: Dimension of the action
+    :param observation_dim: Dimension of the observation
+    """
+
+    def __init__(self, action_dim: int = 1, observation_dim: int = 1):
+        self.observation_space: spaces.Box = spaces.Box(-1.0, 1.0, (observation_dim,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(self.observation_space.shape, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.zeros(self.observation_space.shape, np.float32), 0.0, True, False, {}
+
+
+class AnalyticCritic:
+    """
+    Stands in for a critic ensemble of two equal members.
+
+    :param value: The value function
+    """
+
+    def __init__(self, value: ActionValue):
+        self.value = value
+
+    def encode(self, observations: th.Tensor) -> th.Tensor:
+        return observations
+
+    def q(self, actions: th.Tensor, context: th.Tensor) -> th.Tensor:
+        values = self.value(actions)
+        return values.unsqueeze(0).expand(2, *values.shape)
+
+
+def give_critic(model: OffPolicyDiffusion, value: ActionValue) -> None:
+    """
+    Replace the critics of an algorithm.
+
+    :param model: The algorithm
+    :param value: The value function
+    """
+    model.critic = model.critic_target = AnalyticCritic(value)  # type: ignore[assignment]
+
+
+def uniform_batch(model: OffPolicyDiffusion, batch_size: int = 256) -> Batch:
+    """
+    :param model: The algorithm
+    :param batch_size: Number of transitions
+    :return: Transitions with actions that cover the box
+    """
+    zeros = th.zeros(batch_size)
+    observations = th.zeros(batch_size, 1)
+    actions = th.rand(batch_size, model.actor.action_dim) * 2.0 - 1.0
+    return Batch(observations, actions, zeros, observations, zeros)
+
+
+def fit(model: OffPolicyDiffusion, updates: int, batch_size: int = 256) -> None:
+    """
+    Train the actor alone.
+
+    :param model: The algorithm, with its critic given
+    :param updates: Number of updates; the learning rate falls to zero so that the result is not one noisy iterate
+    :param batch_size: Transitions per update
+    """
+    model.policy.set_training_mode(True)
+    base = model.lr_schedule(1)
+    for update in range(updates):
+        for group in model.actor.optimizer.param_groups:
+            group["lr"] = base * (1.0 - update / updates)
+        loss, _ = model.actor_loss(uniform_batch(model, batch_size))
+        model._step(model.actor.optimizer, loss, model.policy.actor_parameters)
+
+
+def draw(model: OffPolicyDiffusion, n: int = 8000) -> th.Tensor:
+    """
+    :param model: The algorithm
+    :param n: Number of samples
+    :return: Samples of the chain without exploration noise, ``(n, action_dim)``
+    """
+    with th.no_grad():
+        return model.actor.sample(model.actor.encode(th.zeros(n, 1)), model.randomness, "test")
+
+
+def total_variation(samples: th.Tensor, log_density: ActionValue, bins: int = 20) -> float:
+    """
+    Distance between samples on [-1, 1] and a density given up to a factor.
+
+    :param samples: ``(n, 1)``
+    :param log_density: Logarithm of the density
+    :param bins: Number of bins of the histogram
+    """
+    fine = th.linspace(-1.0, 1.0, bins * 50 + 1, dtype=th.float64)
+    centres = 0.5 * (fine[1:] + fine[:-1])
+    mass = log_density(centres.unsqueeze(-1)).exp().reshape(bins, 50).sum(1)
+    histogram = th.histc(samples.double(), bins, -1.0, 1.0)
+    return float(0.5 * (mass / mass.sum() - histogram / histogram.sum()).abs().sum())
+
+
+def gaussian_log_density(mean: float, std: float) -> ActionValue:
+    """
+    :param mean: Mean
+    :param std: Standard deviation
+    :return: Log density up to a constant
+    """
+    return lambda actions: -(((actions[..., 0] - mean) / std) ** 2) / 2.0
+
+
+def bimodal_log_density(left_mass: float, mode: float = 0.5, std: float = 0.2) -> ActionValue:
+    """
+    :param left_mass: Weight of the mode at ``-mode``
+    :param mode: Position of the other mode
+    :param std: Standard deviation of both
+    :return: Log density up to a constant
+    """
+
+    def log_density(actions: th.Tensor) -> th.Tensor:
+        left = left_mass * th.exp(-(((actions[..., 0] + mode) / std) ** 2) / 2.0)
+        right = (1.0 - left_mass) * th.exp(-(((actions[..., 0] - mode) / std) ** 2) / 2.0)
+        return th.log(left + right + 1e-12)
+
+    return log_density

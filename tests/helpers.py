@@ -1,0 +1,164 @@
+"""Tiny models of every algorithm, and comparisons of what they contain."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import nn
+
+from sb3_diffusion.core.batch import Batch
+from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from tests.envs import PointEnv
+
+TINY_POLICY: dict[str, Any] = {"net_arch": [16], "state_arch": (8,), "time_dim": 8, "diffusion_steps": 3}
+
+TINY_ALGORITHM: dict[str, dict[str, Any]] = {
+    "SDAC": {"n_particles": 4, "n_action_candidates": 3},
+    "DACER": {"n_entropy_samples": 8, "n_entropy_states": 4},
+    "QSM": {"n_action_candidates": 3},
+}
+"""Arguments that make the methods cheap; a method that is cheap anyway needs no entry."""
+
+
+def make(algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = "DiffusionPolicy", **kwargs: Any) -> Any:
+    """
+    :param algorithm: The algorithm
+    :param env: Environment, :class:`~tests.envs.PointEnv` by default
+    :param policy: First argument of the algorithm
+    :param kwargs: Arguments of the algorithm that replace the tiny ones; ``policy_kwargs`` are merged
+    :return: A model whose whole training takes a fraction of a second
+    """
+    defaults = {"buffer_size": 500, "batch_size": 8, "learning_starts": 10, "learning_rate": 1e-3, "seed": 0, "device": "cpu"}
+    policy_kwargs = {**TINY_POLICY, **kwargs.pop("policy_kwargs", {})}
+    tiny = TINY_ALGORITHM.get(algorithm.__name__, {})
+    return algorithm(policy, PointEnv() if env is None else env, policy_kwargs=policy_kwargs, **{**defaults, **tiny, **kwargs})
+
+
+def collect(model: Any, n_steps: int = 20) -> Any:
+    """
+    Fill the replay buffer with random actions, without any update.
+
+    :param model: The model
+    :param n_steps: Environment steps
+    :return: The same model
+    """
+    learning_starts, model.learning_starts = model.learning_starts, n_steps
+    model.learn(n_steps)
+    model.learning_starts = learning_starts
+    return model
+
+
+def make_filled(algorithm: type[OffPolicyDiffusion], env: Any = None, n_steps: int = 20, **kwargs: Any) -> Any:
+    """A tiny model with a filled replay buffer, see :func:`make` and :func:`collect`."""
+    return collect(make(algorithm, env, **kwargs), n_steps)
+
+
+def with_logger(model: Any) -> Any:
+    """A loaded model has no logger before ``learn()``; this one can ``train()`` right away."""
+    model.set_logger(configure(None, []))
+    return model
+
+
+def sample_batch(model: Any, batch_size: int = 8) -> Batch:
+    """A batch of the replay buffer as ``train()`` sees it."""
+    return Batch.from_replay(model.replay_buffer.sample(batch_size, env=model._vec_normalize_env), model.gamma)
+
+
+def observations(space: spaces.Space, n: int = 6, seed: int = 0) -> Any:
+    """``n`` random observations of a space, as one batch."""
+    space.seed(seed)
+    samples = [space.sample() for _ in range(n)]
+    if isinstance(space, spaces.Dict):
+        return {key: np.stack([sample[key] for sample in samples]) for key in space.spaces}
+    return np.stack(samples)
+
+
+def rows(batch: Any, index: Any) -> Any:
+    """Rows of a batch of observations, Dict or not."""
+    return {key: value[index] for key, value in batch.items()} if isinstance(batch, dict) else batch[index]
+
+
+def act(model: Any, obs: Any, deterministic: bool = True) -> np.ndarray:
+    """Actions of a model or a policy."""
+    return model.predict(obs, deterministic=deterministic)[0]
+
+
+def to_tensors(model: Any, obs: Any) -> Any:
+    """Observations as the networks get them."""
+    return obs_as_tensor(obs, model.device)
+
+
+def parameters(module: nn.Module) -> dict[str, th.Tensor]:
+    """A copy of what a module has learned."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def flat_parameters(module: nn.Module) -> th.Tensor:
+    """All parameters of a module in one vector."""
+    return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+def assert_identical(left: Any, right: Any, path: str = "") -> None:
+    """Nested containers hold the same numbers, bit for bit."""
+    if isinstance(left, th.Tensor):
+        assert left.dtype == right.dtype and th.equal(left, right), path
+    elif isinstance(left, Mapping):
+        assert set(left) == set(right), path
+        for key in left:
+            assert_identical(left[key], right[key], f"{path}/{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), path
+        for index, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_identical(a, b, f"{path}/{index}")
+    else:
+        assert left == right, path
+
+
+def soften(model: Any) -> Any:
+    """Shrink the actor's weights: fresh networks push many actions to the ends of the box, where comparisons say little."""
+    with th.no_grad():
+        for parameter in model.actor.denoiser.parameters():
+            parameter.mul_(0.5)
+    return model
+
+
+def all_finite(model: Any) -> bool:
+    """Whether nothing that the model has learned is NaN or infinite."""
+    return all(bool(th.isfinite(value).all()) for value in model.policy.state_dict().values())
+
+
+def tensors_in(value: Any, path: str) -> Iterator[str]:
+    """Paths of the tensors and modules inside containers and inside this library's own objects."""
+    if isinstance(value, th.Tensor | nn.Module | th.optim.Optimizer):
+        yield path
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from tensors_in(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple | set | deque):
+        for index, item in enumerate(value):
+            yield from tensors_in(item, f"{path}.{index}")
+    elif hasattr(value, "__dict__") and type(value).__module__.startswith("sb3_diffusion"):
+        yield from tensors_in(vars(value), path)
+
+
+class BatchNormExtractor(BaseFeaturesExtractor):
+    """
+    Features extractor with running statistics and parameters of its own.
+
+    :param observation_space: Box space
+    :param features_dim: Number of features
+    """
+
+    def __init__(self, observation_space: spaces.Box, features_dim: int = 5):
+        super().__init__(observation_space, features_dim)
+        self.net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(int(np.prod(observation_space.shape))), nn.LazyLinear(features_dim))
+        self.net(th.zeros(2, *observation_space.shape))
+
+    def forward(self, obs: th.Tensor) -> th.Tensor:
+        return self.net(obs)

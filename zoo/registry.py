@@ -1,0 +1,164 @@
+"""Tell rl-zoo3 about the algorithms of ``sb3_diffusion``, and check names before anything slow happens."""
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import optuna
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+from rl_zoo3.utils import ALGOS
+
+from sb3_diffusion.envs import register_dmc
+from sb3_diffusion.taxonomy import available_methods, get_method
+
+DMC_PREFIX = "dm_control/"
+
+
+def register_algorithms() -> None:
+    """Add every available method of the taxonomy, and its search space, to the tables of rl-zoo3."""
+    samplers: dict[str, Any] = HYPERPARAMS_SAMPLER
+    converters: dict[str, Any] = HYPERPARAMS_CONVERTER
+    for method in available_methods():
+        ALGOS[method.zoo_name] = method.load()
+        samplers[method.zoo_name] = _make_sampler(method.zoo_name)
+        converters[method.zoo_name] = convert_params
+
+
+def convert_params(sampled: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the parameters of an Optuna trial into constructor arguments.
+
+    :param sampled: Parameters as stored in the study
+    """
+    params = dict(sampled)
+    params["gamma"] = 1 - params.pop("one_minus_gamma")
+    params["batch_size"] = 2 ** params.pop("batch_size_pow")
+    return params
+
+
+def _sample_off_policy(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-3, 0.05, log=True),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 7, 10),
+        "tau": trial.suggest_float("tau", 1e-3, 0.05, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 3e-5, 1e-3, log=True),
+    }
+
+
+def _sample_sdac(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "temperature": trial.suggest_float("temperature", 5e-3, 5.0, log=True),
+        "n_particles": trial.suggest_categorical("n_particles", [16, 64, 256]),
+    }
+
+
+def _sample_dacer(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "reward_scale": trial.suggest_float("reward_scale", 0.05, 1.0, log=True),
+        "noise_scale": trial.suggest_float("noise_scale", 0.03, 0.3, log=True),
+        "alpha_update_interval": trial.suggest_categorical("alpha_update_interval", [500, 2000, 10_000]),
+        "policy_delay": trial.suggest_int("policy_delay", 1, 2),
+    }
+
+
+def _sample_qsm(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "temperature": trial.suggest_float("temperature", 0.01, 1.0, log=True),
+        "exploration_noise": trial.suggest_float("exploration_noise", 0.0, 0.3),
+        "target_action_noise": trial.suggest_float("target_action_noise", 0.0, 0.2),
+    }
+
+
+# Search space of what is particular to a method; the rest is common to all.
+_SAMPLERS: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
+    "sdac": _sample_sdac,
+    "dacer": _sample_dacer,
+    "qsm": _sample_qsm,
+}
+
+
+def _make_sampler(name: str) -> Callable[[optuna.Trial, int, int, dict], dict[str, Any]]:
+    sample_own = _SAMPLERS.get(name, lambda trial: {})
+
+    def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict) -> dict[str, Any]:
+        return convert_params(_sample_off_policy(trial) | sample_own(trial))
+
+    return sample
+
+
+def check_algorithm(name: str) -> None:
+    """
+    :param name: Value of ``--algo``
+    :raises ValueError: if no such algorithm is registered; the message is one line with a suggestion
+    """
+    if name in ALGOS:
+        return
+    try:
+        method = get_method(name)
+    except ValueError:
+        hint = _suggest(name, ALGOS) or f"known are: {', '.join(ALGOS)}."
+        raise ValueError(f"unknown algorithm {name!r}; {hint}") from None
+    if method.available:
+        raise ValueError(f"unknown algorithm {name!r}; did you mean {method.zoo_name}?")
+    available = ", ".join(other.zoo_name for other in available_methods())
+    raise ValueError(f"{method.name} is part of the taxonomy but not available yet; available are: {available}.")
+
+
+def check_environment(env_id: str) -> None:
+    """
+    Register the DeepMind Control tasks if the id asks for one, and check that the environment exists.
+
+    :param env_id: Value of ``--env``
+    :raises ValueError: if it does not; the message is one line with a suggestion
+    """
+    wants_dmc = env_id.startswith(DMC_PREFIX)
+    if wants_dmc:
+        register_dmc()
+    if env_id in gym.registry:
+        return
+    if not wants_dmc and env_id.startswith("dm"):
+        register_dmc()  # to have something to suggest
+    hint = _suggest(env_id, gym.registry) or "gymnasium.pprint_registry() lists what is registered."
+    raise ValueError(f"unknown environment {env_id!r}; {hint}")
+
+
+def check_command_line(prog: str, argv: Sequence[str]) -> None:
+    """
+    Stop with one line and exit status 2 if ``--algo`` or ``--env`` name nothing that exists.
+
+    :param prog: Name of the program, for the message
+    :param argv: Command line without the program; options other than the two names are left to the program's own parser
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--algo")
+    parser.add_argument("--env")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    args, _ = parser.parse_known_args(argv)
+    for package in args.gym_packages:
+        importlib.import_module(package)
+    try:
+        if args.algo is not None:
+            check_algorithm(args.algo)
+        if args.env is not None:
+            check_environment(args.env)
+    except (ValueError, ImportError) as error:
+        fail(prog, str(error))
+
+
+def fail(prog: str, message: str) -> NoReturn:
+    """
+    :param prog: Name of the program
+    :param message: One line
+    """
+    print(f"{prog}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    names = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    return f"did you mean {names[close[0]]}?" if close else ""
