@@ -29,7 +29,7 @@ EXTRAS = {
         "codespell>=2.3",
         "types-PyYAML",
     ],
-    "docs": ["sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2024.8.6", "sphinx-copybutton>=0.5"],
+    "docs": ["sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2024.8.6", "sphinx-copybutton>=0.5", "matplotlib>=3.8"],
 }
 # Everything that touches an agent; "tracking" needs an account, "tests" and "docs" are for contributors.
 EXTRAS["all"] = sorted({requirement for name in ("mujoco", "dmc", "zoo", "video") for requirement in EXTRAS[name]})

@@ -23,7 +23,7 @@ extensions = [
     "speed_table",
     "taxonomy_table",
 ]
-exclude_patterns = ["_build", "data"]
+exclude_patterns = ["_build", "data", "algorithms/_*"]
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch as th
 from torch import nn
 
-from sb3_diffusion.networks.bronet import BroNet
+from sb3_diffusion.networks.bronet import BroBlock, BroNet
 from sb3_diffusion.networks.critics import Critics
 from sb3_diffusion.networks.denoiser import Denoiser, TimeNetwork
 from sb3_diffusion.networks.embeddings import FourierEmbedding
@@ -89,9 +89,11 @@ def _mlp(net: MLP) -> Iterator[tuple[str, nn.Module]]:
 
 def _blocks(net: ResidualMLP | SimBa | BroNet) -> Iterator[tuple[str, nn.Module]]:
     for i, block in enumerate(net.blocks):
+        names: dict[str, nn.Module | None]
         if isinstance(block, ResidualBlock):
             names = {"norm0": block.norm, "dense0": block.expand, "dense1": block.contract, "dense2": block.shortcut}
         else:
+            assert isinstance(block, BroBlock)
             names = {"dense0": block.inner, "norm0": block.inner_norm, "dense1": block.outer, "norm1": block.outer_norm}
         yield from ((f"block{i}/{name}/", layer) for name, layer in names.items() if layer is not None)
 

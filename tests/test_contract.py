@@ -115,7 +115,7 @@ def test_every_parameter_is_documented(algorithm: Algorithm) -> None:
 
 def test_can_be_built_as_load_builds_it(algorithm: Algorithm) -> None:
     model = algorithm(policy=DiffusionPolicy, env=None, device="cpu", _init_setup_model=False)  # type: ignore[arg-type]
-    assert not hasattr(model, "actor") and model.policy is None
+    assert not hasattr(model, "actor") and not hasattr(model, "policy")
 
 
 def test_setup_can_run_twice_and_keeps_the_users_arguments(algorithm: Algorithm) -> None:
@@ -334,7 +334,7 @@ def test_learning_goes_on_after_loading(trained: Any, tmp_path: pathlib.Path) ->
     loaded.learn(30, reset_num_timesteps=False)
     assert loaded.num_timesteps == 70 and not th.equal(flat_parameters(loaded.actor), before)
 
-    with pytest.raises(ValueError, match=r"environment|env"):
+    with pytest.raises(AssertionError, match="set the environment"):
         type(trained).load(tmp_path / "model", device="cpu").learn(10)
 
 
@@ -418,7 +418,7 @@ def test_action_spaces(algorithm: Algorithm, name: str) -> None:
 
 def test_deterministic_actions_do_not_touch_the_random_generators(algorithm: Algorithm) -> None:
     model = soften(make(algorithm))
-    obs = observations(model.observation_space)
+    obs = observations(model.observation_space, 20)
     th.manual_seed(0)
     expected = act(model, obs)
     assert len(np.unique(expected.round(4))) > 6  # the actions depend on the observation, so the comparisons mean something
@@ -443,8 +443,9 @@ def test_stochastic_actions_come_from_the_global_generator(algorithm: Algorithm)
 
 @pytest.mark.parametrize("n_action_candidates", [1, 4])
 def test_deterministic_actions_do_not_depend_on_the_rest_of_the_batch(algorithm: Algorithm, n_action_candidates: int) -> None:
-    kwargs = {"features_extractor_class": BatchNormExtractor}
+    kwargs = {"features_extractor_class": BatchNormExtractor}  # would mix the rows in training mode
     model = soften(make(algorithm, n_action_candidates=n_action_candidates, policy_kwargs=kwargs))
+    model.policy.set_training_mode(True)
     obs = observations(model.observation_space, 9)
     expected = act(model, obs)
     assert len(np.unique(expected.round(4))) > 9
@@ -494,7 +495,8 @@ def test_training_changes_every_network(algorithm: Algorithm) -> None:
     before = parameters(model.policy)
     model.learn(30)
     after = parameters(model.policy)
-    assert [name for name in after if name.startswith(("actor.", "critic")) and th.equal(before[name], after[name])] == []
+    learned = [name for name in after if name.startswith(("actor.", "critic")) and "running_" not in name]
+    assert [name for name in learned if th.equal(before[name], after[name])] == []
     assert all_finite(model)
 
 
@@ -582,8 +584,9 @@ def test_action_noise_is_added_to_the_actions(algorithm: Algorithm) -> None:
     noise = NormalActionNoise(mean=np.full(2, 10.0), sigma=np.zeros(2))
     model = make(algorithm, action_noise=noise).learn(20)
     actions = model.replay_buffer.actions[:20, 0]
-    assert np.abs(actions[:9]).min() < 1.0
-    np.testing.assert_array_equal(actions[10:], 1.0)
+    np.testing.assert_array_equal(actions, 1.0)  # the noise is added in the normalised box, and clipped to it
+    quiet = make(algorithm).learn(20).replay_buffer.actions[:20, 0]
+    assert np.abs(quiet).min() < 0.9
 
 
 def test_learning_rate_schedule(algorithm: Algorithm) -> None:
@@ -665,9 +668,7 @@ def test_callbacks(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     best = algorithm.load(tmp_path / "best_model", device="cpu")
     assert best.num_timesteps in (15, 30)
     last = algorithm.load(tmp_path / "rl_model_40_steps", device="cpu")
-    assert last.num_timesteps == 40
-    obs = observations(model.observation_space)
-    np.testing.assert_array_equal(act(last, obs), act(model, obs))
+    assert (last.num_timesteps, last._n_updates) == (40, model._n_updates - 1)  # saved before the update of its step
     assert (tmp_path / "rl_model_replay_buffer_20_steps.pkl").exists()
 
 

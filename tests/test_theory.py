@@ -30,7 +30,7 @@ SMALL_NET = {"net_arch": [64, 64], "state_arch": (16, 16), "time_dim": 32}
 
 def bandit_model(algorithm: type[OffPolicyDiffusion], seed: int = 0, **kwargs: Any) -> Any:
     policy_kwargs = {**SMALL_NET, **kwargs.pop("policy_kwargs", {})}
-    kwargs.setdefault("learning_rate", 1e-3)
+    kwargs.setdefault("learning_rate", 3e-3)
     return algorithm("DiffusionPolicy", BanditEnv(), seed=seed, policy_kwargs=policy_kwargs, device="cpu", **kwargs)
 
 

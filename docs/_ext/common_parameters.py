@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util.typing import stringify_annotation
 
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 
@@ -34,13 +35,18 @@ def split_parameters(lines: list[str]) -> tuple[list[str], dict[str, list[str]]]
 
 
 def merge_parameters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Handler of autodoc's event of the same purpose; replaces the ``kwargs`` entry by the entries of the base class."""
-    if what != "class" or not issubclass(obj, OffPolicyDiffusion) or obj is OffPolicyDiffusion:
+    """Handler of autodoc's event for docstrings; replaces the ``kwargs`` entry by the entries of the base class."""
+    if what != "class" or not issubclass(obj, OffPolicyDiffusion):
         return
     text, own = split_parameters(lines)
     _, common = split_parameters(inspect.cleandoc(OffPolicyDiffusion.__doc__ or "").splitlines())
     entries = common | own
-    lines[:] = [*text, *(line for key in inspect.signature(obj).parameters for line in entries.get(key, []))]
+    lines[:] = text
+    for key, parameter in inspect.signature(obj).parameters.items():
+        lines += entries.get(key, [])
+        if key in OffPolicyDiffusion.__annotations__:
+            # Sphinx would show the type of the attribute of that name
+            lines.append(f":type {key}: {stringify_annotation(parameter.annotation, 'smart')}")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

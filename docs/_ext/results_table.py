@@ -13,7 +13,8 @@ renders a learning curve, a table with one row per seed, and how the numbers cam
     ``{"<algo>-<env>": {...}}`` with the keys of :data:`REQUIRED` and :data:`OPTIONAL`; an entry ``"default"`` holds what is
     common to all
 ``data/reference.json``
-    ``{"<algo>-<env>": {"note": ..., "points": [[timesteps, mean_reward], ...]}}``, measurements of the reference implementation
+    ``{"<algo>-<env>": {"note": ..., "points": [[timesteps, mean_reward], ...]}}``, what was measured with the reference
+    implementation
 
 A slash in the id of an environment becomes a dash in these names. As long as there is no ``results.json``, the directive says
 so in the page; as soon as there is one, a missing file or key is an error.
@@ -98,9 +99,7 @@ def read_run(path: Path, algo: str, seed: int) -> Run:
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ValueError(f"{path.name} has the columns {reader.fieldnames}, expected are {', '.join(COLUMNS)}")
         evaluations = tuple(
-            Evaluation(
-                int(row["timesteps"]), float(row["mean_reward"]), float(row["std_reward"]), int(row["n_episodes"])
-            )
+            Evaluation(int(row["timesteps"]), float(row["mean_reward"]), float(row["std_reward"]), int(row["n_episodes"]))
             for row in reader
         )
     if not evaluations:
@@ -190,7 +189,9 @@ def _commands(entry: dict[str, Any]) -> list[str]:
 
 def reference_text(reference: dict[str, Any]) -> str:
     """Measurements of the reference implementation, as Markdown."""
-    points = "; ".join(f"{reward:,} at {timesteps:,} steps".replace("-", "\N{MINUS SIGN}") for timesteps, reward in reference["points"])
+    points = "; ".join(
+        f"{reward:,} at {timesteps:,} steps".replace("-", "\N{MINUS SIGN}") for timesteps, reward in reference["points"]
+    )
     return f"Reference implementation ({reference['note']}): {points}."
 
 
@@ -204,7 +205,9 @@ def draw(groups: Sequence[list[Run]], reference: dict[str, Any] | None, env: str
     :param ink: Colour of axes and text
     :param path: Where to save the drawing
     """
-    colours = {name: ink for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
+    colours: dict[Any, Any] = {
+        name: ink for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    }
     with rc_context({**colours, "font.size": 10, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.add_subplot()
@@ -212,7 +215,13 @@ def draw(groups: Sequence[list[Run]], reference: dict[str, Any] | None, env: str
             _draw_runs(axes, runs, colour, dashes)
         if reference is not None:
             points = reference["points"]
-            style = {"marker": "D", "markersize": 6, "markerfacecolor": "none", "linestyle": "none", "color": ink}
+            style: dict[str, Any] = {
+                "marker": "D",
+                "markersize": 6,
+                "markerfacecolor": "none",
+                "linestyle": "none",
+                "color": ink,
+            }
             axes.plot([x for x, _ in points], [y for _, y in points], label="reference\nimplementation", **style)
         axes.set_xlabel("environment steps")
         axes.set_ylabel("mean return per episode")

@@ -78,7 +78,8 @@ def _maximize(x: th.Tensor, responsibilities: th.Tensor, eye: th.Tensor) -> tupl
 
 def _log_density(x: th.Tensor, means: th.Tensor, covariances: th.Tensor) -> th.Tensor:
     """Log densities up to a constant, ``(batch, n_samples, k)``."""
-    cholesky = th.linalg.cholesky(covariances)
+    # without the check of cholesky(), which waits for the device: NaN samples give a NaN entropy, and that is reported
+    cholesky = th.linalg.cholesky_ex(covariances).L
     centred = (x.unsqueeze(1) - means.unsqueeze(2)).transpose(2, 3)  # (batch, k, dim, n)
     whitened = th.linalg.solve_triangular(cholesky, centred, upper=False)
     half_logdet = cholesky.diagonal(dim1=2, dim2=3).log().sum(2)

@@ -174,7 +174,10 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         # SB3's order: the method's own arguments stand between n_steps and the logging block
         rank = {name: index for index, name in enumerate(common)}
         order = sorted(merged, key=lambda name: rank.get(name, rank["n_steps"] + 0.5))
-        parameters = [merged[name].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in order if name != "self"]
+        positional = [name for name, p in own.items() if p.kind == p.POSITIONAL_OR_KEYWORD and name != "self"]
+        keywords = [name for name in order if name not in (*positional, "self")]
+        parameters = [merged[name] for name in positional]
+        parameters += [merged[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in keywords]
         cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
     # -- what an algorithm supplies ---------------------------------------------------------------------------------
@@ -273,6 +276,9 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
     def update_targets(self) -> None:
         """Move the target critics towards the critics at the rate ``tau``."""
         th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+        # running statistics (batch normalisation in a features extractor) are measured, not learned: copied as they are
+        for target, source in zip(self.critic_target.buffers(), self.critic.buffers(), strict=True):
+            target.copy_(source)
 
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, parameters: list[th.nn.Parameter]) -> None:
         optimizer.zero_grad(set_to_none=True)

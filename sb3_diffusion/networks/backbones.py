@@ -1,5 +1,7 @@
 """The backbones by name."""
 
+from collections.abc import Callable
+
 from sb3_diffusion.networks.bronet import BroNet
 from sb3_diffusion.networks.layers import Backbone
 from sb3_diffusion.networks.mlp import MLP, ResidualMLP
@@ -8,7 +10,7 @@ from sb3_diffusion.networks.simba import SimBa
 BACKBONES: dict[str, type[Backbone]] = {"mlp": MLP, "residual": ResidualMLP, "simba": SimBa, "bronet": BroNet}
 
 
-def resolve_backbone(spec: str | type[Backbone]) -> type[Backbone]:
+def resolve_backbone(spec: str | type[Backbone]) -> Callable[..., Backbone]:
     """
     Find a backbone class.
 

@@ -70,6 +70,10 @@ class DACER(OffPolicyDiffusion):
     ):
         if isinstance(target_entropy, str) and target_entropy != "auto":
             raise ValueError(f"target_entropy={target_entropy!r} must be a number of nats or 'auto' (-0.9 per dimension).")
+        counts = {"alpha_update_interval": alpha_update_interval, "n_entropy_samples": n_entropy_samples}
+        for name, value in {**counts, "n_entropy_states": n_entropy_states}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
         self.reward_scale = reward_scale
         self.noise_scale = noise_scale
         self.initial_alpha = initial_alpha
@@ -93,7 +97,8 @@ class DACER(OffPolicyDiffusion):
     def _setup_model(self) -> None:
         super()._setup_model()
         exploration = self.policy.exploration
-        exploration.optimizer = th.optim.Adam([exploration.log_alpha], lr=self.alpha_learning_rate)  # type: ignore[list-item]
+        log_alpha: Any = exploration.log_alpha
+        exploration.optimizer = th.optim.Adam([log_alpha], lr=self.alpha_learning_rate, fused=True)
 
     def noisy_samples(self, context: th.Tensor, label: str, n_candidates: int | None = None) -> th.Tensor:
         """

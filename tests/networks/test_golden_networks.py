@@ -1,6 +1,7 @@
 """Every forward pass of golden case 03_networks."""
 
 import math
+from typing import Any
 
 import pytest
 import torch as th
@@ -21,7 +22,7 @@ OBS, ACTION = CASE["inputs/obs"], CASE["inputs/action"]
 T_CONT, T_DISC = CASE["inputs/t_cont"], CASE["inputs/t_disc"]
 OBS_DIM, ACTION_DIM = OBS.shape[-1], ACTION.shape[-1]
 
-BACKBONES = {
+BACKBONES: dict[str, tuple[str, list[int], int | None, str, dict[str, Any]]] = {
     **{f"mlp_{name}": ("mlp", [16, 16], 3, name, {}) for name in ("relu", "elu", "mish", "silu", "tanh")},
     "mlp_norm": ("mlp", [16, 16], 3, "mish", {"layer_norm": True}),
     "mlp_postnorm_gelu": ("mlp", [16, 16], 3, "gelu", {"layer_norm": "post"}),
@@ -32,14 +33,14 @@ BACKBONES = {
     "residual_varwidth": ("residual", [16, 12], 3, "relu", {"expansion": 2}),
 }
 
-DENOISERS = {
+DENOISERS: dict[str, tuple[dict[str, Any], th.Tensor]] = {
     "ddpm_fourier_cond": ({"net_arch": [16, 16, 16], "state_arch": [16, 16]}, T_CONT),
     "ddpm_positional": ({"net_arch": [16, 16], "state_arch": [], "time_embedding": "positional"}, T_DISC),
     "ddpm_simba": ({"net_arch": [16, 16], "state_arch": [16, 16], "backbone": "simba"}, T_CONT),
     "flow_rawtime": ({"net_arch": [16, 16], "state_arch": [], "time_embedding": "raw", "activation": "gelu"}, T_CONT),
 }
 
-SCALAR_CRITICS = {
+SCALAR_CRITICS: dict[str, tuple[dict[str, Any], th.Tensor | None]] = {
     "critic_ens": ({"net_arch": [16, 16]}, None),
     "critic_ens_norm": ({"net_arch": [16, 16], "activation": "mish", "layer_norm": True, "n_critics": 3}, None),
     "critic_ens_simba": ({"net_arch": [16, 16], "backbone": "simba"}, None),
@@ -51,13 +52,13 @@ SCALAR_CRITICS = {
     ),
 }
 
-GAUSSIAN_ACTORS = {
+GAUSSIAN_ACTORS: dict[str, dict[str, Any]] = {
     "actor_squashed_gauss": {},
     "actor_squashed_gauss_narrow": {"log_std_bounds": (-0.3, 0.3)},
     "actor_squashed_gauss_soft": {"log_std_bounds": (-5.0, 2.0), "soft_bounds": True},
 }
 
-FREE_STD_ACTORS = {
+FREE_STD_ACTORS: dict[str, dict[str, Any]] = {
     "actor_tanhmean_gauss": {"squash": "mean"},
     "actor_gauss": {"squash": "none", "activation": "elu"},
 }
@@ -68,7 +69,7 @@ def expected(path: str) -> th.Tensor:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_backbone(name):
+def test_backbone(name: str) -> None:
     spec, net_arch, output_dim, activation, options = BACKBONES[name]
     net = resolve_backbone(spec)([OBS_DIM], net_arch, output_dim, activation, **options)
     load_slots(list(backbone_slots(net)), sub(CASE, f"params/{name}"))
@@ -79,7 +80,7 @@ def test_backbone(name):
 
 
 @pytest.mark.parametrize("name", ["relu", "elu", "mish", "silu", "tanh", "gelu"])
-def test_activation(name):
+def test_activation(name: str) -> None:
     activation = resolve_activation(name)()
     want = expected("act/gelu_tanh" if name == "gelu" else f"act/{name}")
     close(activation(CASE["inputs/act_x"]), want)
@@ -89,17 +90,17 @@ def test_activation(name):
     close(activation(many.requires_grad_()), want.repeat(200))
 
 
-def test_softplus():
+def test_softplus() -> None:
     close(F.softplus(CASE["inputs/act_x"]), expected("act/softplus"))
 
 
 @pytest.mark.parametrize("dim", [8, 16, 64])
 @pytest.mark.parametrize("time", ["t_cont", "t_disc"])
-def test_positional_embedding(dim, time):
+def test_positional_embedding(dim: int, time: str) -> None:
     close(PositionalEmbedding(dim)(CASE[f"inputs/{time}"]), expected(f"embed_positional{dim}/{time}"))
 
 
-def test_fourier_embedding():
+def test_fourier_embedding() -> None:
     embedding = FourierEmbedding(16)
     with th.no_grad():
         embedding.frequencies.copy_(CASE["params/embed_fourier16/freq"].squeeze(-1))
@@ -107,7 +108,7 @@ def test_fourier_embedding():
 
 
 @pytest.mark.parametrize("name", DENOISERS)
-def test_denoiser(name):
+def test_denoiser(name: str) -> None:
     options, t = DENOISERS[name]
     denoiser = Denoiser(OBS_DIM, ACTION_DIM, time_dim=8, **options)
     load_denoiser(denoiser, sub(CASE, f"params/{name}"))
@@ -118,7 +119,7 @@ def test_denoiser(name):
 
 
 @pytest.mark.parametrize("name", SCALAR_CRITICS)
-def test_scalar_critics(name):
+def test_scalar_critics(name: str) -> None:
     options, t = SCALAR_CRITICS[name]
     critics = ScalarCritics(OBS_DIM, ACTION_DIM, **options)
     load_critics(critics, sub(CASE, f"params/{name}"))
@@ -130,7 +131,7 @@ def test_scalar_critics(name):
         close(critics.member(i).full(OBS, ACTION, t), want[i : i + 1])
 
 
-def test_gaussian_critics():
+def test_gaussian_critics() -> None:
     critics = GaussianCritics(OBS_DIM, ACTION_DIM, net_arch=[16, 16])
     load_critics(critics, sub(CASE, "params/critic_gaussian"))
     c = critics.encode_state(OBS)
@@ -140,7 +141,7 @@ def test_gaussian_critics():
     close(critics.q(ACTION, c), expected("critic_gaussian/mean").squeeze(-1))
 
 
-def test_categorical_critics():
+def test_categorical_critics() -> None:
     critics = CategoricalCritics(
         OBS_DIM, ACTION_DIM, net_arch=[16, 16], backbone="bronet", n_atoms=11, v_min=-10, v_max=10, symlog_values=True
     )
@@ -150,7 +151,7 @@ def test_categorical_critics():
     close(critics.q(ACTION, c), expected("critic_categorical/value_symexp").squeeze(-1))
 
 
-def test_state_value():
+def test_state_value() -> None:
     value = ScalarCritics(OBS_DIM, 0, n_critics=1, net_arch=[16, 16], activation="elu")
     load_critics(value, sub(CASE, "params/value_single"))
     c = value.encode_state(OBS)
@@ -160,14 +161,14 @@ def test_state_value():
     close(value.full(OBS)[0], expected("value_single/v").squeeze(-1))
 
 
-def test_deterministic_actor():
+def test_deterministic_actor() -> None:
     actor = DeterministicActor(OBS_DIM, ACTION_DIM, [16, 16])
     load_slots(actor_slots(actor), sub(CASE, "params/actor_tanh_det"))
     close(actor(OBS), expected("actor_tanh_det/action"))
 
 
 @pytest.mark.parametrize("name", GAUSSIAN_ACTORS)
-def test_squashed_gaussian_actor(name):
+def test_squashed_gaussian_actor(name: str) -> None:
     actor = GaussianActor(OBS_DIM, ACTION_DIM, [16, 16], **GAUSSIAN_ACTORS[name])
     load_slots(actor_slots(actor), sub(CASE, f"params/{name}"))
     mean, std = actor(OBS)
@@ -181,7 +182,7 @@ def test_squashed_gaussian_actor(name):
 
 
 @pytest.mark.parametrize("name", FREE_STD_ACTORS)
-def test_gaussian_actor_with_free_std(name):
+def test_gaussian_actor_with_free_std(name: str) -> None:
     actor = GaussianActor(OBS_DIM, ACTION_DIM, [16, 16], state_dependent_std=False, **FREE_STD_ACTORS[name])
     assert actor.log_std is not None and not actor.log_std.any()
     load_slots(actor_slots(actor), sub(CASE, f"params/{name}"))
@@ -193,20 +194,20 @@ def test_gaussian_actor_with_free_std(name):
     close(actor.entropy(OBS), expected(f"{name}/entropy"))
 
 
-def test_regression_losses():
+def test_regression_losses() -> None:
     prediction, target = CASE["inputs/loss_pred"], CASE["inputs/loss_target"]
     close(expectile_loss(prediction, target, 0.7), expected("loss/expectile_0.7"))
     close(quantile_loss(prediction, target, 0.7), expected("loss/quantile_0.7"))
     close(gumbel_loss(prediction, target, 0.5), expected("loss/gumbel_0.5"))
 
 
-def test_symlog():
+def test_symlog() -> None:
     x = CASE["inputs/symlog_x"]
     close(symlog(x), expected("loss/symlog"))
     close(symexp(symlog(x)), expected("loss/symexp_of_symlog"))
 
 
-def test_every_entry_is_covered():
+def test_every_entry_is_covered() -> None:
     covered = {"act", "loss", "embed_fourier16", "critic_gaussian", "critic_categorical", "value_single", "actor_tanh_det"}
     covered |= {f"embed_positional{dim}" for dim in (8, 16, 64)}
     for table in (BACKBONES, DENOISERS, SCALAR_CRITICS, GAUSSIAN_ACTORS, FREE_STD_ACTORS):

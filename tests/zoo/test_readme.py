@@ -21,7 +21,9 @@ def _link(method: Method) -> str:
 def taxonomy_block() -> str:
     """What stands between the two markers."""
     rows = [["", *REFERENCE_POLICIES.values()], ["---"] * (1 + len(REFERENCE_POLICIES))]
-    rows += [[title, *(_cell(key, reference) for reference in REFERENCE_POLICIES)] for key, title in GUIDANCE_MECHANISMS.items()]
+    rows += [
+        [title, *(_cell(key, reference) for reference in REFERENCE_POLICIES)] for key, title in GUIDANCE_MECHANISMS.items()
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -1,0 +1,214 @@
+"""
+The documentation keeps its promises: examples run, links lead somewhere, lists are complete.
+
+Python blocks of a page run one after the other in one namespace. A block that would train for long says how to shorten it, in
+a MyST comment directly above it, which is not rendered::
+
+    % test: "10_000" -> "120", "learning_starts=1_000" -> "learning_starts=100"
+
+Each left side has to occur in the block, so that the comment cannot outlive a change of the text.
+"""
+
+import csv
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch as th
+
+import sb3_diffusion
+from sb3_diffusion.core.compilation import EXECUTION_MODES
+from sb3_diffusion.generative.flow import FLOW_SOLVERS
+from sb3_diffusion.generative.schedules import CONTINUOUS_SCHEDULES, DISCRETE_SCHEDULES
+from sb3_diffusion.generative.solvers import SOLVERS
+from sb3_diffusion.networks.activations import ACTIVATIONS
+from sb3_diffusion.networks.backbones import BACKBONES
+from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS
+from sb3_diffusion.policies.critic import CRITIC_HEADS
+from sb3_diffusion.policies.diffusion import PROCESSES
+from sb3_diffusion.taxonomy import Method, available_methods
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+
+LONGEST_TRAINING = 200
+BLOCK = re.compile(r"(?:^% test: (?P<marker>[^\n]+)\n)?^```python\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+REPLACEMENT = re.compile(r'"([^"]+)" -> "([^"]*)"')
+LINKS = (
+    re.compile(r"\]\((?!https?://|#)([^)#\s]+)"),  # [text](file)
+    re.compile(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`"),  # {doc}`page` and {doc}`text <page>`
+    re.compile(r"^```\{(?:include|literalinclude)\} (\S+)", re.MULTILINE),
+)
+FENCED = re.compile(r"^(`{3,})(?!\{(?:include|literalinclude)\}).*?^\1`*$", re.MULTILINE | re.DOTALL)
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python code of a page, shortened as its markers say."""
+    blocks = []
+    for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        code = match["code"]
+        for long, short in REPLACEMENT.findall(match["marker"] or ""):
+            assert long in code, f"{page.name}: the marker replaces {long!r}, which the block does not contain"
+            code = code.replace(long, short)
+        for steps in re.findall(r"\.learn\(([\d_]+)", code):
+            assert int(steps) <= LONGEST_TRAINING, f"{page.name}: a block trains {steps} steps, add a marker that shortens it"
+        blocks.append(code)
+    return blocks
+
+
+def relative(page: Path) -> str:
+    return page.relative_to(DOCS).as_posix()
+
+
+def documentation_extension(name: str) -> ModuleType:
+    pytest.importorskip("sphinx")
+    pytest.importorskip("matplotlib")
+    sys.path.insert(0, str(DOCS / "_ext"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(DOCS / "_ext"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = th.get_num_threads()
+    th.set_num_threads(1)
+    yield
+    th.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=relative)
+def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    blocks = python_blocks(page)
+    if any("-v5" in block for block in blocks):
+        pytest.importorskip("mujoco")
+    if any("make_dmc" in block for block in blocks):
+        pytest.importorskip("dm_control")
+    if any("progress_bar" in block for block in blocks):
+        pytest.importorskip("rich")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "example"}
+    for number, block in enumerate(blocks, start=1):
+        exec(compile(block, f"{relative(page)}, block {number}", "exec"), namespace)
+
+
+def test_marker_without_block_is_noticed() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        used = [match for match in BLOCK.finditer(text) if match["marker"]]
+        assert text.count("\n% test:") == len(used), f"{relative(page)}: a test marker is not directly above a Python block"
+
+
+@pytest.mark.parametrize("method", available_methods(), ids=lambda method: method.name)
+def test_every_method_has_a_page_in_the_index(method: Method) -> None:
+    page = DOCS / "algorithms" / f"{method.zoo_name}.md"
+    assert page.is_file(), f"{method.name} has no page docs/algorithms/{method.zoo_name}.md"
+    text = page.read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert sections == [
+        "Idea",
+        "Equations",
+        "Differences from the reference implementation",
+        "Can I use?",
+        "Example",
+        "Results",
+        "How to replicate",
+        "Parameters",
+    ]
+    assert method.arxiv in text
+    assert str(method.class_path).replace(":", ".") in text
+    assert f"\nalgorithms/{method.zoo_name}\n" in (DOCS / "index.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_local_links_resolve(page: Path) -> None:
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    for pattern in LINKS:
+        for target in pattern.findall(text):
+            start = DOCS if target.startswith("/") else page.parent
+            path = start / target.lstrip("/")
+            assert path.exists() or path.with_name(path.name + ".md").exists(), f"{relative(page)} links to {target}"
+
+
+def test_files_named_in_the_text_exist() -> None:
+    for page in PAGES:
+        named = re.findall(r"`((?:sb3_diffusion|zoo|hyperparams|tests)/[\w/.-]+)`", page.read_text(encoding="utf-8"))
+        for name in named:
+            assert (ROOT / name).exists() or "mymethod" in name, f"{relative(page)} names {name}"
+
+
+def test_changelog_contains_the_version() -> None:
+    changelog = (DOCS / "misc" / "changelog.md").read_text(encoding="utf-8")
+    assert f"## Release {sb3_diffusion.__version__}\n" in changelog
+    assert f"Version {sb3_diffusion.__version__}" in (DOCS / "misc" / "citation.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "page, names",
+    [
+        ("guide/policies.md", [*BACKBONES, *ACTIVATIONS, *TIME_EMBEDDINGS, *CRITIC_HEADS]),
+        ("guide/policies.md", [*PROCESSES, *SOLVERS, *FLOW_SOLVERS, *CONTINUOUS_SCHEDULES, *DISCRETE_SCHEDULES]),
+        ("guide/speed.md", [f'"{mode}"' for mode in EXECUTION_MODES]),
+        ("guide/zoo.md", [method.zoo_name for method in available_methods()]),
+    ],
+)
+def test_every_name_is_documented(page: str, names: list[str]) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+# -- results -------------------------------------------------------------------------------------------------------------
+
+
+def write_results(data: Path, **entry: Any) -> None:
+    """Two seeds of QSM on an environment whose name has a slash, with two evaluations each."""
+    (data / "curves").mkdir()
+    for seed, rewards in enumerate([(-5.0, -3.0), (-9.0, -11.0)]):
+        with (data / "curves" / f"qsm-toy-Env-v0-seed{seed}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["timesteps", "mean_reward", "std_reward", "n_episodes"])
+            writer.writerows([1000 * (i + 1), reward, 0.5, 10] for i, reward in enumerate(rewards))
+    default = {"protocol": "10 episodes", "versions": {"torch": "1"}}
+    special = {"seeds": [0, 1], "budget": "2,000 steps", "command": "train --seed {seed}", **entry}
+    (data / "results.json").write_text(json.dumps({"default": default, "qsm-toy-Env-v0": special}), encoding="utf-8")
+
+
+def test_results_come_from_the_files(tmp_path: Path) -> None:
+    results = documentation_extension("results_table")
+    write_results(tmp_path, commit="abc")
+    runs, entry = results.read_experiment(tmp_path, "qsm", "toy/Env-v0")
+    table = results.results_table([runs]).replace("\N{MINUS SIGN}", "-").splitlines()
+    assert table[2:] == [
+        "| QSM | 0 | -3.0 ± 0.5 | -3.0 | 2,000 |",
+        "| QSM | 1 | -11.0 ± 0.5 | -9.0 | 1,000 |",
+        "| **QSM** | **mean of 2** | **-7.0 ± 5.7** | **-6.0** |  |",
+    ]
+    text = results.conditions([runs], [entry])
+    for fact in ("2,000 steps", "10 episodes", "torch 1", "abc", "train --seed 0\ntrain --seed 1"):
+        assert fact in text
+    results.draw([runs], {"note": "", "points": [[1000, -4]]}, "toy/Env-v0", "#202020", tmp_path / "curve.svg")
+    assert (tmp_path / "curve.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ({"seeds": [0, 1, 2]}, "lacks qsm-toy-Env-v0-seed2.csv"),
+        ({"budgte": "typo"}, "unknown keys budgte"),
+    ],
+)
+def test_incomplete_results_are_refused(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
+    results = documentation_extension("results_table")
+    write_results(tmp_path, **entry)
+    with pytest.raises(ValueError, match=message):
+        results.read_experiment(tmp_path, "qsm", "toy/Env-v0")
+    with pytest.raises(ValueError, match="no entry 'sdac-toy-Env-v0'"):
+        results.read_experiment(tmp_path, "sdac", "toy/Env-v0")

@@ -1,0 +1,172 @@
+"""Every entry of ``policy_kwargs`` reaches the networks, and models with it train, save and load."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.generative.continuous import ContinuousDiffusion
+from sb3_diffusion.generative.ddpm import DiscreteDiffusion
+from sb3_diffusion.networks.activations import Mish
+from sb3_diffusion.networks.backbones import BACKBONES
+from sb3_diffusion.networks.layers import LayerNorm
+from tests.helpers import (
+    TINY_POLICY,
+    act,
+    all_finite,
+    assert_identical,
+    flat_parameters,
+    make,
+    make_filled,
+    observations,
+    to_tensors,
+)
+
+Algorithm = type[OffPolicyDiffusion]
+
+PROCESSES: list[dict[str, Any]] = [
+    *({"solver": solver, "noise_schedule": "cosine"} for solver in ("ddpm", "ddim", "dpm2", "dpm++2m")),
+    {"noise_schedule": "linear", "variance": "posterior"},
+    {"noise_schedule": "linear", "sampling_steps": 5},
+    *({"process": "discrete", "noise_schedule": schedule} for schedule in ("cosine", "linear", "vp")),
+    {"process": "discrete", "solver": "ddim", "diffusion_steps": 6, "sampling_steps": 3},
+]
+
+NETWORKS: list[dict[str, Any]] = [
+    {"net_arch": {"pi": [12], "qf": [10, 10]}},
+    {"activation_fn": nn.Tanh},
+    {"activation_fn": "mish"},
+    {"activation_fn": {"pi": "silu", "qf": nn.ELU}},
+    *({"backbone": backbone} for backbone in BACKBONES),
+    {"backbone": {"pi": "residual", "qf": "bronet"}, "net_arch": [8, 8]},
+    {"layer_norm": True},
+    {"layer_norm": {"qf": True}},
+    {"n_critics": 1},
+    {"n_critics": 3},
+    {"state_arch": []},
+    {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.5}},
+    {"optimizer_class": "AdamW", "optimizer_kwargs": {"weight_decay": 0.1, "betas": [0.8, 0.9]}},
+]
+
+
+@pytest.mark.parametrize("policy_kwargs", PROCESSES + NETWORKS, ids=str)
+def test_trains_saves_and_loads(algorithm: Algorithm, policy_kwargs: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    model = make(algorithm, policy_kwargs=policy_kwargs, learning_rate=1e-4)
+    before = flat_parameters(model.actor), flat_parameters(model.critic)
+    model.learn(16)
+    assert not th.equal(flat_parameters(model.actor), before[0]) and not th.equal(flat_parameters(model.critic), before[1])
+    assert all_finite(model)
+
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", device="cpu")
+    obs = observations(model.observation_space)
+    np.testing.assert_array_equal(act(loaded, obs), act(model, obs))
+    assert_identical(loaded.get_parameters(), model.get_parameters())
+    assert loaded.policy_kwargs == {**TINY_POLICY, **policy_kwargs}
+
+
+@pytest.mark.parametrize("policy_kwargs", NETWORKS, ids=str)
+def test_hoisted_and_naive_paths_agree(algorithm: Algorithm, policy_kwargs: dict[str, Any]) -> None:
+    model = make(algorithm, policy_kwargs=policy_kwargs).learn(16)
+    obs = to_tensors(model, observations(model.observation_space, 5))
+    actor, critic = model.actor, model.critic
+    with th.no_grad():
+        actor_features = actor.extract_features(obs, actor.features_extractor)
+        critic_features = critic.extract_features(obs, critic.features_extractor)
+        times = th.rand(5, 1)
+        for x in (th.rand(5, 2) * 2.0 - 1.0, th.rand(5, 4, 2) * 2.0 - 1.0):
+            # one time for all rows, as in the sampling chains
+            hoisted = actor.denoiser(x, actor.encode(obs), actor.denoiser.encode_time(times[0]))
+            th.testing.assert_close(hoisted, actor.denoiser.full(x, times[0], actor_features), rtol=1e-5, atol=1e-5)
+            values = critic.ensemble(x, critic.encode(obs))
+            th.testing.assert_close(values, critic.ensemble.full(critic_features, x), rtol=1e-5, atol=1e-5)
+        # one time per row, as in the regression losses
+        x = th.rand(5, 2) * 2.0 - 1.0
+        naive = actor.denoiser.full(x, times, actor_features)
+        th.testing.assert_close(actor.denoise(x, times, actor.encode(obs)), naive, rtol=1e-5, atol=1e-5)
+
+
+def contains(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(part, kind) for part in module.modules())
+
+
+def test_net_arch(algorithm: Algorithm) -> None:
+    model = make(algorithm, policy_kwargs={"net_arch": {"pi": [12, 13], "qf": [9]}, "state_arch": [6]})
+    assert model.actor.denoiser.encode_state(th.zeros(1, 3)).shape == (1, 12)
+    assert model.critic.encode(th.zeros(1, 3)).shape == (2, 1, 9)
+    assert {12, 13} <= {size for p in model.actor.denoiser.trunk.parameters() for size in p.shape}
+    assert {6} <= {size for p in model.actor.denoiser.parameters() for size in p.shape}
+    default = algorithm("DiffusionPolicy", "Pendulum-v1", buffer_size=1, device="cpu")
+    assert default.actor.encode(th.zeros(1, 3)).shape == (1, 256) and default.critic.encode(th.zeros(1, 3)).shape == (2, 1, 256)
+
+
+def test_activation(algorithm: Algorithm) -> None:
+    default = make(algorithm)
+    assert contains(default.actor, Mish) and contains(default.critic, nn.ReLU) and not contains(default.critic, Mish)
+    both = make(algorithm, policy_kwargs={"activation_fn": nn.Tanh})
+    assert contains(both.actor, nn.Tanh) and contains(both.critic, nn.Tanh) and not contains(both.actor, Mish)
+    named = make(algorithm, policy_kwargs={"activation_fn": {"pi": nn.SiLU, "qf": "mish"}})
+    assert contains(named.actor, nn.SiLU) and contains(named.critic, Mish) and contains(named.critic_target, Mish)
+
+
+def test_backbone_and_layer_norm(algorithm: Algorithm) -> None:
+    for name, cls in BACKBONES.items():
+        model = make(algorithm, policy_kwargs={"backbone": name})
+        assert type(model.actor.denoiser.trunk) is type(model.critic.ensemble.trunk) is cls
+    mixed = make(algorithm, policy_kwargs={"backbone": {"qf": "bronet"}})
+    assert type(mixed.actor.denoiser.trunk) is BACKBONES["mlp"] and type(mixed.critic.ensemble.trunk) is BACKBONES["bronet"]
+    assert not contains(make(algorithm).policy, LayerNorm)
+    normalized = make(algorithm, policy_kwargs={"layer_norm": {"qf": True}})
+    assert contains(normalized.critic, LayerNorm) and not contains(normalized.actor, LayerNorm)
+
+
+@pytest.mark.parametrize("n_critics", [1, 3])
+def test_number_of_critics(algorithm: Algorithm, n_critics: int) -> None:
+    model = make(algorithm, policy_kwargs={"n_critics": n_critics})
+    obs = to_tensors(model, observations(model.observation_space, 4))
+    values = model.critic(obs, th.zeros(4, 2))
+    assert len(values) == len(model.critic_target(obs, th.zeros(4, 2))) == n_critics
+    assert len({value.sum().item() for value in values}) == n_critics  # members start differently
+
+
+def test_process(algorithm: Algorithm) -> None:
+    continuous = make(algorithm, policy_kwargs={"diffusion_steps": 7})
+    assert type(continuous.actor.process) is ContinuousDiffusion and len(continuous.actor.update_chain.times) == 7
+    assert continuous.actor.acting_chain is continuous.actor.update_chain
+    discrete = make(algorithm, policy_kwargs={"process": "discrete", "diffusion_steps": 7, "noise_schedule": "vp"})
+    assert type(discrete.actor.process) is DiscreteDiffusion
+    times = {
+        solver: len(make(algorithm, policy_kwargs={"solver": solver}).actor.update_chain.times)
+        for solver in ("ddpm", "ddim", "dpm2", "dpm++2m")
+    }
+    assert times["ddpm"] == times["ddim"] == times["dpm++2m"] == 3 and times["dpm2"] > 3  # dpm2 evaluates between the steps
+    obs = observations(continuous.observation_space, 20)
+    variants: list[dict[str, Any]] = [{}, {"solver": "ddim"}, {"solver": "dpm++2m"}, {"noise_schedule": "linear"}]
+    actions = [act(make(algorithm, policy_kwargs=kwargs), obs) for kwargs in variants]
+    assert all(not np.allclose(a, b) for i, a in enumerate(actions) for b in actions[:i])
+
+
+def test_optimizer(algorithm: Algorithm) -> None:
+    default = make(algorithm)
+    assert type(default.actor.optimizer) is type(default.critic.optimizer) is th.optim.Adam
+    named = make(algorithm, policy_kwargs={"optimizer_class": "AdamW", "optimizer_kwargs": {"weight_decay": 0.25}})
+    for optimizer in (named.actor.optimizer, named.critic.optimizer):
+        assert type(optimizer) is th.optim.AdamW and optimizer.param_groups[0]["weight_decay"] == 0.25
+    assert named.policy_kwargs["optimizer_kwargs"] == {"weight_decay": 0.25}
+    given = {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.5}}
+    assert type(make(algorithm, policy_kwargs=given).actor.optimizer) is th.optim.SGD
+
+
+def test_gradient_clipping(algorithm: Algorithm) -> None:
+    norms: dict[float | None, list[float]] = {}
+    for bound in (None, 1e-3):
+        model = make_filled(algorithm, max_grad_norm=bound, policy_delay=1)
+        model.train(1, 8)
+        networks = (model.policy.actor_parameters, model.policy.critic_parameters)
+        norms[bound] = [float(th.stack([p.grad.norm() for p in net if p.grad is not None]).norm()) for net in networks]
+    assert min(norms[None]) > 1e-2
+    np.testing.assert_allclose(norms[1e-3], 1e-3, rtol=1e-3)

@@ -1,0 +1,132 @@
+"""The scripts as a user runs them, each in a process of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "-n",
+    "60",
+    "--eval-freq",
+    "30",
+    "--eval-episodes",
+    "1",
+    "--seed",
+    "1",
+    "-params",
+    "learning_starts:40",
+    "buffer_size:200",
+]
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment.pop("DISPLAY", None)
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def script(name: str) -> str:
+    return str(ROOT / "zoo" / f"{name}.py")
+
+
+def check(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_train_then_enjoy(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    tiny = ["policy_kwargs:dict(net_arch=[16],diffusion_steps=2)", "n_entropy_samples:8", "n_entropy_states:4"]
+    out = check(run(script("train"), "--algo", "dacer", "--env", "HalfCheetah-v5", *TINY, *tiny, cwd=tmp_path))
+    assert re.search(r"Evaluation after 60 steps: mean reward \S+ \+/- \S+ over 1 deterministic episodes", out)
+    folder = tmp_path / "logs" / "dacer" / "HalfCheetah-v5_1"
+    assert (folder / "HalfCheetah-v5.zip").is_file()
+    assert (folder / "best_model.zip").is_file()
+    assert (folder / "0.monitor.csv").is_file()
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [30, 60]
+    assert {"config.yml", "args.yml", "command.txt"} <= {path.name for path in (folder / "HalfCheetah-v5").iterdir()}
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+    # the command that training printed
+    command = re.search(r"Watch it with: python (.*)", out)
+    assert command
+    enjoy = run(*command.group(1).split(), "-n", "1000", cwd=tmp_path)
+    lines = check(enjoy).splitlines()
+    assert "No display found, running without rendering (--no-render hides this message)." in lines
+    assert lines[-2].startswith("Mean reward: ")
+    assert lines[-1] == "Mean episode length: 1000.00 +/- 0.00"
+    # deterministic by default, so the same seed gives the same episode
+    again = check(run(*command.group(1).split(), "-n", "1000", "--no-render", "--verbose", "0", cwd=tmp_path))
+    assert again.splitlines()[-2] == lines[-2]
+    assert "settotalmass" not in enjoy.stdout + enjoy.stderr
+
+
+def test_dm_control_as_module(tmp_path: Path) -> None:
+    pytest.importorskip("dm_control")
+    args = ["--algo", "sac", "--env", "dm_control/cheetah-run-v0", *TINY, "policy_kwargs:dict(net_arch=[16])"]
+    result = run("-m", "zoo.train", *args, cwd=tmp_path)
+    out = check(result)
+    assert "settotalmass" not in out + result.stderr
+    folder = tmp_path / "logs" / "sac" / "dm_control-cheetah-run-v0_1"
+    assert (folder / "dm_control-cheetah-run-v0.zip").is_file()
+    command = re.search(r"Watch it with: python (-m zoo.enjoy .*)", out)
+    assert command
+    enjoy = check(run(*command.group(1).split(), "-n", "500", "--no-render", cwd=tmp_path))
+    assert enjoy.splitlines()[-1] == "Mean episode length: 500.00 +/- 0.00"
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--algo", "dacr", "--env", "Hopper-v5"), "unknown algorithm 'dacr'; did you mean dacer?"),
+        (("train", "--algo", "dacer", "--env", "Hoper-v5"), "unknown environment 'Hoper-v5'; did you mean Hopper-v5?"),
+        (("enjoy", "--algo", "dacer", "--env", "Pendulum-v1"), "train an agent first with"),
+    ],
+)
+def test_wrong_names_end_with_status_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    result = run(script(arguments[0]), *arguments[1:], cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_optimize(tmp_path: Path) -> None:
+    args = ["--algo", "qsm", "--env", "Pendulum-v1", *TINY, "policy_kwargs:dict(net_arch=[16],diffusion_steps=2)"]
+    search = ["-optimize", "--n-trials", "2", "--n-evaluations", "1", "--sampler", "random", "--no-optim-plots"]
+    out = check(run(script("train"), *args, *search, cwd=tmp_path))
+    assert "Number of finished trials:  2" in out
+    assert len(list((tmp_path / "logs" / "qsm").glob("report_Pendulum-v1_*.csv"))) == 1
+
+
+def test_saved_settings_are_those_of_the_file(tmp_path: Path) -> None:
+    out = check(run(script("train"), "--algo", "td3", "--env", "Pendulum-v1", *TINY, cwd=tmp_path))
+    assert "rl_zoo3" not in out.split("Loading hyperparameters from: ")[1].splitlines()[0]
+    config = tmp_path / "logs" / "td3" / "Pendulum-v1_1" / "Pendulum-v1" / "config.yml"
+    saved = yaml.load(config.read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)
+    assert saved["policy_kwargs"] == {"net_arch": [256, 256], "activation_fn": "relu"}
+    assert saved["learning_starts"] == 40
+
+
+def test_benchmark_speed(tmp_path: Path) -> None:
+    sizes = ["--batch-size", "8", "--width", "16", "--diffusion-steps", "2", "--n-particles", "2"]
+    effort = ["--repetitions", "2", "--seconds", "0.02", "--threads", "1"]
+    out = check(run(script("benchmark_speed"), "--algo", "sdac", "sac", "--device", "cpu", *sizes, *effort, cwd=tmp_path))
+    assert "| sdac |" in out
+    report = json.loads((tmp_path / "benchmark_speed.json").read_text(encoding="utf-8"))
+    assert report["settings"]["batch_size"] == 8
+    assert report["machine"]["versions"]["sb3_diffusion"]
+    for result in report["results"].values():
+        assert len(result["turns"]) == 2
+        assert 0.0 < result["share_of_ceiling"] < 1.5
+        assert result["peak_memory_mib"] > 0
+        for key in ("updates_per_second", "action_ms_1", "action_ms_1024", "gflop_per_update"):
+            assert result[key] > 0
