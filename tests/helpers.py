@@ -9,11 +9,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from tests.envs import PointEnv
 
 TINY_POLICY: dict[str, Any] = {"net_arch": [16], "state_arch": [8], "time_dim": 8, "diffusion_steps": 3}
@@ -157,8 +159,28 @@ class BatchNormExtractor(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: spaces.Box, features_dim: int = 5):
         super().__init__(observation_space, features_dim)
-        self.net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(int(np.prod(observation_space.shape))), nn.LazyLinear(features_dim))
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.BatchNorm1d(int(np.prod(observation_space.shape))), nn.LazyLinear(features_dim)
+        )
         self.net(th.zeros(2, *observation_space.shape))
 
     def forward(self, obs: th.Tensor) -> th.Tensor:
         return self.net(obs)
+
+
+class CautiousPolicy(DiffusionPolicy):
+    """
+    A user's policy, written as users of Stable-Baselines3 write theirs.
+
+    :param caution: Factor of the actions
+    """
+
+    def __init__(self, *args: Any, caution: float = 1.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.caution = caution
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self.caution * super()._predict(observation, deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "caution": self.caution}

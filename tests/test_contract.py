@@ -48,7 +48,7 @@ from tests.helpers import (
 
 Algorithm = type[OffPolicyDiffusion]
 
-# -- taxonomy ------------------------------------------------------------------------------------------------------------
+# -- taxonomy ---------------------------------------------------------------------------------------------------------
 
 
 def test_taxonomy_is_the_papers_table() -> None:
@@ -81,7 +81,7 @@ def test_a_method_that_is_not_available_says_so_in_one_line() -> None:
         get_method("sdak")
 
 
-# -- constructor -----------------------------------------------------------------------------------------------------------
+# -- constructor ------------------------------------------------------------------------------------------------------
 
 
 def test_signature_is_stable_baselines3s(algorithm: Algorithm) -> None:
@@ -98,7 +98,11 @@ def test_signature_is_what_can_be_called(algorithm: Algorithm) -> None:
     assert all(p.default is not p.empty for name, p in parameters_.items() if name not in ("policy", "env"))
     positional = [name for name, p in parameters_.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
     assert positional[:2] == ["policy", "env"]
-    values = {name: p.default for name, p in parameters_.items()} | {"policy": "DiffusionPolicy", "env": PointEnv(), "buffer_size": 9}
+    values = {name: p.default for name, p in parameters_.items()} | {
+        "policy": "DiffusionPolicy",
+        "env": PointEnv(),
+        "buffer_size": 9,
+    }
     model = algorithm(
         *(values[name] for name in positional), **{name: value for name, value in values.items() if name not in positional}
     )
@@ -216,7 +220,7 @@ def test_spaces_that_are_not_supported(algorithm: Algorithm) -> None:
         make(algorithm, PointEnv("dict"), policy="MlpPolicy")
 
 
-# -- saving and loading ------------------------------------------------------------------------------------------------------
+# -- saving and loading -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -292,8 +296,9 @@ def test_a_fresh_interpreter_predicts_the_same_actions(tmp_path: pathlib.Path) -
 import numpy as np, sb3_diffusion
 from tests.helpers import act, observations
 for name in {[method.name for method in OFF_POLICY]}:
-    model = getattr(sb3_diffusion, name).load({str(tmp_path)!r} + "/" + name, device="cpu")
-    np.testing.assert_array_equal(act(model, observations(model.observation_space)), np.load({str(tmp_path)!r} + "/" + name + ".npy"))
+    path = {str(tmp_path)!r} + "/" + name
+    model = getattr(sb3_diffusion, name).load(path, device="cpu")
+    np.testing.assert_array_equal(act(model, observations(model.observation_space)), np.load(path + ".npy"))
 """
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=pathlib.Path(__file__).parent.parent, check=False
@@ -357,7 +362,7 @@ def test_resumed_updates_equal_uninterrupted_ones(algorithm: Algorithm, tmp_path
 def test_the_policy_alone_can_be_saved(trained: Any, tmp_path: pathlib.Path) -> None:
     obs = observations(trained.observation_space)
     trained.policy.save(tmp_path / "policy")
-    loaded = DiffusionPolicy.load(tmp_path / "policy", device="cpu")
+    loaded = DiffusionPolicy.load(str(tmp_path / "policy"), device="cpu")
     np.testing.assert_array_equal(act(loaded, obs), act(trained, obs))
     assert_identical(parameters(loaded), parameters(trained.policy))
 
@@ -386,9 +391,9 @@ def test_a_policy_compiled_by_the_user(trained: Any, tmp_path: pathlib.Path) -> 
     trained.learn(20)
 
 
-# -- acting ------------------------------------------------------------------------------------------------------------------
+# -- acting -----------------------------------------------------------------------------------------------------------
 
-ACTION_SPACES = {
+ACTION_SPACES: dict[str, spaces.Box] = {
     "symmetric": spaces.Box(-3.0, 3.0, (1,), np.float32),
     "asymmetric": spaces.Box(np.array([-1.0, 0.25], np.float32), np.array([2.0, 0.5], np.float32)),
     "matrix": spaces.Box(-0.4, 1.7, (2, 3), np.float32),
@@ -413,7 +418,9 @@ def test_action_spaces(algorithm: Algorithm, name: str) -> None:
     stored = buffer.actions[: buffer.size(), 0]
     assert np.abs(stored).max() <= 1.0
     executed = np.array(env.executed).reshape(stored.shape)
-    np.testing.assert_allclose(executed, space.low.ravel() + 0.5 * (stored + 1.0) * (space.high - space.low).ravel(), atol=1e-5)
+    np.testing.assert_allclose(
+        executed, space.low.ravel() + 0.5 * (stored + 1.0) * (space.high - space.low).ravel(), atol=1e-5
+    )
 
 
 def test_deterministic_actions_do_not_touch_the_random_generators(algorithm: Algorithm) -> None:
@@ -479,7 +486,7 @@ def test_sampling_steps_change_acting_only(algorithm: Algorithm) -> None:
     model.learn(20)
 
 
-# -- training ----------------------------------------------------------------------------------------------------------------
+# -- training ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_seed_fixes_the_training(algorithm: Algorithm) -> None:
@@ -564,9 +571,11 @@ def test_vec_normalize(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     model = make(algorithm, env, learning_starts=20).learn(60)
     buffer = model.replay_buffer
     raw = buffer.observations[: buffer.pos].reshape(-1, 3)
-    assert 0.0 <= raw[:, 2].min() and raw[:, 2].max() < 1.0  # the buffer holds what the environment said
+    assert raw[:, 2].min() >= 0.0 and raw[:, 2].max() < 1.0  # the buffer holds what the environment said
+    normalized: Any = env.normalize_obs(raw)
     batch = sample_batch(model, 16)
-    distances = np.abs(batch.observations.numpy()[:, None] - env.normalize_obs(raw)[None]).max(-1).min(1)
+    assert isinstance(batch.observations, th.Tensor)
+    distances = np.abs(batch.observations.numpy()[:, None] - normalized[None]).max(-1).min(1)
     assert distances.max() < 1e-5  # ... and the update sees normalised observations
     assert float(batch.rewards.abs().max()) < np.abs(buffer.rewards).max() * 20.0
 
@@ -574,8 +583,7 @@ def test_vec_normalize(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     env.save(str(tmp_path / "statistics.pkl"))
     loaded_env = VecNormalize.load(str(tmp_path / "statistics.pkl"), vector_env(2))
     loaded = algorithm.load(tmp_path / "model", env=loaded_env, device="cpu")
-    np.testing.assert_allclose(loaded_env.normalize_obs(raw), env.normalize_obs(raw))
-    np.testing.assert_array_equal(act(loaded, loaded_env.normalize_obs(raw)), act(model, env.normalize_obs(raw)))
+    np.testing.assert_array_equal(act(loaded, loaded_env.normalize_obs(raw)), act(model, normalized))
     assert loaded.get_vec_normalize_env() is loaded_env
     loaded.learn(30)
 
@@ -636,7 +644,7 @@ def test_environment_can_be_replaced(algorithm: Algorithm) -> None:
     assert model.num_timesteps == 32 and len(env.executed) == 12
 
 
-# -- callbacks and logs --------------------------------------------------------------------------------------------------------
+# -- callbacks and logs -----------------------------------------------------------------------------------------------
 
 
 class ProgressRecorder(BaseCallback):

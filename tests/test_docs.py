@@ -194,7 +194,7 @@ def test_results_come_from_the_files(tmp_path: Path) -> None:
     text = results.conditions([runs], [entry])
     for fact in ("2,000 steps", "10 episodes", "torch 1", "abc", "train --seed 0\ntrain --seed 1"):
         assert fact in text
-    results.draw([runs], {"note": "", "points": [[1000, -4]]}, "toy/Env-v0", "#202020", tmp_path / "curve.svg")
+    results.draw([runs], {"note": "", "points": [[1000, -4]]}, "toy/Env-v0", "only-dark", tmp_path / "curve.svg")
     assert (tmp_path / "curve.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
 
 

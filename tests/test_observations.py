@@ -59,7 +59,7 @@ def test_observation_spaces(algorithm: Algorithm, observation: str, tmp_path: pa
     loaded = algorithm.load(tmp_path / "model", device="cpu")
     np.testing.assert_array_equal(act(loaded, obs), actions)
     model.policy.save(tmp_path / "policy")
-    np.testing.assert_array_equal(act(DiffusionPolicy.load(tmp_path / "policy", device="cpu"), obs), actions)
+    np.testing.assert_array_equal(act(DiffusionPolicy.load(str(tmp_path / "policy"), device="cpu"), obs), actions)
 
 
 @pytest.mark.parametrize("policy, observation", [("CnnPolicy", "image"), ("MultiInputPolicy", "dict"), ("MlpPolicy", "box")])
@@ -103,7 +103,7 @@ def test_dict_observations_of_several_environments(algorithm: Algorithm) -> None
     assert model._n_updates == 20 and all_finite(model)
 
 
-# -- features extractors -----------------------------------------------------------------------------------------------------
+# -- features extractors ----------------------------------------------------------------------------------------------
 
 
 def custom(**policy_kwargs: Any) -> dict[str, Any]:

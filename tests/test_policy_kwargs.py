@@ -16,6 +16,7 @@ from sb3_diffusion.networks.backbones import BACKBONES
 from sb3_diffusion.networks.layers import LayerNorm
 from tests.helpers import (
     TINY_POLICY,
+    CautiousPolicy,
     act,
     all_finite,
     assert_identical,
@@ -48,12 +49,16 @@ NETWORKS: list[dict[str, Any]] = [
     {"n_critics": 1},
     {"n_critics": 3},
     {"state_arch": []},
+]
+
+OPTIMIZERS: list[dict[str, Any]] = [
     {"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.5}},
     {"optimizer_class": "AdamW", "optimizer_kwargs": {"weight_decay": 0.1, "betas": [0.8, 0.9]}},
+    {"optimizer_kwargs": {"foreach": True}},
 ]
 
 
-@pytest.mark.parametrize("policy_kwargs", PROCESSES + NETWORKS, ids=str)
+@pytest.mark.parametrize("policy_kwargs", PROCESSES + NETWORKS + OPTIMIZERS, ids=str)
 def test_trains_saves_and_loads(algorithm: Algorithm, policy_kwargs: dict[str, Any], tmp_path: pathlib.Path) -> None:
     model = make(algorithm, policy_kwargs=policy_kwargs, learning_rate=1e-4)
     before = flat_parameters(model.actor), flat_parameters(model.critic)
@@ -101,7 +106,11 @@ def test_net_arch(algorithm: Algorithm) -> None:
     assert {12, 13} <= {size for p in model.actor.denoiser.trunk.parameters() for size in p.shape}
     assert {6} <= {size for p in model.actor.denoiser.parameters() for size in p.shape}
     default = algorithm("DiffusionPolicy", "Pendulum-v1", buffer_size=1, device="cpu")
-    assert default.actor.encode(th.zeros(1, 3)).shape == (1, 256) and default.critic.encode(th.zeros(1, 3)).shape == (2, 1, 256)
+    assert default.actor.encode(th.zeros(1, 3)).shape == (1, 256) and default.critic.encode(th.zeros(1, 3)).shape == (
+        2,
+        1,
+        256,
+    )
 
 
 def test_activation(algorithm: Algorithm) -> None:
@@ -170,3 +179,14 @@ def test_gradient_clipping(algorithm: Algorithm) -> None:
         norms[bound] = [float(th.stack([p.grad.norm() for p in net if p.grad is not None]).norm()) for net in networks]
     assert min(norms[None]) > 1e-2
     np.testing.assert_allclose(norms[1e-3], 1e-3, rtol=1e-3)
+
+
+def test_a_users_own_policy_class(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
+    model = make(algorithm, policy=CautiousPolicy, policy_kwargs={"caution": 0.5}).learn(20)
+    obs = observations(model.observation_space)
+    actions = act(model, obs)
+    assert np.abs(actions).max() == pytest.approx(0.5, abs=1e-3)
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(act(algorithm.load(tmp_path / "model", device="cpu"), obs), actions)
+    model.policy.save(tmp_path / "policy")
+    np.testing.assert_array_equal(act(CautiousPolicy.load(str(tmp_path / "policy"), device="cpu"), obs), actions)

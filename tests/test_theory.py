@@ -195,7 +195,7 @@ def test_dsac_standard_deviation_approaches_the_error(half: bool, expected: floa
 
 
 def test_dacer_backpropagates_through_the_chain() -> None:
-    model = bandit_model(DACER, policy_kwargs={"diffusion_steps": 5})
+    model = bandit_model(DACER, learning_rate=1e-3, policy_kwargs={"diffusion_steps": 5})
     give_critic(model, lambda actions: -((actions[..., 0] - 0.5) ** 2))
     loss, _ = model.actor_loss(uniform_batch(model))
     loss.backward(inputs=model.policy.actor_parameters)

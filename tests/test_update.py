@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import TrainingDiverged
@@ -28,7 +29,7 @@ from tests.helpers import (
 Algorithm = type[OffPolicyDiffusion]
 
 
-# -- delays and targets ------------------------------------------------------------------------------------------------------
+# -- delays and targets -----------------------------------------------------------------------------------------------
 
 
 def test_policy_delay_counts_updates_across_calls(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
@@ -80,7 +81,7 @@ def test_target_critics_are_moving_averages(algorithm: Algorithm, tau: float) ->
     assert not any(parameter.requires_grad for parameter in model.critic_target.parameters())
 
 
-# -- gradients -----------------------------------------------------------------------------------------------------------------
+# -- gradients --------------------------------------------------------------------------------------------------------
 
 
 def clear_gradients(model: Any) -> None:
@@ -117,7 +118,7 @@ def test_an_update_leaves_no_gradient_in_the_targets(algorithm: Algorithm) -> No
     assert_identical([p.grad for p in model.policy.critic_parameters], critic)
 
 
-# -- bootstrapping -----------------------------------------------------------------------------------------------------------
+# -- bootstrapping ----------------------------------------------------------------------------------------------------
 
 
 def step_in_episode(batch: Batch) -> np.ndarray:
@@ -169,7 +170,7 @@ def test_actions_outside_the_box_are_clipped_in_the_batch(algorithm: Algorithm) 
     assert float(sample_batch(model).actions.max()) == 1.0
 
 
-# -- synchronisation ---------------------------------------------------------------------------------------------------------
+# -- synchronisation --------------------------------------------------------------------------------------------------
 
 READERS = ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__", "__index__")
 
@@ -204,7 +205,7 @@ def test_train_reads_tensors_once_per_call(
     assert few.total() == 1
 
 
-# -- failure -----------------------------------------------------------------------------------------------------------------
+# -- failure ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -244,7 +245,7 @@ def test_diverged_weights_stop_training(algorithm: Algorithm, network: str) -> N
     model = make_filled(algorithm, policy_delay=1, **extra)
     with th.no_grad():
         next(getattr(model, network).parameters()).fill_(np.nan)
-    with pytest.raises(TrainingDiverged, match="The replay buffer is finite.*learning rate"):
+    with pytest.raises(TrainingDiverged, match=r"The replay buffer is finite.*learning rate"):
         model.train(2, 8)
 
 
@@ -252,8 +253,6 @@ def test_learn_stops_with_the_named_error(algorithm: Algorithm, tmp_path: pathli
     class BrokenSensor(PointEnv):
         def observe(self) -> Any:
             return super().observe() * (np.nan if self.n_steps == 7 else 1.0)
-
-    from stable_baselines3.common.callbacks import CheckpointCallback
 
     model = make(algorithm, BrokenSensor())
     with pytest.raises(TrainingDiverged, match="non-finite"):
@@ -263,7 +262,7 @@ def test_learn_stops_with_the_named_error(algorithm: Algorithm, tmp_path: pathli
         assert all_finite(algorithm.load(path, device="cpu")), path
 
 
-# -- execution modes ---------------------------------------------------------------------------------------------------------
+# -- execution modes --------------------------------------------------------------------------------------------------
 
 
 def run_updates(algorithm: Algorithm, execution: str, device: str = "cpu", n_updates: int = 8) -> Any:

@@ -47,7 +47,10 @@ REQUIRED = ("seeds", "budget", "protocol", "command", "versions")
 OPTIONAL = ("commit", "machine", "note")
 
 # Okabe and Ito's palette, distinguishable with every kind of colour vision; line styles carry the difference in print
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+COLOURS = {
+    "only-light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
+    "only-dark": ("#56B4E9", "#E69F00", "#009E73", "#CC79A7"),
+}
 DASHES = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
 INKS = {"only-light": "#202020", "only-dark": "#d0d0d0"}
 
@@ -160,7 +163,7 @@ def results_table(groups: Sequence[list[Run]]) -> str:
             bests = [run.best.mean_reward for run in runs]
             final = f"**{number(mean(finals))} ± {number(stdev(finals))}**"
             rows.append([f"**{title(runs[0].algo)}**", f"**mean of {len(runs)}**", final, f"**{number(mean(bests))}**", ""])
-    return markdown_table(["Algorithm", "Seed", "Final return", "Best return", "at step"], rows)
+    return markdown_table(["Algorithm", "Seed", "Final return", "Best return", "at step"], rows, n_text=2)
 
 
 def conditions(groups: Sequence[list[Run]], entries: Sequence[dict[str, Any]]) -> str:
@@ -195,23 +198,24 @@ def reference_text(reference: dict[str, Any]) -> str:
     return f"Reference implementation ({reference['note']}): {points}."
 
 
-def draw(groups: Sequence[list[Run]], reference: dict[str, Any] | None, env: str, ink: str, path: Path) -> None:
+def draw(groups: Sequence[list[Run]], reference: dict[str, Any] | None, env: str, scheme: str, path: Path) -> None:
     """
     Draw the learning curves: a thin line per seed, a thick one for their mean.
 
     :param groups: The runs of each algorithm
     :param reference: Points of the reference implementation
     :param env: Id of the environment
-    :param ink: Colour of axes and text
+    :param scheme: Colour scheme of the page, a key of :data:`INKS`
     :param path: Where to save the drawing
     """
+    ink = INKS[scheme]
     colours: dict[Any, Any] = {
         name: ink for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     }
     with rc_context({**colours, "font.size": 10, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.add_subplot()
-        for runs, colour, dashes in zip(groups, COLOURS, DASHES, strict=False):
+        for runs, colour, dashes in zip(groups, COLOURS[scheme], DASHES, strict=False):
             _draw_runs(axes, runs, colour, dashes)
         if reference is not None:
             points = reference["points"]
@@ -238,7 +242,7 @@ def _draw_runs(axes: Axes, runs: list[Run], colour: str, dashes: Any) -> None:
     curves = [{evaluation.timesteps: evaluation.mean_reward for evaluation in run.evaluations} for run in runs]
     several = len(runs) > 1
     for curve in curves if several else []:
-        axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.8, alpha=0.55)
+        axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.8, alpha=0.6)
     common = sorted(set.intersection(*(set(curve) for curve in curves)))
     label = f"{title(runs[0].algo)}\n({len(runs)} seeds, mean)" if several else f"{title(runs[0].algo)}\n(1 seed)"
     means = [mean(curve[step] for curve in curves) for step in common]
@@ -277,9 +281,9 @@ class Results(SphinxDirective):
         figure = nodes.figure(classes=["learning-curve"])
         names = ", ".join(title(runs[0].algo) for runs in groups)
         folder = Path(self.env.app.doctreedir) / "figures"
-        for scheme, ink in INKS.items():
+        for scheme in INKS:
             path = folder / f"{groups[0][0].algo}-{env.replace('/', '-')}-{scheme}.svg"
-            draw(groups, reference, env, ink, path)
+            draw(groups, reference, env, scheme, path)
             # Sphinx wants a path relative to the page, also outside the source folder
             page = Path(self.env.doc2path(self.env.docname)).resolve()
             uri = Path(os.path.relpath(path.resolve(), page.parent)).as_posix()

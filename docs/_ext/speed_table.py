@@ -38,7 +38,7 @@ def speed_table(results: dict[str, dict[str, Any]]) -> str:
         row = [names.get(algo, f"{algo.upper()} (SB3)"), f"{updates:.1f}", f"{1000 / updates:.2f}"]
         row += [f"{result[LATENCY + n]:.2f}" for n in batches]
         rows.append([*row, f"{100 * result['share_of_ceiling']:.0f} %", f"{result['peak_memory_mib']:,.0f}"])
-    return markdown_table(header, rows)
+    return markdown_table(header, rows, n_text=1)
 
 
 def speed_text(report: dict[str, Any]) -> str:

@@ -16,13 +16,15 @@ from sb3_diffusion import taxonomy
 from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, REFERENCE_POLICIES, TAXONOMY, Method
 
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]], n_text: int | None = None) -> str:
     """
     :param header: Titles of the columns
     :param rows: Cells as Markdown text
+    :param n_text: Number of columns with text; those behind them hold numbers. ``None`` if all hold text
     :return: The table as Markdown text
     """
-    lines = [header, ["---"] * len(header), *rows]
+    n_text = len(header) if n_text is None else n_text
+    lines = [header, ["---"] * n_text + ["---:"] * (len(header) - n_text), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -292,7 +292,9 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
 
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
-        self.actor_lr_schedule = self.lr_schedule if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
+        self.actor_lr_schedule = (
+            self.lr_schedule if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
+        )
         self.critic_lr_schedule = (
             self.lr_schedule if self.critic_learning_rate is None else FloatSchedule(self.critic_learning_rate)
         )
@@ -310,10 +312,14 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         user_kwargs = self.policy_kwargs
-        known = [name for name in inspect.signature(self.policy_class.__init__).parameters if name != "self"][3:]
-        unknown = [name for name in user_kwargs if name not in known]
-        if unknown and "kwargs" not in known:
-            raise ValueError(f"Unknown policy_kwargs {', '.join(unknown)}; {self.policy_class.__name__} knows {', '.join(known)}.")
+        parameters = inspect.signature(self.policy_class).parameters
+        takes_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+        known = list(parameters)[3:]  # behind the spaces and the schedule, which SB3 passes
+        unknown = [] if takes_all else [name for name in user_kwargs if name not in known]
+        if unknown:
+            raise ValueError(
+                f"Unknown policy_kwargs {', '.join(unknown)}; {self.policy_class.__name__} knows {', '.join(known)}."
+            )
         # SB3 builds the policy from self.policy_kwargs; what is saved has to remain the user's own
         self.policy_kwargs = {**self.policy_settings(), **user_kwargs}
         try:

@@ -1,6 +1,6 @@
 """The network of a diffusion or flow policy: noise or velocity as a function of the noisy action, the time and the state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch as th
@@ -13,6 +13,8 @@ from sb3_diffusion.networks.mlp import MLP
 
 # positions of the inputs in the first layer
 _ACTION, _TIME, _STATE = 0, 1, 2
+# below this many numbers, adding all times to the states at once saves a call per step; above, it would leave the cache
+_FEW = 4096
 
 
 class TimeNetwork(nn.Module):
@@ -138,6 +140,36 @@ class Denoiser(nn.Module):
         # the dictionary skips nn.Module's slow attribute lookup, which counts in a chain of one-row calls
         trunk: Any = self._modules["trunk"]
         return trunk(trunk.add_share(_ACTION, x, c + e), owned=True)  # type: ignore[no-any-return]
+
+    def bind(self, c: th.Tensor, e: th.Tensor) -> Callable[[th.Tensor, int], th.Tensor]:
+        """
+        :meth:`forward` for fixed states and a sequence of times, as a chain calls it.
+
+        :param c: encoded states, (batch, width)
+        :param e: encoded times of the evaluations, (n_evaluations, width)
+        :return: function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
+        """
+        body, first = self.trunk.bound_body(), self.trunk.first
+        weight = first.weight_0
+        if c.numel() <= _FEW:
+            shares = (c.unsqueeze(0) + e.unsqueeze(1)).unbind(0)
+
+            def first_layer(x: th.Tensor, k: int) -> th.Tensor:
+                return th.addmm(shares[k], x, weight)
+
+        else:
+            times = e.unbind(0)
+
+            def first_layer(x: th.Tensor, k: int) -> th.Tensor:
+                # a product that broadcasts its bias is cheaper than one that copies a matrix into its result
+                return th.addmm(times[k], x, weight).add_(c)
+
+        def predict(x: th.Tensor, k: int) -> th.Tensor:
+            if x.dim() == 2:
+                return body(first_layer(x, k))
+            return body(first.add_share(_ACTION, x, c + e[k]).flatten(0, 1)).view(x.shape)
+
+        return predict
 
     def full(self, x: th.Tensor, t: th.Tensor, features: th.Tensor) -> th.Tensor:
         """

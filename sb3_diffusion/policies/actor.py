@@ -122,11 +122,7 @@ class DiffusionActor(BaseModel):
         """
         chain = self.acting_chain if acting else self.update_chain
         batch = (context.shape[0],) if n_candidates is None else (context.shape[0], n_candidates)
-        times = self.denoiser.encode_time(chain.times.unsqueeze(-1)).unbind(0)
-
-        def denoise(x: th.Tensor, k: int) -> th.Tensor:
-            return self.denoiser(x, context, times[k])
-
+        denoise = self.denoiser.bind(context, self.denoiser.encode_time(chain.times.unsqueeze(-1)))
         return chain.sample(denoise, (*batch, self.action_dim), noise, label, clip_output=clip_output)
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:

@@ -109,7 +109,9 @@ class DiffusionPolicy(BasePolicy):
         initial_alpha: float | None = None,
     ):
         self.constructor_arguments = {
-            key: value for key, value in locals().items() if key not in ("self", "__class__", "observation_space", "action_space")
+            key: value
+            for key, value in locals().items()
+            if key not in ("self", "__class__", "observation_space", "action_space")
         }
         super().__init__(
             observation_space,
@@ -208,7 +210,7 @@ class DiffusionPolicy(BasePolicy):
         self.register_buffer("bank_steps", bank[1:], persistent=False)
 
     def _build_optimizers(self, lr_schedule: Schedule) -> None:
-        if self.optimizer_class in (th.optim.Adam, th.optim.AdamW):
+        if self.optimizer_class in (th.optim.Adam, th.optim.AdamW) and not self.optimizer_kwargs.get("foreach"):
             # one kernel for all parameters
             self.optimizer_kwargs = {"fused": True, **self.optimizer_kwargs}
         self.actor_parameters = list(self.actor.parameters())
@@ -283,7 +285,9 @@ def _default_extractor(observation_space: spaces.Space) -> type[BaseFeaturesExtr
 def _resolve_optimizer(optimizer_class: type[th.optim.Optimizer] | str) -> type[th.optim.Optimizer]:
     if not isinstance(optimizer_class, str):
         return optimizer_class
-    known = {name: cls for name, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)}
+    known = {
+        name: cls for name, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)
+    }
     if optimizer_class not in known:
         raise ValueError(f"Unknown optimizer_class={optimizer_class!r}; known are {', '.join(sorted(known))}.")
     return known[optimizer_class]
