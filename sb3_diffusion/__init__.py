@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # at run time the names come from the taxonomy, see __getattr
 
 __version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8").strip()
 
-__all__ = ["DiffusionPolicy", "__version__", *(method.name for method in available_methods())]  # noqa: PLE0604
+__all__ = ["DiffusionPolicy", "__version__", *(method.name for method in available_methods())]
 
 
 def __getattr__(name: str) -> Any:

@@ -88,7 +88,9 @@ class Method:
 TAXONOMY: tuple[Method, ...] = (
     Method("IDQL", "best_of_n", "behavior", "offline", "Hansen-Estruch et al. 2023", "2304.10573"),
     Method("SfBC", "best_of_n", "behavior", "offline", "Chen et al. 2022", "2209.14548"),
-    Method("QSM", "q_guidance", "uniform", "off-policy", "Psenka et al. 2023", "2312.11752", "sb3_diffusion.q_guidance.qsm:QSM"),
+    Method(
+        "QSM", "q_guidance", "uniform", "off-policy", "Psenka et al. 2023", "2312.11752", "sb3_diffusion.q_guidance.qsm:QSM"
+    ),
     Method("iDEM", "q_guidance", "uniform", "off-policy", "Akhound-Sadegh et al. 2024", "2402.06121"),
     Method("DPS", "q_guidance", "uniform", "off-policy", "Jain et al. 2024", "2410.01312"),
     Method("DAC", "q_guidance", "behavior", "offline", "Fang et al. 2024", "2405.20555"),

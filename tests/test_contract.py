@@ -476,14 +476,18 @@ def test_best_of_n_is_best_under_the_critics(algorithm: Algorithm) -> None:
 
 
 def test_sampling_steps_change_acting_only(algorithm: Algorithm) -> None:
-    model = make(algorithm, policy_kwargs={"diffusion_steps": 4, "sampling_steps": 2, "solver": "ddim"})
-    assert (len(model.actor.update_chain.times), len(model.actor.acting_chain.times)) == (4, 2)
-    calls: list[int] = []
-    handle = model.actor.denoiser.register_forward_hook(lambda *_: calls.append(1))
-    act(model, observations(model.observation_space))
-    handle.remove()
-    assert len(calls) == 2
-    model.learn(20)
+    settings = ({"diffusion_steps": 4, "sampling_steps": 2}, {"diffusion_steps": 2}, {"diffusion_steps": 4})
+    mixed, short, long = (soften(make(algorithm, policy_kwargs=kwargs)) for kwargs in settings)
+    assert_identical(parameters(mixed.policy), parameters(long.policy))
+    obs = observations(mixed.observation_space, 20)
+    np.testing.assert_array_equal(act(mixed, obs), act(short, obs))
+    assert not np.allclose(act(mixed, obs), act(long, obs), atol=1e-3)
+    with th.no_grad():
+        actions = []
+        for model in (mixed, short, long):
+            th.manual_seed(0)
+            actions.append(model.actor.sample(model.actor.encode(to_tensors(model, obs)), model.randomness, "next_action"))
+    assert th.equal(actions[0], actions[2]) and not th.allclose(actions[0], actions[1], atol=1e-3)
 
 
 # -- training ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ GAMMA = 0.97
 def golden_model(algorithm: type[OffPolicyDiffusion], case: Case, **kwargs: Any) -> Any:
     """The algorithm with the sizes and the weights of a case, and without the clipping at the end of the chain."""
     policy_kwargs = {"net_arch": {"pi": [16, 16, 16], "qf": [16, 16]}, "time_dim": 8, "diffusion_steps": 5}
-    model = algorithm(
+    model: Any = algorithm(
         "DiffusionPolicy",
         BanditEnv(action_dim=2, observation_dim=5),
         learning_rate=1e-3,
@@ -86,7 +86,7 @@ def check_step(model: OffPolicyDiffusion, case: Case, name: str, gradients: Case
 
 def weights_of(model: OffPolicyDiffusion, name: str) -> Case:
     """Parameters in the layout of the case: the gradient of half their squared sum."""
-    module = model.actor.denoiser if name == "actor" else getattr(model, name).ensemble
+    module: Any = model.actor.denoiser if name == "actor" else getattr(model, name).ensemble
     saved = {parameter: parameter.grad for parameter in module.parameters()}
     for parameter in module.parameters():
         parameter.grad = parameter.detach().clone()
@@ -193,7 +193,9 @@ def test_qsm_actions() -> None:
     case = load("04_qsm")
     model = golden_model(QSM, case)
     recorded = draws(case)
-    close(model.policy.select_actions(case["batch/obs"], 10, recorded, "act_best"), case["expected/act_best/action"], atol=2e-5)
+    close(
+        model.policy.select_actions(case["batch/obs"], 10, recorded, "act_best"), case["expected/act_best/action"], atol=2e-5
+    )
     recorded.draws["act_explore.x_T"] = recorded.draws["act_explore.x_T"].squeeze(1)
     recorded.draws["act_explore.step_noise"] = recorded.draws["act_explore.step_noise"].squeeze(2)
     exploring = model.policy.select_actions(case["batch/obs"], 1, recorded, "act_explore")

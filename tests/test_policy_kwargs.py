@@ -89,6 +89,13 @@ def test_hoisted_and_naive_paths_agree(algorithm: Algorithm, policy_kwargs: dict
             th.testing.assert_close(hoisted, actor.denoiser.full(x, times[0], actor_features), rtol=1e-5, atol=1e-5)
             values = critic.ensemble(x, critic.encode(obs))
             th.testing.assert_close(values, critic.ensemble.full(critic_features, x), rtol=1e-5, atol=1e-5)
+        # bound to states and times, as the samplers use it; one state at a time, several, and more than fit the cache
+        for n in (1, 5, 600):
+            features, x = actor_features[:1].expand(n, -1), th.rand(n, 3, 2) * 2.0 - 1.0
+            bound = actor.denoiser.bind(actor.denoiser.encode_state(features), actor.denoiser.encode_time(times))
+            for k, part in ((0, x), (4, x), (3, x[:, 0])):
+                naive = actor.denoiser.full(part, times[k], features)
+                th.testing.assert_close(bound(part, k), naive, rtol=1e-5, atol=1e-5)
         # one time per row, as in the regression losses
         x = th.rand(5, 2) * 2.0 - 1.0
         naive = actor.denoiser.full(x, times, actor_features)

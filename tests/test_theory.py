@@ -38,7 +38,7 @@ def bandit_model(algorithm: type[OffPolicyDiffusion], seed: int = 0, **kwargs: A
 
 
 def sdac_target(model: SDAC, eps_reverse: th.Tensor, values: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """Loss of a batch of one with given reverse draws ``(K,)`` and values ``(K,)``, and the loss that the hand value predicts."""
+    """Loss of a batch of one with given reverse draws and values, ``(K,)`` each, and the loss that the formula predicts."""
     draws = {"actor.t": th.tensor([[0.5]]), "actor.eps": th.tensor([[0.3]]), "actor.eps_reverse": eps_reverse.view(1, -1, 1)}
     model.randomness = RecordedDraws(draws)
     give_critic(model, lambda actions: values.expand(actions.shape[:-1]))
@@ -124,7 +124,8 @@ def test_sdac_on_a_gaussian_is_wider_than_qsm() -> None:
 
 def test_qsm_target_of_a_linear_value() -> None:
     sigma = th.tensor([[0.2], [0.9]])
-    for normalize, form, temperature, expected in ((True, "eps", 0.1, -10.0 * sigma), (False, "raw", 1 / 50, th.full((2, 1), -150.0))):
+    cases = ((True, "eps", 0.1, -10.0 * sigma), (False, "raw", 1 / 50, th.full((2, 1), -150.0)))
+    for normalize, form, temperature, expected in cases:
         model = bandit_model(QSM, temperature=temperature, normalize_gradient=normalize, score_form=form)
         give_critic(model, lambda actions: 3.0 * actions[..., 0])
         target, _ = model.noise_target(uniform_batch(model, 2), th.tensor([[0.5], [-2.0]]), sigma)

@@ -3,19 +3,37 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch as th
 
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
 
-if TYPE_CHECKING:
-    from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-
 EXECUTION_MODES = ("auto", "eager", "compile", "cuda_graph")
 Update = Callable[[Batch, bool], Metrics]
 Loss = Callable[[Batch], tuple[th.Tensor, Metrics]]
+
+
+class Trainable(Protocol):
+    """What an algorithm offers to be executed."""
+
+    @property
+    def device(self) -> th.device:
+        """Device of the networks."""
+
+    @property
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """Optimizers that :meth:`update` steps."""
+
+    def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
+        """Loss of the critics, and quantities to log."""
+
+    def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
+        """Loss of the actor, and quantities to log."""
+
+    def update(self, batch: Batch, with_actor: bool, critic_loss: Loss | None = ..., actor_loss: Loss | None = ...) -> Metrics:
+        """One update, with stand-ins for the losses."""
 
 
 def check_execution(mode: str) -> str:
@@ -29,7 +47,7 @@ def check_execution(mode: str) -> str:
     return mode
 
 
-def make_update(algorithm: "OffPolicyDiffusion", mode: str) -> Update:
+def make_update(algorithm: Trainable, mode: str) -> Update:
     """
     The function that performs one update of an algorithm.
 
@@ -96,7 +114,7 @@ class CudaGraphUpdate:
     :param n_warmup: Eager updates before capturing
     """
 
-    def __init__(self, algorithm: "OffPolicyDiffusion", n_warmup: int = 3):
+    def __init__(self, algorithm: Trainable, n_warmup: int = 3):
         self.algorithm = algorithm
         self.n_warmup = n_warmup
         self.n_calls: Counter[bool] = Counter()
@@ -115,7 +133,7 @@ class CudaGraphUpdate:
         return {name: value.clone() for name, value in static_metrics.items()}
 
     def _eager(self, batch: Batch, with_actor: bool) -> Metrics:
-        for optimizer in (self.algorithm.actor.optimizer, self.algorithm.critic.optimizer):
+        for optimizer in self.algorithm.optimizers:
             for group in optimizer.param_groups:
                 group["capturable"] = True
                 if not isinstance(group["lr"], th.Tensor):
@@ -140,8 +158,7 @@ def _clone(part: Any) -> Any:
 
 def _copy(source: Batch, target: Batch) -> None:
     for new, old in zip(source, target, strict=True):
-        if isinstance(old, dict):
-            for key, value in old.items():
-                value.copy_(new[key])  # type: ignore[call-overload]
-        else:
-            old.copy_(new)  # type: ignore[arg-type]
+        new_parts: Any = list(new.values()) if isinstance(new, dict) else [new]
+        old_parts: Any = list(old.values()) if isinstance(old, dict) else [old]
+        for value, static in zip(new_parts, old_parts, strict=True):
+            static.copy_(value)

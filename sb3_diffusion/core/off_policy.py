@@ -1,7 +1,8 @@
 """The training loop of every online off-policy algorithm; a subclass supplies the losses."""
 
 import inspect
-from typing import Any, ClassVar, TypedDict
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -13,43 +14,14 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Self
 
+from sb3_diffusion.core.arguments import complete_signature
 from sb3_diffusion.core.batch import Batch
-from sb3_diffusion.core.compilation import check_execution, make_update, set_learning_rate
+from sb3_diffusion.core.compilation import Loss, check_execution, make_update, set_learning_rate
 from sb3_diffusion.core.metrics import MetricLog, Metrics
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-
-
-class OffPolicyArguments(TypedDict, total=False):
-    """Arguments that every off-policy algorithm hands on to :class:`OffPolicyDiffusion`."""
-
-    learning_rate: float | Schedule
-    buffer_size: int
-    learning_starts: int
-    batch_size: int
-    tau: float
-    gamma: float
-    train_freq: int | tuple[int, str]
-    gradient_steps: int
-    action_noise: ActionNoise | None
-    replay_buffer_class: type[ReplayBuffer] | None
-    replay_buffer_kwargs: dict[str, Any] | None
-    optimize_memory_usage: bool
-    n_steps: int
-    policy_delay: int
-    actor_learning_rate: float | Schedule | None
-    critic_learning_rate: float | Schedule | None
-    max_grad_norm: float | None
-    execution: str
-    stats_window_size: int
-    tensorboard_log: str | None
-    policy_kwargs: dict[str, Any] | None
-    verbose: int
-    seed: int | None
-    device: th.device | str
-    _init_setup_model: bool
 
 
 class OffPolicyDiffusion(OffPolicyAlgorithm):
@@ -168,17 +140,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the complete constructor in ``help()``, editors and the documentation, not ``**kwargs``."""
         super().__init_subclass__(**kwargs)
-        own = {name: p for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind != p.VAR_KEYWORD}
-        common = inspect.signature(OffPolicyDiffusion.__init__).parameters
-        merged = {**common, **own}
-        # SB3's order: the method's own arguments stand between n_steps and the logging block
-        rank = {name: index for index, name in enumerate(common)}
-        order = sorted(merged, key=lambda name: rank.get(name, rank["n_steps"] + 0.5))
-        positional = [name for name, p in own.items() if p.kind == p.POSITIONAL_OR_KEYWORD and name != "self"]
-        keywords = [name for name in order if name not in (*positional, "self")]
-        parameters = [merged[name] for name in positional]
-        parameters += [merged[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in keywords]
-        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        cls.__signature__ = complete_signature(cls.__init__, OffPolicyDiffusion.__init__)  # type: ignore[attr-defined]
 
     # -- what an algorithm supplies ---------------------------------------------------------------------------------
 
@@ -211,6 +173,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         loss = (values - target).square().mean()
         return loss, {"critic_loss": loss.detach(), "q_mean": values.detach().mean()}
 
+    @abstractmethod
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         """
         Loss of the actor; its gradient reaches the actor's parameters only.
@@ -218,7 +181,6 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         :param batch: Batch of transitions
         :return: Loss, and quantities to log (``"actor_loss"`` among them)
         """
-        raise TypeError(f"{type(self).__name__} has to define actor_loss(batch).")
 
     def after_update(self, batch: Batch) -> Metrics:
         """
@@ -253,7 +215,9 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
 
-    def update(self, batch: Batch, with_actor: bool, critic_loss: Any = None, actor_loss: Any = None) -> Metrics:
+    def update(
+        self, batch: Batch, with_actor: bool, critic_loss: Loss | None = None, actor_loss: Loss | None = None
+    ) -> Metrics:
         """
         One update as a function of tensors, without host synchronisation.
 
@@ -279,6 +243,11 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         # running statistics (batch normalisation in a features extractor) are measured, not learned: copied as they are
         for target, source in zip(self.critic_target.buffers(), self.critic.buffers(), strict=True):
             target.copy_(source)
+
+    @property
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """Optimizers of the networks."""
+        return [self.actor.optimizer, self.critic.optimizer]
 
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, parameters: list[th.nn.Parameter]) -> None:
         optimizer.zero_grad(set_to_none=True)

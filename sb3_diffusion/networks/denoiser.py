@@ -150,7 +150,7 @@ class Denoiser(nn.Module):
         :return: function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
         """
         body, first = self.trunk.bound_body(), self.trunk.first
-        weight = first.weight_0
+        weight: Any = first.weight_0
         if c.numel() <= _FEW:
             shares = (c.unsqueeze(0) + e.unsqueeze(1)).unbind(0)
 

@@ -70,8 +70,10 @@ class MLP(Backbone):
         if self._has_norms or self.n_members is not None or self.output is None:
             return super().bound_body()
         activate, add_product = self._activate_owned, th.addmm
-        hidden = [(layer.bias, layer.weight) for layer in self.hidden]
-        output_bias, output_weight = self.output.bias, self.output.weight
+        layers: Any = self.hidden
+        hidden = [(layer.bias, layer.weight) for layer in layers]
+        output: Any = self.output
+        output_bias, output_weight = output.bias, output.weight
 
         def body(x: th.Tensor) -> th.Tensor:
             x = activate(x)

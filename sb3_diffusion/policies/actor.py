@@ -46,6 +46,8 @@ class DiffusionActor(BaseModel):
     :param normalize_images: Whether to divide images by 255
     """
 
+    features_extractor: BaseFeaturesExtractor
+
     def __init__(
         self,
         observation_space: spaces.Space,

@@ -1,5 +1,7 @@
 """Action-value functions behind Stable-Baselines3's critic interface."""
 
+from typing import Any
+
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
@@ -26,6 +28,9 @@ class CriticEnsemble(BaseModel):
     :param normalize_images: Whether to divide images by 255
     :param share_features_extractor: The extractor belongs to the actor and gets no gradient from here
     """
+
+    features_extractor: BaseFeaturesExtractor
+    ensemble: Any  # one of CRITIC_HEADS
 
     def __init__(
         self,

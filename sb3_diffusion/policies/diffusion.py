@@ -74,6 +74,7 @@ class DiffusionPolicy(BasePolicy):
     actor: DiffusionActor
     critic: CriticEnsemble
     critic_target: CriticEnsemble
+    exploration: ExplorationNoise
     bank_x: th.Tensor
     bank_steps: th.Tensor
 
@@ -199,7 +200,7 @@ class DiffusionPolicy(BasePolicy):
         self.critic_target.set_training_mode(False)
 
     def _build_noise_bank(self, acting_steps: int) -> None:
-        """Noise of ``predict(deterministic=True)``: the first candidate's chain is silent, the others' are random but fixed."""
+        """Noise of ``predict(deterministic=True)``: the first candidate's chain is silent, the others' random but fixed."""
         n, action_dim = self.n_action_candidates, get_action_dim(self.action_space)
         generator = th.Generator().manual_seed(NOISE_BANK_SEED)
         bank = th.randn((acting_steps + 1, 1, n, action_dim), generator=generator)

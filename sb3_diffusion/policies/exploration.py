@@ -17,6 +17,9 @@ class ExplorationNoise(nn.Module):
         ``None`` fixes ``alpha`` at 1
     """
 
+    optimizer: th.optim.Optimizer
+    """Set by the algorithm that learns ``alpha``."""
+
     def __init__(self, scale: float = 0.0, initial_alpha: float | None = None):
         super().__init__()
         if scale < 0.0:

@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
+from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
-from sb3_diffusion.core.off_policy import OffPolicyArguments, OffPolicyDiffusion
+from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 SCORE_FORMS = ("eps", "raw")
@@ -31,6 +32,7 @@ class QSM(OffPolicyDiffusion):
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
+    :param learning_rate: Learning rate of actor and critics
     :param temperature: Temperature of the policy: in units of the mean gradient magnitude if ``normalize_gradient``,
         else in units of Q
     :param normalize_gradient: Whether to divide the gradients by their mean magnitude over the batch
@@ -39,6 +41,7 @@ class QSM(OffPolicyDiffusion):
     :param exploration_noise: Standard deviation of the noise added to actions while training
     :param target_action_noise: The same for the next actions in the critics' target
     :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``)
+    :param policy_delay: Update the actor every ``policy_delay`` updates of the critics
     :param kwargs: See :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion`
     """
 
@@ -46,6 +49,7 @@ class QSM(OffPolicyDiffusion):
         self,
         policy: str | type[DiffusionPolicy],
         env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
         *,
         temperature: float = 0.1,
         normalize_gradient: bool = True,
@@ -53,6 +57,7 @@ class QSM(OffPolicyDiffusion):
         exploration_noise: float = 0.1,
         target_action_noise: float = 0.0,
         n_action_candidates: int = 10,
+        policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
         if temperature <= 0.0:
@@ -65,7 +70,7 @@ class QSM(OffPolicyDiffusion):
         self.exploration_noise = exploration_noise
         self.target_action_noise = target_action_noise
         self.n_action_candidates = n_action_candidates
-        super().__init__(policy, env, **kwargs)
+        super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     def policy_settings(self) -> dict[str, Any]:
         return {"n_action_candidates": self.n_action_candidates, "exploration_noise": self.exploration_noise}
@@ -86,7 +91,7 @@ class QSM(OffPolicyDiffusion):
 
     def noise_target(self, batch: Batch, a_t: th.Tensor, sigma: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
-        Regression target of the noise network: noise is minus ``sigma`` times the score, and the score is ``grad Q / temperature``.
+        Target of the noise network: noise is ``-sigma`` times the score, and the score is ``grad Q / temperature``.
 
         :param batch: Batch of transitions
         :param a_t: Noisy actions ``(batch, action_dim)``

@@ -6,11 +6,12 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
+from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.distributional import dsac_loss
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.mixture import mixture_entropy
-from sb3_diffusion.core.off_policy import OffPolicyArguments, OffPolicyDiffusion
+from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 LOG_ALPHA_RANGE = (-5.0, 3.0)
@@ -35,7 +36,6 @@ class DACER(OffPolicyDiffusion):
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of actor and critics
-    :param policy_delay: Update the actor every ``policy_delay`` updates
     :param reward_scale: Factor of the rewards
     :param noise_scale: Standard deviation of the exploration noise per unit of ``alpha``
     :param initial_alpha: Initial value of ``alpha``
@@ -46,6 +46,7 @@ class DACER(OffPolicyDiffusion):
     :param n_entropy_states: States of the batch over which the entropy is averaged
     :param half_squared_error: Use the reference's variance target
     :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``)
+    :param policy_delay: Update the actor every ``policy_delay`` updates of the critics
     :param kwargs: See :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion`
     """
 
@@ -55,7 +56,6 @@ class DACER(OffPolicyDiffusion):
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-4,
         *,
-        policy_delay: int = 2,
         reward_scale: float = 0.2,
         noise_scale: float = 0.1,
         initial_alpha: float = 3.0,
@@ -66,7 +66,8 @@ class DACER(OffPolicyDiffusion):
         n_entropy_states: int = 64,
         half_squared_error: bool = False,
         n_action_candidates: int = 1,
-        **kwargs: Unpack[OffPolicyArguments],  # type: ignore[misc]
+        policy_delay: int = 2,
+        **kwargs: Unpack[OffPolicyArguments],
     ):
         if isinstance(target_entropy, str) and target_entropy != "auto":
             raise ValueError(f"target_entropy={target_entropy!r} must be a number of nats or 'auto' (-0.9 per dimension).")

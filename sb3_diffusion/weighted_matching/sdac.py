@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
+from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
-from sb3_diffusion.core.off_policy import OffPolicyArguments, OffPolicyDiffusion
+from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.particles import effective_sample_size, particle_values, reverse_sample, self_normalized_weights
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
@@ -30,9 +31,11 @@ class SDAC(OffPolicyDiffusion):
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
+    :param learning_rate: Learning rate of actor and critics
     :param temperature: Temperature of the policy in units of Q
     :param n_particles: Reverse samples per noisy action
     :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``)
+    :param policy_delay: Update the actor every ``policy_delay`` updates of the critics
     :param kwargs: See :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion`
     """
 
@@ -40,10 +43,12 @@ class SDAC(OffPolicyDiffusion):
         self,
         policy: str | type[DiffusionPolicy],
         env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
         *,
         temperature: float = 0.05,
         n_particles: int = 500,
         n_action_candidates: int = 10,
+        policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
         if temperature <= 0.0:
@@ -53,7 +58,7 @@ class SDAC(OffPolicyDiffusion):
         self.temperature = temperature
         self.n_particles = n_particles
         self.n_action_candidates = n_action_candidates
-        super().__init__(policy, env, **kwargs)
+        super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     def policy_settings(self) -> dict[str, Any]:
         return {"n_action_candidates": self.n_action_candidates}
