@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_diffusion
 from sb3_diffusion import DiffusionPolicy
+from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, REFERENCE_POLICIES, TAXONOMY, available_methods, get_method
 from tests.conftest import OFF_POLICY
@@ -577,11 +578,20 @@ def test_vec_normalize(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     raw = buffer.observations[: buffer.pos].reshape(-1, 3)
     assert raw[:, 2].min() >= 0.0 and raw[:, 2].max() < 1.0  # the buffer holds what the environment said
     normalized: Any = env.normalize_obs(raw)
-    batch = sample_batch(model, 16)
-    assert isinstance(batch.observations, th.Tensor)
-    distances = np.abs(batch.observations.numpy()[:, None] - normalized[None]).max(-1).min(1)
-    assert distances.max() < 1e-5  # ... and the update sees normalised observations
-    assert float(batch.rewards.abs().max()) < np.abs(buffer.rewards).max() * 20.0
+    batches: list[Batch] = []
+    update = model._run_update
+
+    def spy(batch: Batch, with_actor: bool) -> Any:
+        batches.append(batch)
+        return update(batch, with_actor)
+
+    model._run_update = spy
+    model.train(2, 16)
+    for batch in batches:  # ... and the update sees normalised observations and rewards
+        assert isinstance(batch.observations, th.Tensor)
+        assert np.abs(batch.observations.numpy()[:, None] - normalized[None]).max(-1).min(1).max() < 1e-5
+        rewards = env.normalize_reward(buffer.rewards[: buffer.pos].ravel())
+        assert np.abs(batch.rewards.numpy()[:, None] - rewards[None]).min(1).max() < 1e-5
 
     model.save(tmp_path / "model")
     env.save(str(tmp_path / "statistics.pkl"))
