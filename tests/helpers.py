@@ -27,6 +27,9 @@ TINY_ALGORITHM: dict[str, dict[str, Any]] = {
 }
 """Arguments that make the methods cheap; a method that is cheap anyway needs no entry."""
 
+EVERY_UPDATE: dict[str, dict[str, Any]] = {"DACER": {"alpha_update_interval": 1}}
+"""Arguments with which the rare parts of a method's update happen at every update."""
+
 
 def make(algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = "DiffusionPolicy", **kwargs: Any) -> Any:
     """

@@ -30,6 +30,7 @@ from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, REFERENCE_POLICIES, TAXO
 from tests.conftest import OFF_POLICY
 from tests.envs import PointEnv, vector_env
 from tests.helpers import (
+    EVERY_UPDATE,
     BatchNormExtractor,
     act,
     all_finite,
@@ -345,7 +346,7 @@ def test_learning_goes_on_after_loading(trained: Any, tmp_path: pathlib.Path) ->
 
 
 def test_resumed_updates_equal_uninterrupted_ones(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
-    model = make_filled(algorithm, policy_delay=2)
+    model = make_filled(algorithm, policy_delay=2, **EVERY_UPDATE.get(algorithm.__name__, {}))
     model.train(5, 8)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")

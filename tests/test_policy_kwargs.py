@@ -76,10 +76,12 @@ def test_trains_saves_and_loads(algorithm: Algorithm, policy_kwargs: dict[str, A
 
 @pytest.mark.parametrize("policy_kwargs", NETWORKS, ids=str)
 def test_hoisted_and_naive_paths_agree(algorithm: Algorithm, policy_kwargs: dict[str, Any]) -> None:
-    model = make(algorithm, policy_kwargs=policy_kwargs).learn(16)
+    model = make(algorithm, policy_kwargs=policy_kwargs)
     obs = to_tensors(model, observations(model.observation_space, 5))
     actor, critic = model.actor, model.critic
     with th.no_grad():
+        for parameter in model.policy.parameters():  # a fresh bias is zero, and a fresh norm does nothing
+            parameter.add_(0.1 * th.randn_like(parameter))
         actor_features = actor.extract_features(obs, actor.features_extractor)
         critic_features = critic.extract_features(obs, critic.features_extractor)
         times = th.rand(5, 1)

@@ -16,6 +16,7 @@ from sb3_diffusion.core.metrics import TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from tests.envs import PointEnv
 from tests.helpers import (
+    EVERY_UPDATE,
     all_finite,
     assert_identical,
     flat_parameters,
@@ -205,7 +206,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch, model: Any, gradient_steps: int
 def test_train_reads_tensors_once_per_call(
     algorithm: Algorithm, max_grad_norm: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every_update = {"alpha_update_interval": 1} if algorithm.__name__ == "DACER" else {}
+    every_update = EVERY_UPDATE.get(algorithm.__name__, {})
     model = make_filled(algorithm, policy_delay=1, max_grad_norm=max_grad_norm, **every_update)
     few, many = count_reads(monkeypatch, model, 2), count_reads(monkeypatch, model, 12)
     assert few == many
@@ -218,8 +219,7 @@ def test_train_reads_tensors_once_per_call(
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("place", ["rewards", "observations", "next_observations"])
 def test_a_non_finite_transition_stops_training(algorithm: Algorithm, place: str, value: float) -> None:
-    extra = {"alpha_update_interval": 1} if algorithm.__name__ == "DACER" else {}
-    model = make_filled(algorithm, **extra)
+    model = make_filled(algorithm, **EVERY_UPDATE.get(algorithm.__name__, {}))
     model.train(3, 8)
     getattr(model.replay_buffer, place)[:] = value
     with pytest.raises(TrainingDiverged) as caught:
@@ -248,8 +248,7 @@ def test_a_non_finite_dict_observation_is_named(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("network", ["actor", "critic"])
 def test_diverged_weights_stop_training(algorithm: Algorithm, network: str) -> None:
-    extra = {"alpha_update_interval": 1} if algorithm.__name__ == "DACER" else {}
-    model = make_filled(algorithm, policy_delay=1, **extra)
+    model = make_filled(algorithm, policy_delay=1, **EVERY_UPDATE.get(algorithm.__name__, {}))
     with th.no_grad():
         next(getattr(model, network).parameters()).fill_(np.nan)
     with pytest.raises(TrainingDiverged, match=r"The replay buffer is finite.*learning rate"):
@@ -273,11 +272,9 @@ def test_learn_stops_with_the_named_error(algorithm: Algorithm, tmp_path: pathli
 
 
 def run_updates(algorithm: Algorithm, execution: str, device: str = "cpu", n_updates: int = 8) -> Any:
-    extra = {"alpha_update_interval": 4} if algorithm.__name__ == "DACER" else {}
+    settings: dict[str, Any] = {"policy_delay": 2, "max_grad_norm": 1.0, **EVERY_UPDATE.get(algorithm.__name__, {})}
     policy_kwargs = {"diffusion_steps": 2, "net_arch": [8], "state_arch": [4], "time_dim": 4}
-    model = make_filled(
-        algorithm, execution=execution, device=device, policy_kwargs=policy_kwargs, policy_delay=2, max_grad_norm=1.0, **extra
-    )
+    model = make_filled(algorithm, execution=execution, device=device, policy_kwargs=policy_kwargs, **settings)
     th.manual_seed(1)
     np.random.seed(1)
     model.train(n_updates, 8)
