@@ -1,5 +1,6 @@
 """``DiffusionPolicy``: actor, critics, target critics and their optimizers in one Stable-Baselines3 policy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -55,7 +56,7 @@ class DiffusionPolicy(BasePolicy):
     :param solver: ``"ddpm"``, ``"ddim"``, ``"dpm2"`` or ``"dpm++2m"``
     :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
     :param time_dim: Width of the time embedding
-    :param state_arch: Layers that embed the features before they enter the denoiser
+    :param state_arch: List of the layers that embed the features before they enter the denoiser
     :param features_extractor_class: Features extractor; ``None`` picks it from the observation space
         (``FlattenExtractor``, ``NatureCNN`` for images, ``CombinedExtractor`` for Dict)
     :param features_extractor_kwargs: Its keyword arguments
@@ -95,7 +96,7 @@ class DiffusionPolicy(BasePolicy):
         solver: str = "ddpm",
         variance: str = "beta",
         time_dim: int = 64,
-        state_arch: tuple[int, ...] = (128, 128),
+        state_arch: Sequence[int] = (128, 128),
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
