@@ -720,3 +720,8 @@ def test_learning_by_environment_id(algorithm: Algorithm) -> None:
     model = make(algorithm, "Pendulum-v1", verbose=0).learn(20)
     actions = act(model, observations(model.observation_space))
     assert actions.shape == (6, 1) and np.abs(actions).max() <= 2.0
+
+
+def test_a_misspelt_argument_is_named_with_a_suggestion(algorithm: Algorithm) -> None:
+    with pytest.raises(TypeError, match=rf"{algorithm.__name__} has no argument 'learning_rat'; did you mean learning_rate\?"):
+        algorithm("DiffusionPolicy", PointEnv(), learning_rat=1e-3)  # type: ignore[call-arg]

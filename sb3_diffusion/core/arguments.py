@@ -1,7 +1,8 @@
 """The arguments that all off-policy algorithms have in common, written down once."""
 
+import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
 import torch as th
@@ -48,9 +49,11 @@ def complete_signature(constructor: Callable[..., None], common: Callable[..., N
     :param common: ``__init__`` of the base class
     :return: Signature without ``self`` and without ``**kwargs``
     """
-    own = inspect.signature(constructor).parameters
-    base = inspect.signature(common).parameters
-    merged = {**base, **{name: parameter for name, parameter in own.items() if parameter.kind != parameter.VAR_KEYWORD}}
+    own, base = (
+        {name: p for name, p in inspect.signature(function).parameters.items() if p.kind != p.VAR_KEYWORD}
+        for function in (constructor, common)
+    )
+    merged = {**base, **own}
     rank = {name: float(index) for index, name in enumerate(base)}
     order = sorted(merged, key=lambda name: rank.get(name, rank["n_steps"] + 0.5))
     # only what can be passed by position is shown so
@@ -58,3 +61,18 @@ def complete_signature(constructor: Callable[..., None], common: Callable[..., N
     keywords = [name for name in order if name not in (*positional, "self")]
     by_name = [merged[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in keywords]
     return inspect.Signature([*(merged[name] for name in positional), *by_name])
+
+
+def check_no_unknown(cls: type, unknown: Iterable[str]) -> None:
+    """
+    Refuse arguments that neither the algorithm nor the base class has.
+
+    :param cls: The algorithm
+    :param unknown: Names of the arguments that were left over
+    :raises TypeError: naming the first of them and the closest known one
+    """
+    for name in unknown:
+        known = list(inspect.signature(cls).parameters)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
+        raise TypeError(f"{cls.__name__} has no argument {name!r}; {hint}")

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Self
 
-from sb3_diffusion.core.arguments import complete_signature
+from sb3_diffusion.core.arguments import check_no_unknown, complete_signature
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.compilation import Loss, check_execution, make_update, set_learning_rate
 from sb3_diffusion.core.metrics import MetricLog, Metrics
@@ -100,7 +100,9 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        **unknown: Any,
     ):
+        check_no_unknown(type(self), unknown)
         super().__init__(
             policy,
             env,

@@ -6,6 +6,7 @@ all candidate actions of that state. Each class follows the same two phases, ``e
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import TypeVar
@@ -130,6 +131,7 @@ class Critics(nn.Module):
             time = time.view(self.n_critics, *(1,) * len(lead), -1)
         return self.trunk.full(*(part.expand(self.n_critics, *lead, -1) for part in (*parts, time)), per_member=True)
 
+    @abstractmethod
     def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
         """
         Expected values; what policies and guidance use whatever the kind of critic.
@@ -139,7 +141,6 @@ class Critics(nn.Module):
         :param e: encoded times, None for critics without time
         :return: (members, batch) or (members, batch, n)
         """
-        raise NotImplementedError
 
     def member(self: SelfCritics, i: int) -> SelfCritics:
         """

@@ -1,6 +1,7 @@
 """Features of the diffusion time: (..., 1) -> (..., dim), always computed in float32 or better."""
 
 import math
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch as th
@@ -30,12 +31,12 @@ class TimeEmbedding(nn.Module):
             raise ValueError(f"time_dim={dim} must be even and at least 2: half of the features are cosines, half are sines.")
         self.dim = dim
 
+    @abstractmethod
     def forward(self, t: th.Tensor) -> th.Tensor:
         """
         :param t: time, (..., 1)
         :return: features, (..., dim)
         """
-        raise NotImplementedError
 
 
 class PositionalEmbedding(TimeEmbedding):
