@@ -68,6 +68,18 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class SavedArgumentsLoader(yaml.SafeLoader):
+    """Safe loader that also knows the one Python tag rl-zoo3 writes: the command line as an ordered dictionary."""
+
+
+def _ordered_dict(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> dict[str, Any]:
+    (pairs,) = loader.construct_sequence(node, deep=True)
+    return dict(pairs)
+
+
+SavedArgumentsLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
+
+
 def saved_env_kwargs(log_path: str, env_name: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
     """
     Arguments of the environment: those of the settings, overwritten by those of the training command.
@@ -79,8 +91,7 @@ def saved_env_kwargs(log_path: str, env_name: str, hyperparams: dict[str, Any]) 
     env_kwargs = dict(hyperparams.pop("env_kwargs", None) or {})
     args_file = Path(log_path, env_name, "args.yml")
     if args_file.is_file():
-        # Written by rl-zoo3 as an ordered dictionary with Python tags; it is the user's own file
-        saved = yaml.load(args_file.read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)
+        saved = yaml.load(args_file.read_text(encoding="utf-8"), Loader=SavedArgumentsLoader)
         env_kwargs.update(saved.get("env_kwargs") or {})
     return env_kwargs
 

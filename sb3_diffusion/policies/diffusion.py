@@ -204,7 +204,7 @@ class DiffusionPolicy(BasePolicy):
         """Noise of ``predict(deterministic=True)``: the first candidate's chain is silent, the others' random but fixed."""
         n, action_dim = self.n_action_candidates, get_action_dim(self.action_space)
         generator = th.Generator().manual_seed(NOISE_BANK_SEED)
-        bank = th.randn((acting_steps + 1, 1, n, action_dim), generator=generator)
+        bank = Randomness(generator).normal((acting_steps + 1, 1, n, action_dim), "bank", like=th.empty(()))
         bank[:, :, 0] = 0.0
         if n == 1:  # without a candidate axis
             bank = bank.squeeze(2)
