@@ -48,7 +48,7 @@ def layers(model: Any, name: str) -> Iterator[tuple[str, nn.Linear]]:
 def heads(model: Any, name: str, path: str, module: nn.Linear) -> Sequence[nn.Linear]:
     """The layers that one layer of the file holds below each other."""
     if isinstance(model, SAC) and name == "actor" and path == "head":
-        log_std: nn.Linear = model.actor.log_std
+        log_std: Any = model.actor.log_std
         return module, log_std
     return (module,)
 
