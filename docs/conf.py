@@ -20,6 +20,7 @@ extensions = [
     # ours, in docs/_ext
     "common_parameters",
     "results_table",
+    "results_overview",
     "shares_table",
     "scaling",
     "speed_table",
