@@ -3,9 +3,9 @@ Turn the evaluations of training runs into the csv files of the documentation, a
 
     python docs/export_curve.py --commit 1a2b3c4 logs/qsm/Pendulum-v1_1 logs/qsm/Pendulum-v1_2
 
-Everything is read from what the training saved: algorithm and environment from the folder, seed, budget and evaluation from its
-command line, and from its settings how many particles and so on it had where these differ from the method's default entry. Run it on
-the machine of the trainings, whose name it notes.
+Everything is read from what the training saved: algorithm and environment from the folder, seed, budget and evaluation from
+its command line, and from its settings how many particles and so on it had where these differ from the method's default entry.
+Run it on the machine of the trainings, whose name it notes.
 """
 
 import argparse

@@ -187,7 +187,7 @@ OWN_BAD_ARGUMENTS: dict[str, list[tuple[dict[str, Any], list[str]]]] = {
         ({"exploration_noise": -0.5}, ["exploration_noise=-0.5", ">= 0"]),
     ],
     "DPMD": [
-        ({"n_particles": 1}, ["n_particles=1", "at least 2"]),
+        ({"n_particles": 0}, ["n_particles=0", "at least 1"]),
         ({"weights": "square"}, ["'square'", "exp", "linear"]),
         ({"target_kl": 1.5}, ["target_kl=1.5", "log(n_particles) = 1.39", "raise n_particles"]),
         ({"target_kl": 0.0}, ["target_kl=0.0", "positive"]),

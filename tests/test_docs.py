@@ -214,6 +214,14 @@ def test_incomplete_results_are_refused(tmp_path: Path, entry: dict[str, Any], m
         results.read_experiment(tmp_path, "sdac", "toy/Env-v0")
 
 
+def test_overview_has_a_row_per_algorithm(tmp_path: Path) -> None:
+    overview = documentation_extension("results_overview")
+    write_results(tmp_path, budget="2,000 steps; settings of a file (4 particles)")
+    table = overview.overview_table(tmp_path, "toy/Env-v0").replace("\N{MINUS SIGN}", "-").splitlines()
+    assert table[2:] == ["| QSM | 2 | 2,000 | -7.0 (-11.0 to -3.0) | -6.0 | settings of a file (4 particles) |"]
+    assert len(overview.overview_table(tmp_path, "other-v0").splitlines()) == 2
+
+
 # -- speed ---------------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """What happens inside ``train()``: delays, targets, gradients, bootstrapping, synchronisation, failure, execution modes."""
 
 import copy
+import inspect
 import pathlib
 import warnings
 from collections import Counter
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_diffusion.core.batch import Batch
@@ -18,11 +20,13 @@ from tests.envs import PointEnv
 from tests.helpers import (
     EVERY_UPDATE,
     WITH_TARGETS,
+    act,
     all_finite,
     assert_identical,
     flat_parameters,
     make,
     make_filled,
+    observations,
     parameters,
     sample_batch,
     with_logger,
@@ -172,6 +176,28 @@ def test_the_value_of_a_terminal_transition_is_its_reward(algorithm: Algorithm, 
     # the probabilities that a categorical critic projects add up to one but for rounding
     same = pytest.approx(critic_loss(3.0), rel=1e-6)
     assert (critic_loss(1.0) == same) == (end == "terminate_after")
+
+
+@pytest.mark.parametrize("action_dim", [1, 21])
+def test_one_and_many_action_dimensions(algorithm: Algorithm, action_dim: int) -> None:
+    env = PointEnv(action_space=spaces.Box(-1.0, 1.0, (action_dim,), np.float32))
+    every_update = EVERY_UPDATE.get(algorithm.__name__, {})
+    model = make_filled(algorithm, env, **every_update)
+    before = flat_parameters(model.actor)
+    model.train(2, 8)
+    assert not th.equal(flat_parameters(model.actor), before)
+    for deterministic in (False, True):
+        actions = act(model, observations(env.observation_space), deterministic=deterministic)
+        assert actions.shape == (6, action_dim) and np.isfinite(actions).all() and np.abs(actions).max() <= 1.0
+
+
+def test_one_of_everything(algorithm: Algorithm) -> None:
+    counts = [name for name in inspect.signature(algorithm.__init__).parameters if name.startswith("n_") and name != "n_atoms"]
+    model = make_filled(algorithm, batch_size=1, **dict.fromkeys(counts, 1))
+    model.train(4, 1)
+    # a single candidate is no better than the average, so that QVPO has nothing to learn
+    assert th.isfinite(flat_parameters(model.policy)).all()
+    assert act(model, observations(model.observation_space, n=1)).shape == (1, 2)
 
 
 def test_actions_outside_the_box_are_clipped_in_the_batch(algorithm: Algorithm) -> None:

@@ -14,9 +14,9 @@ from statistics import mean
 from typing import Any
 
 from docutils import nodes
+from results_table import number, read_experiment, title
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from results_table import number, read_experiment, title
 from taxonomy_table import markdown_table
 
 from sb3_diffusion.taxonomy import TAXONOMY

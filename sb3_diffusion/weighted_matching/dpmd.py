@@ -45,7 +45,8 @@ class DPMD(OffPolicyDiffusion):
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of the critics, and of the actor if it has none of its own
     :param actor_learning_rate: Learning rate of the actor; ``None`` for ``learning_rate``
-    :param n_particles: Actions of the previous policy per state
+    :param n_particles: Actions of the previous policy per state; a single one has nothing to be compared with, so that the
+        policy imitates the previous one whatever the values
     :param weights: ``"exp"``: ``softmax(Q / temperature)``; ``"linear"``: ``max(Q - threshold, 0) / temperature``, many of
         which are zero
     :param target_kl: Divergence of the weights from equal ones in nats, less than ``log(n_particles)``; a value ``d`` leaves
@@ -84,11 +85,12 @@ class DPMD(OffPolicyDiffusion):
         policy_delay: int = 1,
         **kwargs: Unpack[CommonArguments],
     ):
-        if n_particles < 2:
-            raise ValueError(f"n_particles={n_particles} must be at least 2: the weights compare particles.")
+        if n_particles < 1:
+            raise ValueError(f"n_particles={n_particles} must be at least 1.")
         if weights not in WEIGHTS:
             raise ValueError(f"Unknown weights={weights!r}; known are {', '.join(WEIGHTS)}.")
-        if not 0.0 < target_kl < math.log(n_particles):
+        # a single particle has nothing to be compared with: its weight is one, whatever the temperature
+        if not 0.0 < target_kl < (math.log(n_particles) if n_particles > 1 else math.inf):
             raise ValueError(
                 f"target_kl={target_kl} must be positive and below log(n_particles) = {math.log(n_particles):.2f}, "
                 "the divergence of a single particle that takes all; lower it or raise n_particles."
