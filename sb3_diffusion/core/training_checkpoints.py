@@ -49,6 +49,8 @@ class TrainingCheckpoints(BaseCallback):
         self.resume = resume
         self.files = [Path(path) for path in files]
         self.max_share = max_share
+        self.complete = False
+        """Whether ``learn()`` came to its end."""
         self._checkpoint: Checkpoint | None = None
         self._saved_at = 0
         self._not_before = 0.0
@@ -88,6 +90,9 @@ class TrainingCheckpoints(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+    def _on_training_end(self) -> None:
+        self.complete = True
 
     def _due(self) -> bool:
         if self.every == 0 or self.model.num_timesteps - self._saved_at < self.every:
