@@ -52,7 +52,7 @@ class TrainingCheckpoints(BaseCallback):
         self.complete = False
         """Whether ``learn()`` came to its end."""
         self._checkpoint: Checkpoint | None = None
-        self._saved_at = 0
+        self._saved_at: int | None = None
         self._not_before = 0.0
         self._n_rollouts = 0
         self._warned = False
@@ -70,7 +70,6 @@ class TrainingCheckpoints(BaseCallback):
         # what learn() made of its argument
         self.training_state = TrainingState(self.model, self.locals["callback"], self.files)
         self._log_interval = self.locals["log_interval"] if isinstance(self.model, OnPolicyAlgorithm) else None
-        self._saved_at = self.model.num_timesteps
         if self.resume:
             self._checkpoint, problems = self.store.latest()
             for problem in problems:
@@ -95,7 +94,11 @@ class TrainingCheckpoints(BaseCallback):
         self.complete = True
 
     def _due(self) -> bool:
-        if self.every == 0 or self.model.num_timesteps - self._saved_at < self.every:
+        if self.every == 0:
+            return False
+        if self._saved_at is None:
+            return True  # so that there is always something to continue from
+        if self.model.num_timesteps - self._saved_at < self.every:
             return False
         if self._log_interval is not None and self._n_rollouts % self._log_interval != 0:
             return False  # on-policy algorithms count rollouts up to the next log line in a local variable

@@ -141,7 +141,7 @@ class TrainingState:
         return Restoration({}, state["extra"]).value, lost
 
     def _restore_files(self, names: list[str | None], checkpoint: Checkpoint) -> None:
-        for path, name in zip(self.files, names, strict=True):
+        for path, name in zip(self.files, names, strict=False):
             if name is None:
                 path.unlink(missing_ok=True)
             else:
