@@ -145,3 +145,100 @@ def test_killed_ten_times(tmp_path: Path) -> None:
 )
 def test_other_algorithms_killed(arguments: list[str], tmp_path: Path) -> None:
     interrupted_equals_uninterrupted(tmp_path, arguments, steps=1000, kills=[300, 600], every=100)
+
+
+def write_run(folder: Path, **arguments: Any) -> Path:
+    """The files of a run as rl-zoo3 writes them, tags included."""
+    run = folder / "logs" / "sac" / "Pendulum-v1_1"
+    settings = run / "Pendulum-v1"
+    settings.mkdir(parents=True)
+    defaults: dict[str, Any] = {"algo": "sac", "env": "Pendulum-v1", "seed": 3, "resume_freq": -1, "uuid": False, "tensorboard_log": ""}
+    tag = "!!python/object/apply:collections.OrderedDict"
+    pairs = [[key, value] for key, value in {**defaults, **arguments}.items()]
+    (settings / "args.yml").write_text(f"{tag}\n- {yaml.safe_dump(pairs, default_flow_style=True, width=10**6)}", encoding="utf-8")
+    hyperparams = "- - - policy\n    - MlpPolicy\n  - - train_freq\n    - !!python/tuple\n      - 1\n      - episode\n"
+    (settings / "config.yml").write_text(f"{tag}\n{hyperparams}", encoding="utf-8")
+    return run
+
+
+def test_settings_come_from_the_run(tmp_path: Path) -> None:
+    arguments = {"env_kwargs": {"g": 9.0}, "n_timesteps": 500, "gym_packages": ["one", "two"], "progress": True}
+    folder = write_run(tmp_path, hyperparams={"gamma": 0.9}, **arguments)
+    run = open_run(folder)
+    assert run.hyperparams == {"policy": "MlpPolicy", "train_freq": (1, "episode")}
+    assert run.command_line() == [
+        f"--log-folder={tmp_path / 'logs'}",
+        "--algo=sac",
+        "--env=Pendulum-v1",
+        "--seed=3",
+        "--env-kwargs",
+        "g:9.0",
+        "--n-timesteps=500",
+        "--gym-packages",
+        "one",
+        "two",
+        "--progress",
+    ]
+
+
+def test_options_of_training_are_separated() -> None:
+    options, rest = parse_options(["--algo", "sac", "--resume-freq", "5", "-n", "7"])
+    assert (options.resume, options.resume_freq, rest) == (None, 5, ["--algo", "sac", "-n", "7"])
+
+
+def test_states_of_a_run(tmp_path: Path) -> None:
+    assert not resumable(tmp_path / "nothing") and not finished(tmp_path / "nothing")
+    run = write_run(tmp_path)
+    assert resumable(run), "it begins again"
+    (run / "Pendulum-v1" / "finished.json").write_text("{}")
+    assert finished(run) and not resumable(run)
+    assert not resumable(write_run(tmp_path / "never", resume_freq=0))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        ("missing folder", "there is no folder"),
+        ("missing settings", "0 files */args.yml instead of one"),
+        ("python tag", "args.yml cannot be read (could not determine a constructor for the tag"),
+        ("old", "was not written by a version that can resume; start the training again."),
+        ("never", "was trained with --resume-freq 0 and has no checkpoints"),
+        ("options", "--resume takes all settings from the run; remove -n 5 --seed=3"),
+        ("damaged", "is intact: checkpoint 10 is damaged: "),
+    ],
+)
+def test_errors_have_one_line(harm: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    from zoo import train
+
+    run = write_run(tmp_path, resume_freq=0 if harm == "never" else -1)
+    options = ["-n", "5", "--seed=3"] if harm == "options" else ["--device", "cpu", "-P"]
+    settings = run / "Pendulum-v1" / "args.yml"
+    if harm == "missing folder":
+        run = tmp_path / "nowhere"
+    elif harm == "missing settings":
+        settings.unlink()
+    elif harm == "python tag":
+        settings.write_text("!!python/object/apply:os.system ['touch attacked']")
+    elif harm == "old":
+        settings.write_text("{algo: sac, env: Pendulum-v1, seed: 1}")
+    elif harm == "damaged":
+        (run / "resume").mkdir()
+        (run / "resume" / "checkpoint_000000000010.json").write_text("{}")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--resume", str(run), *options])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        train.main()
+    assert error.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("train.py: error: ") and message in lines[0]
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo import train
+
+    run = write_run(tmp_path)
+    (run / "Pendulum-v1" / "finished.json").write_text(json.dumps({"num_timesteps": 500}))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--resume", str(run)])
+    train.main()
+    assert capsys.readouterr().out == f"{run} is finished, there is nothing to continue.\n"
