@@ -130,7 +130,8 @@ class TrainingState:
                 raise ValueError(f"The checkpoint is one of another {name}: {'; '.join(mismatches)}. Build the same {name} again.")
         if self.replay is not None:
             self.replay.restore(state["replay"], checkpoint, model.num_timesteps)
-        lost = [*state["unknown"], *Restoration(model.env, state["env"]).mismatches]
+        environment = Restoration(model.env, state["env"])
+        lost = [*state["unknown"], *environment.mismatches, *environment.lost]
         model.start_time = time.time_ns() - state["elapsed"]
         _restore_logger(model.logger, state["logger"], checkpoint.folder, model.num_timesteps)
         self._restore_files(state["files"], checkpoint)

@@ -25,7 +25,7 @@ import numpy as np
 import torch as th
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 Node = Any
 """Numbers, text, ``None``, arrays, and dictionaries ``{"@": kind, ...}`` of nodes."""
@@ -181,6 +181,9 @@ class Restoration:
     def __init__(self, target: Any, node: Node):
         self.mismatches: list[str] = []
         """Where the object is not built like the one that was described."""
+        self.lost: list[str] = []
+        """The same for what belongs to environments, where an episode may change how things are built."""
+        self._environments = 0
         self.value = self._restore(target, node, "")
 
     def _restore(self, current: Any, node: Node, path: str) -> Any:
@@ -297,22 +300,26 @@ class Restoration:
         for name, item in node["attributes"].items():
             setattr(current, name, self._restore(getattr(current, name), item, path))
         for index, worker in enumerate(node["workers"]):
-            (mismatches,) = current.env_method("restore_snapshot", worker, indices=[index])
-            self.mismatches += [f"{path}.{index}.{mismatch}" for mismatch in mismatches]
+            (lost,) = current.env_method("restore_snapshot", worker, indices=[index])
+            self.lost += [f"{path}.{index}.{item}" for item in lost]
         return current
 
     def _restore_object(self, current: Any, node: dict[str, Any], path: str) -> Any:
         if current is None or _name(current) != node["type"]:
             return self._complain(current, path, node["type"])
+        is_environment = isinstance(current, gym.Env | VecEnv)
+        self._environments += is_environment
         attributes = vars(current)
         for name, item in node["attributes"].items():
             attributes[name] = self._restore(attributes.get(name), item, f"{path}.{name}" if path else name)
+        self._environments -= is_environment
         if isinstance(current, Monitor):
             current.t_start += time.time()
         return current
 
     def _complain(self, current: Any, path: str, expected: str) -> Any:
-        self.mismatches.append(f"{path or 'it'} ({type(current).__name__}) is not {expected}")
+        complaints = self.lost if self._environments else self.mismatches
+        complaints.append(f"{path or 'it'} ({type(current).__name__}) is not {expected}")
         return current
 
 
@@ -335,7 +342,8 @@ class SnapshotServer(gym.Wrapper):
         :param node: What :meth:`snapshot` returned
         :return: Where the environment is built differently
         """
-        return Restoration(self.env, node).mismatches
+        restoration = Restoration(self.env, node)
+        return [*restoration.mismatches, *restoration.lost]
 
 
 # -- MuJoCo ----------------------------------------------------------------------------------------------------------------

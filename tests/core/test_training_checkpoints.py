@@ -78,6 +78,7 @@ def train(
     crash_at: int | None = None,
     resume: bool = False,
     every: int = 30,
+    verbose: int = 0,
     **env_kwargs: Any,
 ) -> tuple[Any, EvalCallback]:
     model = build(environment(monitor_dir=folder, **env_kwargs))
@@ -92,7 +93,7 @@ def train(
         verbose=0,
     )
     checkpoints = TrainingCheckpoints(
-        folder / "resume", every=every, resume=resume, files=[folder / "best_model.zip"], max_share=None, verbose=0
+        folder / "resume", every=every, resume=resume, files=[folder / "best_model.zip"], max_share=None, verbose=verbose
     )
     model.learn(steps, callback=[evaluation, Crash(crash_at), checkpoints], log_interval=1)
     return model, evaluation
@@ -232,6 +233,20 @@ def test_deepmind_control(tmp_path: Path) -> None:
         return gym.wrappers.TimeLimit(make_dmc("hopper", "stand"), 30)
 
     check(tmp_path, lambda env: make(ALGORITHMS[0], env), crash_at=70, steps=80, every=20, env_id=short)
+
+
+def test_deepmind_control_task_that_changes_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("dm_control")
+    from sb3_diffusion.envs import make_dmc
+
+    def short() -> gym.Env:
+        return gym.wrappers.TimeLimit(make_dmc("reacher", "easy"), 30)
+
+    with pytest.raises(Interruption):
+        train(tmp_path, sac, steps=80, crash_at=70, every=20, env_id=short)
+    model, evaluation = train(tmp_path, sac, steps=80, resume=True, verbose=1, env_id=short)
+    assert "an unchanged model" in capsys.readouterr().out
+    assert model.num_timesteps == 80 and evaluation.evaluations_timesteps == [50]
 
 
 class OpaqueEnv(PointEnv):
@@ -442,8 +457,8 @@ def test_changed_model_is_not_restored() -> None:
     other.reset(seed=0)
     simulator: Any = env.unwrapped
     simulator.model.opt.gravity[:] = 0.0
-    mismatches = Restoration(other, Snapshot(env).node).mismatches
-    assert len(mismatches) == 1 and "an unchanged model" in mismatches[0]
+    lost = Restoration(other, Snapshot(env).node).lost
+    assert len(lost) == 1 and "an unchanged model" in lost[0]
 
 
 def test_resuming_without_a_checkpoint_starts_at_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
