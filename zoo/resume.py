@@ -31,7 +31,11 @@ class RunLoader(SavedArgumentsLoader):
     """Safe loader of a run's own files, in which tuples have a Python tag."""
 
 
-RunLoader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+RunLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """
 Train an agent: ``python zoo/train.py --algo dacer --env Hopper-v5`` (or ``python -m zoo.train ...``).
 
-The options are those of rl-zoo3 (``--help`` lists them); the default settings are in ``hyperparams/<algo>.yml``. An interrupted
-run continues with ``python zoo/train.py --resume logs/dacer/Hopper-v5_1``.
+The options are those of rl-zoo3 (``--help`` lists them); the default settings are in ``hyperparams/<algo>.yml``.
+An interrupted run continues with ``python zoo/train.py --resume logs/dacer/Hopper-v5_1``.
 """
 
 import sys

@@ -1,5 +1,6 @@
 """A folder of checkpoints that survives crashes: every file is complete or absent, and damage is noticed."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -159,10 +160,8 @@ class CheckpointStore:
             manifest.unlink()
         used: set[str] = set()
         for manifest in manifests[: self.keep]:
-            try:
+            with contextlib.suppress(DamagedCheckpoint):  # latest() says so
                 used.update(entry["file"] for entry in self._open(manifest).parts.values())
-            except DamagedCheckpoint:
-                continue  # latest() says so
         for path in self.folder.glob("*"):
             if path.name not in used and _PART.fullmatch(path.name):
                 path.unlink()

@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
     HumanOutputFormat,
@@ -50,8 +51,6 @@ def why_not(model: BaseAlgorithm) -> str | None:
         return f"{type(model).__name__} has a training loop of its own"
     if hasattr(model, "_last_lstm_states"):
         return f"{type(model).__name__} carries hidden states of a recurrent network"
-    if model.use_sde:
-        return "use_sde=True keeps noise matrices that are not described"
     if isinstance(model, OffPolicyAlgorithm):
         buffer = model.replay_buffer
         if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
@@ -63,8 +62,8 @@ def why_not(model: BaseAlgorithm) -> str | None:
 
 class TrainingState:
     """
-    Describes a training and puts it back. One object accompanies one training, since only the new rows of the replay buffer are
-    stored each time.
+    Describes a training and puts it back. One object accompanies one training, since only the new rows of the replay buffer
+    are stored each time.
 
     :param model: The algorithm
     :param callback: Its callbacks (the one that ``learn()`` made of them)
@@ -93,6 +92,8 @@ class TrainingState:
         state["env"], state["unknown"] = environment.node, environment.unknown
         state["callback"] = Snapshot(self.callback, skip=_skip_of_callback).node
         state["model"] = Snapshot(model, skip=_skip_of_model).node
+        noises = [(noise.exploration_mat, noise.exploration_matrices) for noise in _rollout_noises(model)]
+        state["noises"] = Snapshot(noises).node
         state["elapsed"] = time.time_ns() - int(model.start_time)
         state["logger"] = _describe_logger(model.logger, folder)
         state["random"] = Snapshot(_random_states()).node
@@ -127,9 +128,13 @@ class TrainingState:
         for target, name in ((self.callback, "callback"), (model, "model")):
             mismatches = Restoration(target, state[name]).mismatches
             if mismatches:
-                raise ValueError(f"The checkpoint is one of another {name}: {'; '.join(mismatches)}. Build the same {name} again.")
+                raise ValueError(
+                    f"The checkpoint is one of another {name}: {'; '.join(mismatches)}. Build the same {name} again."
+                )
         if self.replay is not None:
             self.replay.restore(state["replay"], checkpoint, model.num_timesteps)
+        for noise, matrices in zip(_rollout_noises(model), Restoration([], state["noises"]).value, strict=True):
+            noise.exploration_mat, noise.exploration_matrices = (matrix.to(model.device) for matrix in matrices)
         environment = Restoration(model.env, state["env"])
         lost = [*state["unknown"], *environment.mismatches, *environment.lost]
         model.start_time = time.time_ns() - state["elapsed"]
@@ -189,18 +194,19 @@ class ReplayPieces:
         :return: The pieces of the next checkpoint
         """
         arrays = _rings(self.buffer)
-        rows = max(1, _PIECE_BYTES // sum(array[:1].nbytes for array in arrays.values()))
+        longest = max(1, _PIECE_BYTES // sum(array[:1].nbytes for array in arrays.values()))
         old = self._pieces if self._appended_only else []
-        new = []
+        new: list[Piece] = []
         for start, end in self._new_ranges(num_timesteps) if old else [(0, self._n_used())]:
-            for first in range(start, end, rows):
-                count = min(rows, end - first)
+            for first in range(start, end, longest):
+                count = min(longest, end - first)
                 new.append({"part": f"replay{num_timesteps:012d}_{len(new)}.npz", "start": first, "count": count})
         pieces = self._without_overwritten([*old, *new])
         for piece in pieces:
             if piece in new:
                 stream = io.BytesIO()
-                np.savez(stream, **{key: array[_rows(piece)] for key, array in arrays.items()})
+                rows: dict[str, Any] = {key: array[_rows(piece)] for key, array in arrays.items()}
+                np.savez(stream, **rows)
                 yield piece["part"], stream.getvalue()
             else:
                 assert previous is not None
@@ -324,6 +330,14 @@ def _skip_of_model(owner: Any, name: str, value: Any) -> bool:
     if name in _STORED_ELSEWHERE or name in _OF_THE_CALL:
         return True
     return isinstance(value, str | th.nn.Module | th.optim.Optimizer)
+
+
+def _rollout_noises(model: Any) -> list[StateDependentNoiseDistribution]:
+    """With ``use_sde=True`` a rollout begins by drawing the matrices of its noise."""
+    if not model.use_sde:
+        return []
+    found = [getattr(module, "action_dist", None) for module in model.policy.modules()]
+    return [noise for noise in found if isinstance(noise, StateDependentNoiseDistribution)]
 
 
 def _all_callbacks(callback: BaseCallback) -> Iterator[BaseCallback]:

@@ -31,7 +31,7 @@ Node = Any
 """Numbers, text, ``None``, arrays, and dictionaries ``{"@": kind, ...}`` of nodes."""
 
 _PLAIN = (bool, int, float, str, type(None))
-_SEQUENCES = {list: "list", tuple: "tuple", deque: "deque", set: "set"}
+_SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", deque: "deque", set: "set"}
 _MAPPINGS = (dict, OrderedDict, defaultdict)
 _CONSTANTS = (
     type,
@@ -48,7 +48,6 @@ _CONSTANTS = (
     th.device,
     EnvSpec,
 )
-"""Values that are part of how an object was built, not of what happened since."""
 _CONSTANT_NAMES = ("class_attributes", "_ezpickle_args", "_ezpickle_kwargs", "_saved_kwargs", "_cached_spec", "buf_infos")
 _DRAWING = re.compile(r"gymnasium\.envs\.mujoco\.mujoco_rendering|pygame\b")
 _OBJECT_SIZE = type("Plain", (), {}).__basicsize__
@@ -125,20 +124,16 @@ class Snapshot:
 
     def _describe_object(self, value: Any, path: str) -> Node:
         kind = type(value)
-        frozen = dataclasses.is_dataclass(value) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
-        if isinstance(value, _CONSTANTS) or frozen or _DRAWING.match(kind.__module__):
+        if _is_constant(value):
             return _NOTHING
         if id(value) in self._seen:  # the same object on another path
             return {"@": "seen"}
         self._seen.add(id(value))
         if isinstance(value, gym.Space):
-            parts = getattr(value, "spaces", ())
-            nodes = [self._describe(part, path) for part in (parts.values() if isinstance(parts, dict) else parts)]
+            nodes = [self._describe(part, path) for part in _parts(value)]
             return {"@": "space", "generator": self._describe(value._np_random, path), "parts": nodes}
         if simulation := _simulation(value):
             return _describe_simulation(*simulation)
-        if kind.__module__.startswith("mujoco."):
-            return _NOTHING  # the model, which the simulation identifies
         if isinstance(value, SubprocVecEnv):
             return self._describe_workers(value, path)
         if isinstance(value, ResultsWriter):
@@ -272,12 +267,10 @@ class Restoration:
         return current
 
     def _restore_space(self, current: Any, node: dict[str, Any], path: str) -> Any:
-        parts = getattr(current, "spaces", ())
-        parts = list(parts.values()) if isinstance(parts, dict) else list(parts)
-        if not isinstance(current, gym.Space) or len(parts) != len(node["parts"]):
+        if not isinstance(current, gym.Space) or len(_parts(current)) != len(node["parts"]):
             return self._complain(current, path, "a space")
         current._np_random = self._restore(current._np_random, node["generator"], path)
-        for part, own in zip(parts, node["parts"], strict=True):
+        for part, own in zip(_parts(current), node["parts"], strict=True):
             self._restore(part, own, path)
         return current
 
@@ -344,6 +337,20 @@ class SnapshotServer(gym.Wrapper):
         """
         restoration = Restoration(self.env, node)
         return [*restoration.mismatches, *restoration.lost]
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether a value is part of how an object was built, not of what happened since."""
+    module = type(value).__module__
+    if module.startswith("mujoco."):  # the model, which the simulation identifies
+        return _simulation(value) is None
+    frozen = dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
+    return isinstance(value, _CONSTANTS) or frozen or _DRAWING.match(module) is not None
+
+
+def _parts(space: gym.Space) -> list[gym.Space]:
+    parts = getattr(space, "spaces", ())
+    return list(parts.values()) if isinstance(parts, dict) else list(parts)
 
 
 # -- MuJoCo ----------------------------------------------------------------------------------------------------------------

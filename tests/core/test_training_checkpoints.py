@@ -11,10 +11,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3 import PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
@@ -67,7 +68,9 @@ def environment(
     seed: int = 0,
     **kwargs: Any,
 ) -> VecEnv:
-    venv = make_vec_env(env_id, n_envs=n_envs, seed=seed, monitor_dir=None if monitor_dir is None else str(monitor_dir), **kwargs)
+    venv = make_vec_env(
+        env_id, n_envs=n_envs, seed=seed, monitor_dir=None if monitor_dir is None else str(monitor_dir), **kwargs
+    )
     return wrap(venv)
 
 
@@ -198,6 +201,14 @@ def sharing(env: VecEnv) -> Any:
     )
 
 
+def hindsight(env: VecEnv) -> Any:
+    return make(ALGORITHMS[0], env, policy="MultiInputPolicy", replay_buffer_class=HerReplayBuffer, learning_starts=15)
+
+
+def flipping_bits() -> gym.Env:
+    return BitFlippingEnv(n_bits=3, continuous=True)
+
+
 SETUPS: dict[str, tuple[Build, dict[str, Any]]] = {
     "SAC": (sac, {}),
     "SAC, two environments, normalized": (sac, {"n_envs": 2, "wrap": VecNormalize}),
@@ -207,7 +218,10 @@ SETUPS: dict[str, tuple[Build, dict[str, Any]]] = {
     "SAC, each observation stored once": (sharing_sac, {}),
     "own buffer, each observation stored once": (sharing, {}),
     "PPO, two environments, normalized": (ppo, {"n_envs": 2, "wrap": VecNormalize, "steps": 200}),
+    "PPO, state-dependent noise": (lambda env: ppo(env, use_sde=True, sde_sample_freq=4), {}),
+    "SAC, state-dependent noise": (lambda env: sac(env, use_sde=True, train_freq=(7, "step")), {}),
     "stacked frames": (sac, {"wrap": lambda venv: VecFrameStack(venv, 3)}),
+    "hindsight replay": (hindsight, {"env_id": flipping_bits}),
     "Dict observations": (lambda env: make(ALGORITHMS[0], env), {"env_kwargs": {"observation": "dict"}}),
 }
 
@@ -277,7 +291,9 @@ def test_other_callbacks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Interruption):
         train(tmp_path, sac, crash_at=57, env_id=PointEnv)
     checkpoints = TrainingCheckpoints(tmp_path / "resume", resume=True)
-    with pytest.raises(ValueError, match=r"one of another callback: callbacks .* of 3 objects\. Build the same callback again"):
+    with pytest.raises(
+        ValueError, match=r"one of another callback: callbacks .* of 3 objects\. Build the same callback again"
+    ):
         sac(environment(PointEnv)).learn(100, callback=[Crash(None), checkpoints])
 
 
@@ -392,11 +408,12 @@ def test_all_damaged(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_described_is_refused(tmp_path: Path) -> None:
-    model = PPO("MlpPolicy", environment(), use_sde=True, n_steps=10, **tiny())
-    with pytest.warns(UserWarning, match="No checkpoints to resume from are written: use_sde=True"):
+    contrib = pytest.importorskip("sb3_contrib")
+    model = contrib.RecurrentPPO("MlpLstmPolicy", environment(), n_steps=10, **tiny())
+    with pytest.warns(UserWarning, match="No checkpoints to resume from are written: RecurrentPPO carries hidden states"):
         model.learn(10, callback=TrainingCheckpoints(tmp_path))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match="cannot be resumed: use_sde=True"):
+    with pytest.raises(ValueError, match="cannot be resumed: RecurrentPPO carries hidden states"):
         model.learn(10, callback=TrainingCheckpoints(tmp_path, resume=True))
 
 

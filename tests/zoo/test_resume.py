@@ -24,7 +24,16 @@ from zoo.resume import finished, open_run, parse_options, resumable
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "policy_kwargs:dict(net_arch=[16],diffusion_steps=2)"
-DACER = ["--algo", "dacer", "-params", "learning_starts:60", "buffer_size:150", TINY, "n_entropy_samples:8", "n_entropy_states:4"]
+DACER = [
+    "--algo",
+    "dacer",
+    "-params",
+    "learning_starts:60",
+    "buffer_size:150",
+    TINY,
+    "n_entropy_samples:8",
+    "n_entropy_states:4",
+]
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -95,14 +104,16 @@ def assert_same_run(left: Path, right: Path) -> None:
         assert_identical(saved_tensors(a), saved_tensors(b), pattern)
 
 
-def interrupted_equals_uninterrupted(tmp_path: Path, arguments: Sequence[str], steps: int, kills: Sequence[int], every: int) -> None:
+def interrupted_equals_uninterrupted(
+    tmp_path: Path, arguments: Sequence[str], steps: int, kills: Sequence[int], every: int
+) -> None:
     options = [*arguments, "-n", str(steps), "--eval-freq", str(steps // 5), "--eval-episodes", "2", "--seed", "1"]
     options += ["--resume-freq", str(every), "-tb", "tb"]
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     for folder in (whole, pieces):
         folder.mkdir()
     reference = start(*options, cwd=whole)
-    algo, env = options[1], next(value for name, value in zip(options, options[1:], strict=False) if name == "--env")
+    algo, env = options[1], options[options.index("--env") + 1]
     run = pieces / "logs" / algo / f"{env}_1"
     chance = random.Random(0)
     process = start(*options, cwd=pieces)
@@ -138,7 +149,18 @@ def test_killed_ten_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--algo", "ppo", "--env", "Pendulum-v1", "--vec-env", "subproc", "-params", "n_envs:2", "n_steps:50", "normalize:True"],
+        [
+            "--algo",
+            "ppo",
+            "--env",
+            "Pendulum-v1",
+            "--vec-env",
+            "subproc",
+            "-params",
+            "n_envs:2",
+            "n_steps:50",
+            "normalize:True",
+        ],
         ["--algo", "sac", "--env", "Pendulum-v1", "-params", "learning_starts:60", "normalize:dict(norm_obs=True)"],
     ],
     ids=["ppo in processes", "sac with normalization"],
@@ -152,10 +174,19 @@ def write_run(folder: Path, **arguments: Any) -> Path:
     run = folder / "logs" / "sac" / "Pendulum-v1_1"
     settings = run / "Pendulum-v1"
     settings.mkdir(parents=True)
-    defaults: dict[str, Any] = {"algo": "sac", "env": "Pendulum-v1", "seed": 3, "resume_freq": -1, "uuid": False, "tensorboard_log": ""}
+    defaults: dict[str, Any] = {
+        "algo": "sac",
+        "env": "Pendulum-v1",
+        "seed": 3,
+        "resume_freq": -1,
+        "uuid": False,
+        "tensorboard_log": "",
+    }
     tag = "!!python/object/apply:collections.OrderedDict"
     pairs = [[key, value] for key, value in {**defaults, **arguments}.items()]
-    (settings / "args.yml").write_text(f"{tag}\n- {yaml.safe_dump(pairs, default_flow_style=True, width=10**6)}", encoding="utf-8")
+    (settings / "args.yml").write_text(
+        f"{tag}\n- {yaml.safe_dump(pairs, default_flow_style=True, width=10**6)}", encoding="utf-8"
+    )
     hyperparams = "- - - policy\n    - MlpPolicy\n  - - train_freq\n    - !!python/tuple\n      - 1\n      - episode\n"
     (settings / "config.yml").write_text(f"{tag}\n{hyperparams}", encoding="utf-8")
     return run
@@ -207,7 +238,9 @@ def test_states_of_a_run(tmp_path: Path) -> None:
         ("damaged", "is intact: checkpoint 10 is damaged: "),
     ],
 )
-def test_errors_have_one_line(harm: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_errors_have_one_line(
+    harm: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
     from zoo import train
 
     run = write_run(tmp_path, resume_freq=0 if harm == "never" else -1)
@@ -234,7 +267,9 @@ def test_errors_have_one_line(harm: str, message: str, tmp_path: Path, capsys: p
     assert not (tmp_path / "attacked").exists()
 
 
-def test_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_run_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from zoo import train
 
     run = write_run(tmp_path)
