@@ -13,7 +13,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
@@ -90,7 +90,7 @@ class TrainingState:
             state["replay"] = self.replay.describe()
         environment = Snapshot(model.env)
         state["env"], state["unknown"] = environment.node, environment.unknown
-        state["callback"] = Snapshot(self.callback, skip=_skip_of_callback).node
+        state["callback"] = Snapshot(_stateful(self.callback), skip=_skip_of_callback).node
         state["model"] = Snapshot(model, skip=_skip_of_model).node
         noises = [(noise.exploration_mat, noise.exploration_matrices) for noise in _rollout_noises(model)]
         state["noises"] = Snapshot(noises).node
@@ -125,7 +125,7 @@ class TrainingState:
         model = self.model
         parameters = th.load(io.BytesIO(checkpoint.read(PARAMETERS)), map_location=model.device, weights_only=True)
         model.set_parameters(parameters, exact_match=True, device=model.device)
-        for target, name in ((self.callback, "callback"), (model, "model")):
+        for target, name in ((_stateful(self.callback), "callback"), (model, "model")):
             mismatches = Restoration(target, state[name]).mismatches
             if mismatches:
                 raise ValueError(
@@ -154,9 +154,9 @@ class TrainingState:
                 path.write_bytes(checkpoint.read(name))
 
     def _restore_progress_bars(self) -> None:
-        bars = [callback for callback in _all_callbacks(self.callback) if isinstance(callback, ProgressBarCallback)]
-        for callback in bars:
-            callback.pbar.update(self.model.num_timesteps)
+        for callback in _all_callbacks(self.callback):
+            if isinstance(callback, ProgressBarCallback):
+                callback.pbar.update(self.model.num_timesteps)
 
     def _begin_new_episodes(self) -> None:
         model: Any = self.model
@@ -344,6 +344,12 @@ def _all_callbacks(callback: BaseCallback) -> Iterator[BaseCallback]:
     yield callback
     for child in getattr(callback, "callbacks", ()):
         yield from _all_callbacks(child)
+
+
+def _stateful(callback: BaseCallback) -> list[BaseCallback]:
+    """All callbacks but those without a state, whose presence does not matter."""
+    stateless = (CallbackList, ConvertCallback, ProgressBarCallback)
+    return [child for child in _all_callbacks(callback) if type(child) not in stateless]
 
 
 def _random_states() -> dict[str, Any]:

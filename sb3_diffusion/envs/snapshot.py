@@ -7,7 +7,6 @@ vectorised environments of Stable-Baselines3 without any knowledge of a particul
 with a state of its own) it names.
 """
 
-import dataclasses
 import enum
 import functools
 import hashlib
@@ -344,7 +343,8 @@ def _is_constant(value: Any) -> bool:
     module = type(value).__module__
     if module.startswith("mujoco."):  # the model, which the simulation identifies
         return _simulation(value) is None
-    frozen = dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    frozen = parameters is not None and parameters.frozen
     return isinstance(value, _CONSTANTS) or frozen or _DRAWING.match(module) is not None
 
 

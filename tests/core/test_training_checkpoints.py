@@ -292,7 +292,7 @@ def test_other_callbacks_are_refused(tmp_path: Path) -> None:
         train(tmp_path, sac, crash_at=57, env_id=PointEnv)
     checkpoints = TrainingCheckpoints(tmp_path / "resume", resume=True)
     with pytest.raises(
-        ValueError, match=r"one of another callback: callbacks .* of 3 objects\. Build the same callback again"
+        ValueError, match=r"one of another callback: .* of 3 objects\. Build the same callback again"
     ):
         sac(environment(PointEnv)).learn(100, callback=[Crash(None), checkpoints])
 
@@ -310,6 +310,18 @@ def test_interrupted_twice_and_a_damaged_checkpoint(tmp_path: Path) -> None:
     path = folder / "resume" / parameters
     path.write_bytes(path.read_bytes()[:-10])
     assert_same_training(tmp_path, whole, train(folder, sac, resume=True, **kwargs))
+
+
+def test_a_progress_bar_may_be_added(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    with pytest.raises(Interruption):
+        train(tmp_path, sac, crash_at=57, env_id=PointEnv)
+    model = sac(environment(PointEnv, monitor_dir=tmp_path))
+    checkpoints = TrainingCheckpoints(tmp_path / "resume", resume=True)
+    evaluation = EvalCallback(environment(PointEnv), verbose=0)
+    model.learn(60, callback=[evaluation, Crash(None), checkpoints], progress_bar=True)
+    assert model.num_timesteps == 60
+    assert "60/60" in capfd.readouterr().out
 
 
 def test_only_new_rows_are_written(tmp_path: Path) -> None:
