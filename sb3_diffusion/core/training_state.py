@@ -5,6 +5,7 @@ import io
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -320,7 +321,7 @@ def _skip_of_callback(owner: Any, name: str, value: Any) -> bool:
         return True  # texts are paths: the folder may have been moved
     if hasattr(owner, "training_state"):  # the one that asks
         return True
-    plain = (bool, int, float, type(None), np.generic, np.ndarray, list, tuple, dict, set)
+    plain = (bool, int, float, type(None), np.generic, np.ndarray, list, tuple, dict, set, deque)
     return not isinstance(value, (*plain, BaseCallback, VecEnv, np.random.Generator))
 
 
@@ -369,7 +370,7 @@ def _restore_random_states(states: dict[str, Any]) -> None:
         th.cuda.set_rng_state_all(states["cuda"])
 
 
-_LOGGED = (bool, int, float, str, np.generic, np.ndarray, th.Tensor)
+_LOGGED = (bool, int, float, str, np.generic)
 
 
 def _part_name(index: int, path: Path) -> str:
@@ -392,13 +393,14 @@ def _describe_logger(logger: Logger, folder: Path) -> Node:
         "name_to_count": dict(logger.name_to_count),
         "name_to_excluded": {key: logger.name_to_excluded.get(key, ("",)) for key in numbers},
     }
-    files = {}
+    files, directory = {}, None
     for output in logger.output_formats:
+        if isinstance(output, TensorBoardOutputFormat):
+            directory = os.path.relpath(output.writer.log_dir, folder)
         if (handle := _log_file(output)) is not None:
             content = np.frombuffer(Path(handle.name).read_bytes(), np.uint8)
             files[type(output).__name__] = {"content": content, "keys": list(getattr(output, "keys", []))}
-    directory = None if logger.dir is None else os.path.relpath(logger.dir, folder)
-    return {"values": Snapshot(values).node, "files": files, "folder": directory}
+    return {"values": Snapshot(values).node, "files": files, "tensorboard": directory}
 
 
 def _restore_logger(logger: Logger, node: Node, folder: Path, num_timesteps: int) -> None:
@@ -412,8 +414,8 @@ def _restore_logger(logger: Logger, node: Node, folder: Path, num_timesteps: int
             overwrite(handle, stored["content"])
             if isinstance(output, CSVOutputFormat):
                 output.keys = list(stored["keys"])
-        if isinstance(output, TensorBoardOutputFormat) and node["folder"] is not None:
-            _continue_tensorboard(logger, output, os.path.normpath(folder / node["folder"]), num_timesteps)
+        if isinstance(output, TensorBoardOutputFormat) and node["tensorboard"] is not None:
+            _continue_tensorboard(logger, output, os.path.normpath(folder / node["tensorboard"]), num_timesteps)
 
 
 def _continue_tensorboard(logger: Logger, output: TensorBoardOutputFormat, folder: str, num_timesteps: int) -> None:
@@ -421,9 +423,10 @@ def _continue_tensorboard(logger: Logger, output: TensorBoardOutputFormat, folde
     new = Path(output.writer.log_dir)
     output.writer.close()
     if new.resolve() != Path(folder).resolve():
+        if logger.dir is not None and Path(logger.dir) == new:
+            logger.dir = folder
         with contextlib.suppress(OSError):  # something else is in there
             for path in new.glob("events.out.tfevents.*"):
                 path.unlink()
             new.rmdir()
     output.writer = SummaryWriter(log_dir=folder, purge_step=num_timesteps + 1)
-    logger.dir = folder

@@ -81,13 +81,15 @@ class Snapshot:
         """What could not be described, as paths like ``venv.envs.0.world (b2World)``."""
         self._skip = skip
         self._seen: set[int] = set()
-        self.node: Node = self._describe(target, "")
+        node = self._describe(target, "")
+        self.node: Node = None if node is _NOTHING else node
 
     def _describe(self, value: Any, path: str) -> Node:
         if type(value) in _PLAIN:
             return value
         if isinstance(value, np.ndarray):
-            return self._give_up(value, path) if value.dtype.hasobject else value.copy()
+            simple = type(value) is np.ndarray and value.dtype.names is None and not value.dtype.hasobject
+            return value.copy() if simple else self._give_up(value, path)
         if isinstance(value, np.generic):
             return {"@": "number", "value": np.asarray(value)}
         if isinstance(value, bytes):
@@ -151,7 +153,7 @@ class Snapshot:
         return {"@": "object", "type": _name(value), "attributes": attributes}
 
     def _describe_workers(self, value: SubprocVecEnv, path: str) -> Node:
-        own = {name: self._describe(getattr(value, name), path) for name in ("_seeds", "_options", "reset_infos")}
+        own = {name: self._describe(getattr(value, name), path) for name in ("_seeds", "_options")}
         if not value.has_attr("snapshot"):
             self.unknown.append(f"{path} (environments in processes of their own, see SnapshotServer)")
             return {"@": "workers", "attributes": own, "workers": None}

@@ -291,9 +291,7 @@ def test_other_callbacks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Interruption):
         train(tmp_path, sac, crash_at=57, env_id=PointEnv)
     checkpoints = TrainingCheckpoints(tmp_path / "resume", resume=True)
-    with pytest.raises(
-        ValueError, match=r"one of another callback: .* of 3 objects\. Build the same callback again"
-    ):
+    with pytest.raises(ValueError, match=r"one of another callback: .* of 3 objects\. Build the same callback again"):
         sac(environment(PointEnv)).learn(100, callback=[Crash(None), checkpoints])
 
 
