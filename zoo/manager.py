@@ -3,22 +3,26 @@
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import sync_envs_normalization
+from stable_baselines3.common.vec_env import SubprocVecEnv, sync_envs_normalization
 
 from sb3_diffusion.core.checkpoints import save_agent
+from sb3_diffusion.envs.snapshot import SnapshotServer
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods
 
 from .registry import DMC_PREFIX
+from .resume import Run, make_checkpoints, mark_finished
 
 # Every setting that may be written as "lin_3e-4": from that value to zero over the run.
 SCHEDULES = ("learning_rate", "actor_learning_rate", "critic_learning_rate", "clip_range", "clip_range_vf", "delta_std")
@@ -40,16 +44,43 @@ class Manager(ExperimentManager):
     """
     Differences from rl-zoo3's manager: the default settings are those of ``hyperparams/<algo>.yml`` in this repository,
     ``lin_`` schedules work for all learning rates, ``dm_control/...`` environments need no further options, activation
-    functions may be given by name, and a trained agent is evaluated.
+    functions may be given by name, a trained agent is evaluated, and an interrupted run can be continued.
+
+    :param args: Command line
+    :param algo: Name of the algorithm
+    :param env_id: Environment id
+    :param positional: See rl-zoo3's manager
+    :param run: The run to continue, if any
+    :param resume_freq: Steps between two checkpoints for ``--resume``, 0 for none, negative for the default
+    :param kwargs: See rl-zoo3's manager
     """
 
-    def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *positional: Any, **kwargs: Any):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        algo: str,
+        env_id: str,
+        *positional: Any,
+        run: Run | None = None,
+        resume_freq: int = -1,
+        **kwargs: Any,
+    ):
         ours = hyperparameter_file(algo)
         if kwargs.get("config") is None and ours.is_file():
             kwargs["config"] = str(ours)
+        args.resume_freq = resume_freq if run is None else run.every  # is stored with the other arguments
         super().__init__(args, algo, env_id, *positional, **kwargs)
+        self.resume_freq = args.resume_freq
+        self.complete = False
+        self.run = run
+        if run is not None:
+            self.save_path = str(run.folder)
+            self.params_path = str(run.folder / self.env_name)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.run is not None:
+            print(f"Continuing {self.run.folder} with its own settings")
+            return dict(self.run.hyperparams), dict(self.run.hyperparams)
         if self.env_name.gym_id.startswith(DMC_PREFIX):
             self.custom_hyperparams = self._dmc_family() | (self.custom_hyperparams or {})
         return super().read_hyperparameters()
@@ -79,12 +110,30 @@ class Manager(ExperimentManager):
             # Our policies take the name, those of Stable-Baselines3 the class
             activation = resolve_activation(policy_kwargs["activation_fn"])
             hyperparams["policy_kwargs"] = {**policy_kwargs, "activation_fn": activation}
-        return super()._preprocess_hyperparams(hyperparams)
+        hyperparams, wrap, callbacks, wrap_vector = super()._preprocess_hyperparams(hyperparams)
+        if self.vec_env_class is SubprocVecEnv:
+            return hyperparams, partial(_serve_snapshots, wrap), callbacks, wrap_vector
+        return hyperparams, wrap, callbacks, wrap_vector
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if self.run is None:
+            super()._save_config(saved_hyperparams)
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        checkpoints = make_checkpoints(self.save_path, self.params_path, self.resume_freq, resume=self.run is not None)
+        # rl-zoo3 tells the first callback about the end of an interrupted training, too
+        self.callbacks = [*(self.callbacks or [ConvertCallback(None)]), checkpoints]
+        super().learn(model)
+        self.complete = checkpoints.complete
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)
         # the same file, for Stable-Baselines3's algorithms with what load_agent needs
         save_agent(model, Path(self.save_path) / f"{self.env_name}.zip")
+        if self.complete:
+            mark_finished(self.save_path, self.params_path, model.num_timesteps)
+        else:
+            print(f"The training was interrupted; continue it with --resume {self.save_path}")
         if self.n_eval_episodes > 0:
             self._print_evaluation(model)
         folder = Path(self.save_path)
@@ -109,6 +158,11 @@ class Manager(ExperimentManager):
             f"Evaluation after {model.num_timesteps} steps: mean reward {mean:.2f} +/- {std:.2f} "
             f"over {self.n_eval_episodes} {kind} episodes"
         )
+
+
+def _serve_snapshots(wrap: Callable[[gym.Env], gym.Env] | None, env: gym.Env) -> gym.Env:
+    """In a process of its own, an environment has to describe its state itself."""
+    return SnapshotServer(env if wrap is None else wrap(env))
 
 
 def _linear_schedule(key: str, text: str) -> LinearSchedule:

@@ -1,10 +1,12 @@
 """
 Train an agent: ``python zoo/train.py --algo dacer --env Hopper-v5`` (or ``python -m zoo.train ...``).
 
-All options are those of rl-zoo3 (``--help`` lists them); the default settings are in ``hyperparams/<algo>.yml``.
+The options are those of rl-zoo3 (``--help`` lists them); the default settings are in ``hyperparams/<algo>.yml``.
+An interrupted run continues with ``python zoo/train.py --resume logs/dacer/Hopper-v5_1``.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # started as a file: make the folder that contains the package importable
@@ -16,16 +18,34 @@ import rl_zoo3.train
 from sb3_diffusion.envs import quiet_mujoco
 
 from .manager import Manager
-from .registry import check_command_line, register_algorithms
+from .registry import check_command_line, fail, register_algorithms
+from .resume import continue_run, finished, option_parser, parse_options
+
+PROG = "train.py"
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
 
 
 def main() -> None:
     """Check the names, let rl-zoo3 do the rest."""
+    options, arguments = parse_options(sys.argv[1:])
+    if {"-h", "--help"} & set(arguments):
+        option_parser().print_help()
+    run = None
+    if options.resume is not None:
+        if finished(options.resume):
+            print(f"{options.resume} is finished, there is nothing to continue.")
+            return
+        try:
+            run, arguments = continue_run(options.resume, options.resume_freq, arguments)
+        except ValueError as error:
+            fail(PROG, str(error))
     register_algorithms()
-    check_command_line("train.py", sys.argv[1:])
-    rl_zoo3.train.ExperimentManager = Manager  # type: ignore[misc]  # rl-zoo3's own extension point
+    check_command_line(PROG, arguments)
+    every = -1 if options.resume_freq is None else options.resume_freq
+    # rl-zoo3's own extension point
+    rl_zoo3.train.ExperimentManager = partial(Manager, run=run, resume_freq=every)  # type: ignore[misc, assignment]
+    sys.argv[1:] = arguments
     rl_zoo3.train.train()
 
 

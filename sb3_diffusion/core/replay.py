@@ -154,6 +154,12 @@ class TensorReplayBuffer(ReplayBuffer):
         self._n_new = self.buffer_size  # whoever holds the array may write to it
         return self._arrays[name]
 
+    @property
+    def raw_rows(self) -> np.ndarray:
+        """The rows as bytes, ``(buffer_size, n_envs, size of a row)``: writing to them changes what is sampled."""
+        self._n_new = self.buffer_size
+        return self._bytes.numpy().reshape(self.buffer_size, self.n_envs, -1)
+
     def _n_used(self) -> int:
         """Positions with contents; with ``optimize_memory_usage`` the newest next observation lies behind the last one."""
         return self.buffer_size if self.full else min(self.pos + 1, self.buffer_size)

@@ -1,0 +1,152 @@
+"""A callback that stores the complete state of a training, and continues from it."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_diffusion.core.checkpoint_store import Checkpoint, CheckpointStore
+from sb3_diffusion.core.training_state import TrainingState, why_not
+
+
+class TrainingCheckpoints(BaseCallback):
+    """
+    Stores everything that an interrupted training needs to continue as if nothing had happened (docs: guide/resume).
+
+    A checkpoint is taken at the start of a rollout, the only moment at which nothing is half done; saving changes no random
+    number. To continue, build the same environments, algorithm and callbacks, and call ``learn()`` with the same arguments and
+    with ``resume=True`` here. Put this callback last in the list.
+
+    :param folder: Folder of the checkpoints
+    :param every: Environment steps between two checkpoints; 0 for none
+    :param keep: Number of checkpoints to keep
+    :param resume: Continue from the newest intact checkpoint, if there is one
+    :param files: Files that belong to the training, such as the best model so far: stored with each checkpoint and put back
+    :param max_share: Save less often where saving would take more than this share of the time; ``None`` for no such limit
+    :param verbose: 1 reports from which step the training continues
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every: int = 10_000,
+        keep: int = 2,
+        resume: bool = False,
+        files: Sequence[str | Path] = (),
+        max_share: float | None = 0.02,
+        verbose: int = 1,
+    ):
+        super().__init__(verbose)
+        if every < 0:
+            raise ValueError(f"every={every} must not be negative; 0 writes no checkpoints.")
+        self.store = CheckpointStore(folder, keep)
+        self.every = every
+        self.resume = resume
+        self.files = [Path(path) for path in files]
+        self.max_share = max_share
+        self.complete = False
+        """Whether ``learn()`` came to its end."""
+        self._checkpoint: Checkpoint | None = None
+        self._saved_at: int | None = None
+        self._not_before = 0.0
+        self._n_rollouts = 0
+        self._warned = False
+        self._enabled = True
+
+    def _on_training_start(self) -> None:
+        reason = why_not(self.model)
+        if reason is not None:
+            if self.resume:
+                raise ValueError(f"This training cannot be resumed: {reason}.")
+            if self.every > 0:
+                warnings.warn(f"No checkpoints to resume from are written: {reason}.", stacklevel=2)
+            self._enabled = False
+            return
+        # what learn() made of its argument
+        self.training_state = TrainingState(self.model, self.locals["callback"], self.files)
+        self._log_interval = self.locals["log_interval"] if isinstance(self.model, OnPolicyAlgorithm) else None
+        if self.resume:
+            self._checkpoint, problems = self.store.latest()
+            for problem in problems:
+                self._say(problem)
+            if self._checkpoint is None and problems:
+                raise ValueError(f"No checkpoint in {self.store.folder} is intact.")
+
+    def _on_rollout_start(self) -> None:
+        if not self._enabled:
+            return
+        if self.resume:
+            self.resume = False
+            self._restore()
+        elif self._due():
+            self._save()
+        self._n_rollouts += 1
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self.complete = True
+
+    def _due(self) -> bool:
+        if self.every == 0:
+            return False
+        if self._saved_at is None:
+            return True  # so that there is always something to continue from
+        if self.model.num_timesteps - self._saved_at < self.every:
+            return False
+        if self._log_interval is not None and self._n_rollouts % self._log_interval != 0:
+            return False  # on-policy algorithms count rollouts up to the next log line in a local variable
+        return time.monotonic() >= self._not_before
+
+    def _save(self) -> None:
+        start = time.monotonic()
+        self._saved_at = self.model.num_timesteps
+        extra = {"n_rollouts": self._n_rollouts, "n_calls": self.n_calls}
+        try:
+            parts = self.training_state.parts(self.store.folder, self._checkpoint, extra)
+            self._checkpoint = self.store.save(self.model.num_timesteps, parts)
+            self.training_state.written()
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"No checkpoint could be written to {self.store.folder} ({error}); the training goes on, earlier "
+                    "checkpoints are intact. Further failures are not reported.",
+                    stacklevel=2,
+                )
+        if self.max_share is not None:
+            end = time.monotonic()
+            self._not_before = end + (end - start) / self.max_share
+
+    def _restore(self) -> None:
+        if self._checkpoint is None:
+            self._say("There is no checkpoint yet, the training begins at step 0.")
+            return
+        extra, lost = self.training_state.restore(self._checkpoint)
+        self._n_rollouts, self.n_calls = extra["n_rollouts"], extra["n_calls"]
+        self._saved_at = self.num_timesteps = self.model.num_timesteps
+        if self._log_interval is not None:
+            _shift_iterations(self.logger, self._n_rollouts)
+        self._say(f"Continuing at step {self.model.num_timesteps}.")
+        if lost:
+            self._say(f"The state of the environments cannot be restored, new episodes begin: {'; '.join(lost[:3])}")
+
+    def _say(self, text: str) -> None:
+        if self.verbose > 0:
+            print(text)
+
+
+def _shift_iterations(logger: Logger, offset: int) -> None:
+    """The number of the rollout is a local variable of ``learn()``, which starts at 0."""
+    record = logger.record
+
+    def shifted(key: str, value: Any, exclude: Any = None) -> None:
+        record(key, value + offset if key == "time/iterations" else value, exclude)
+
+    logger.record = shifted  # type: ignore[method-assign]
