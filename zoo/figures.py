@@ -52,6 +52,20 @@ def line_style(index: int, scheme: str = "light") -> dict[str, Any]:
     return {"color": colours[index % len(colours)], "linestyle": DASHES[index % len(DASHES)]}
 
 
+def value_axes(axes: Axes, heading: str, value: str) -> None:
+    """
+    Look of the axes of every figure.
+
+    :param axes: Where is drawn
+    :param heading: Above the axes
+    :param value: What the vertical axis shows
+    """
+    axes.set_title(heading, fontsize=10)
+    axes.set_ylabel(value)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def learning_axes(axes: Axes, heading: str, value: str) -> None:
     """
     Name and format the axes of a learning curve.
@@ -60,12 +74,9 @@ def learning_axes(axes: Axes, heading: str, value: str) -> None:
     :param heading: Above the axes, usually the id of the environment
     :param value: What the vertical axis shows
     """
-    axes.set_title(heading, fontsize=10)
+    value_axes(axes, heading, value)
     axes.set_xlabel("environment steps")
-    axes.set_ylabel(value)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def align(curves: Sequence[Curve]) -> Curve:

@@ -1,5 +1,5 @@
 """
-Draw learning curves of finished or running trainings: ``python zoo/plot.py logs/sdac/Pendulum-v1_1`` (or ``python -m zoo.plot``).
+Draw learning curves of trainings: ``python zoo/plot.py logs/sdac/Pendulum-v1_1`` (or ``python -m zoo.plot ...``).
 
 Runs are named by their folders, or searched for: ``--algo sdac dacer --env Pendulum-v1 -f logs``. Runs of the same algorithm
 on the same environment are drawn as one curve, every environment has a panel of its own.
@@ -21,6 +21,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 from stable_baselines3.common.results_plotter import ts2xy
@@ -175,7 +176,7 @@ def draw(panels: dict[str, dict[str, list[Curve]]], value: str) -> Figure:
     # an algorithm looks the same in all panels
     algos = list(dict.fromkeys(algo for curves in panels.values() for algo in curves))
     figure = plt.figure(figsize=(2.2 + 4.0 * columns, 0.5 + 3.0 * rows), layout="constrained")
-    handles = {}
+    handles: dict[str, Artist] = {}
     for index, (env, groups) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, columns, index)
         learning_axes(axes, env, value)
@@ -186,8 +187,8 @@ def draw(panels: dict[str, dict[str, list[Curve]]], value: str) -> Figure:
                 draw_runs(axes, curves, label, line_style(algos.index(algo)))
             except ValueError as error:
                 raise ValueError(f"the runs of {algo} on {env} cannot be averaged: {error}; plot them apart") from error
-        handles |= {handle.get_label(): handle for handle in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside right upper", frameon=False)
+        handles |= {str(handle.get_label()): handle for handle in axes.get_legend_handles_labels()[0]}
+    figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False)
     figure.supxlabel(caption([len(curves) for groups in panels.values() for curves in groups.values()]), fontsize=8)
     return figure
 

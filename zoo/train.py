@@ -17,6 +17,7 @@ from sb3_diffusion.envs import quiet_mujoco
 
 from .manager import Manager
 from .registry import check_command_line, register_algorithms
+from .tracking import check_tracking
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
 
@@ -25,6 +26,7 @@ def main() -> None:
     """Check the names, let rl-zoo3 do the rest."""
     register_algorithms()
     check_command_line("train.py", sys.argv[1:])
+    check_tracking("train.py", sys.argv[1:])
     rl_zoo3.train.ExperimentManager = Manager  # type: ignore[misc]  # rl-zoo3's own extension point
     rl_zoo3.train.train()
 
