@@ -10,7 +10,7 @@ import optuna
 import yaml
 from optuna.samplers import BaseSampler
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -138,6 +138,8 @@ class Manager(ExperimentManager):
     def hyperparameters_optimization(self) -> None:
         if self.tensorboard_log is not None:
             print("The trials of a search write no TensorBoard files.")
+        if self.algo not in HYPERPARAMS_SAMPLER:
+            fail("train.py", f"-optimize: there is no search space for {self.algo}")
         sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
         settings = {key: str(value) for key, value in self._hyperparams.items()}
         attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": " ".join(sys.orig_argv), **settings}
