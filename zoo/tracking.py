@@ -28,7 +28,8 @@ def make_logger(folder: Path, tensorboard_folder: Path, verbose: int = 1) -> Log
     folder.mkdir(parents=True, exist_ok=True)
     formats: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if verbose > 0 else []
     formats += [CSVOutputFormat(str(folder / "progress.csv")), CompleteTensorBoard(str(tensorboard_folder))]
-    return Logger(str(folder), formats)
+    # a resumed training looks for its event files in the folder of the logger
+    return Logger(str(tensorboard_folder), formats)
 
 
 def check_tracking(prog: str, argv: Sequence[str]) -> None:
