@@ -178,11 +178,22 @@ def test_damaged_evaluations_are_named(
     assert "leave this run out" in line
 
 
-def test_objects_in_a_file_are_not_unpickled(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_objects_in_a_file_are_not_unpickled(logs: Path, tmp_path: Path) -> None:
     path = logs / "sdac" / "Pendulum-v1_2" / "evaluations.npz"
-    np.savez(path, timesteps=np.array([1]), results=np.array([[object()]], dtype=object))
+    np.savez(path, timesteps=np.array([1]), results=np.array([[Bomb(tmp_path / "exploded")]], dtype=object))
     with pytest.raises(ValueError, match=r"evaluations\.npz is damaged"):
         plot.read_evaluations(path.parent)
+    assert not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize("text", ["", "r,l,t\n1,2,3\n", "#{not json\nr,l,t\n1,2,3\n", '#{"t_start": 0}\nr,l,t\none,2,3\n'])

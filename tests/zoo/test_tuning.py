@@ -1,11 +1,13 @@
 """Searches for hyperparameters: workers that share a study, trials that fail, and settings that all construct."""
 
 import argparse
+import contextlib
 import math
 import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +99,20 @@ def test_workers_share_trials_exactly(storage: str, tmp_path: Path) -> None:
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 15
 
 
-def test_threads_share_trials_exactly() -> None:
-    search = make_search(lambda trial: trial.suggest_float("x", 0.0, 1.0), max_total_trials=30)
-    search.run(n_jobs=4)
-    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 30
+def test_threads_share_trials_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = make_search(lambda trial: trial.suggest_float("x", 0.0, 1.0), max_total_trials=3)
+    ask, meeting = search.study.ask, threading.Barrier(2)
+
+    def ask_late() -> optuna.Trial:
+        # threads that have both counted, and not yet claimed, would meet here
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(timeout=0.3)
+        return ask()
+
+    monkeypatch.setattr(search.study, "ask", ask_late)
+    search.run(n_jobs=2)
+    assert not meeting.n_waiting and meeting.broken
+    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 3
 
 
 def test_two_trainings_share_a_study_and_its_best_trial_is_trained(tmp_path: Path) -> None:
