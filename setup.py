@@ -15,8 +15,17 @@ EXTRAS = {
     "dmc": ["dm-control>=1.0.50", "shimmy>=2.0.1,<3", "imageio>=2.34", MUJOCO],
     # Never huggingface_sb3: it needs huggingface-hub<1 and makes pip fall back to a release with a broken cloudpickle pin.
     # rl-zoo3 brings its successor.
-    # pandas writes the report of -optimize, matplotlib draws the toys.
-    "zoo": ["rl-zoo3>=2.9.2,<3", "huggingface-hub>=2,<3", "optuna>=4,<6", "pandas>=2.2,<4", "matplotlib>=3.8"],
+    # pandas reads training returns and writes the report of -optimize, whose workers filelock keeps apart; matplotlib draws,
+    # scipy has the intervals.
+    "zoo": [
+        "rl-zoo3>=2.9.2,<3",
+        "huggingface-hub>=2,<3",
+        "optuna>=4,<6",
+        "filelock>=3.12",
+        "pandas>=2.2,<4",
+        "matplotlib>=3.8",
+        "scipy>=1.15",
+    ],
     "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34"],
     "tracking": ["wandb>=0.18,<1"],
     "tests": [

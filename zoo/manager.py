@@ -8,21 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import optuna
 import yaml
+from optuna.samplers import BaseSampler
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import SubprocVecEnv, sync_envs_normalization
+from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, sync_envs_normalization
 
 from sb3_diffusion.core.checkpoints import save_agent
 from sb3_diffusion.envs.snapshot import SnapshotServer
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods
 
-from .registry import DMC_PREFIX
+from . import tuning
+from .registry import DMC_PREFIX, fail
 from .resume import Run, make_checkpoints, mark_finished
+from .tracking import make_logger
 
 # Every setting that may be written as "lin_3e-4": from that value to zero over the run.
 SCHEDULES = ("learning_rate", "actor_learning_rate", "critic_learning_rate", "clip_range", "clip_range_vf", "delta_std")
@@ -44,7 +49,8 @@ class Manager(ExperimentManager):
     """
     Differences from rl-zoo3's manager: the default settings are those of ``hyperparams/<algo>.yml`` in this repository,
     ``lin_`` schedules work for all learning rates, ``dm_control/...`` environments need no further options, activation
-    functions may be given by name, a trained agent is evaluated, and an interrupted run can be continued.
+    functions may be given by name, a training always writes csv and TensorBoard, several workers share a search for
+    hyperparameters exactly, a trained agent is evaluated, and an interrupted run can be continued.
 
     :param args: Command line
     :param algo: Name of the algorithm
@@ -76,11 +82,17 @@ class Manager(ExperimentManager):
         if run is not None:
             self.save_path = str(run.folder)
             self.params_path = str(run.folder / self.env_name)
+        if getattr(args, "track", False):
+            self.tensorboard_log = None  # rl-zoo3 would write below runs/
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.run is not None:
             print(f"Continuing {self.run.folder} with its own settings")
             return dict(self.run.hyperparams), dict(self.run.hyperparams)
+        if self.trial_id is not None:
+            # rl-zoo3 ignores trial 0
+            self.custom_hyperparams = self._trial_settings(self.trial_id) | (self.custom_hyperparams or {})
+            self.trial_id = None
         if self.env_name.gym_id.startswith(DMC_PREFIX):
             self.custom_hyperparams = self._dmc_family() | (self.custom_hyperparams or {})
         return super().read_hyperparameters()
@@ -120,11 +132,72 @@ class Manager(ExperimentManager):
             super()._save_config(saved_hyperparams)
 
     def learn(self, model: BaseAlgorithm) -> None:
+        model.set_logger(make_logger(Path(self.save_path), self._tensorboard_folder(model), self.verbose))
         checkpoints = make_checkpoints(self.save_path, self.params_path, self.resume_freq, resume=self.run is not None)
         # rl-zoo3 tells the first callback about the end of an interrupted training, too
         self.callbacks = [*(self.callbacks or [ConvertCallback(None)]), checkpoints]
         super().learn(model)
         self.complete = checkpoints.complete
+
+    def _trial_settings(self, trial_id: int) -> dict[str, Any]:
+        if self.storage is None or self.study_name is None:
+            fail("train.py", f"--trial-id {trial_id} needs --storage and --study-name, which say whose trial it is")
+        try:
+            params = tuning.load_trial(self.storage, self.study_name, trial_id, self.algo)
+        except ValueError as error:
+            fail("train.py", str(error))
+        settings: dict[str, Any] = HYPERPARAMS_CONVERTER[self.algo](params)
+        return settings
+
+    def create_log_folder(self) -> None:
+        if not self.optimize_hyperparameters:  # a search writes no run
+            super().create_log_folder()
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
+
+    def _tensorboard_folder(self, model: BaseAlgorithm) -> Path:
+        """The run folder, or a new one below the folder that the user names."""
+        if self.tensorboard_log is None:
+            return Path(self.save_path)
+        name = type(model).__name__
+        return Path(self.tensorboard_log, f"{name}_{get_latest_run_id(self.tensorboard_log, name) + 1}")
+
+    def _create_sampler(self, sampler_method: str) -> BaseSampler:
+        try:
+            return super()._create_sampler(sampler_method)
+        except (ImportError, OSError) as error:
+            needs = "needs the package optunahub and a connection to the network"
+            fail("train.py", f"--sampler {sampler_method} {needs} ({error}); install it, or take --sampler tpe")
+
+    def objective(self, trial: optuna.Trial) -> float:
+        try:
+            return super().objective(trial)
+        except optuna.TrialPruned as pruned:
+            if pruned.__cause__ is not None:  # rl-zoo3 takes an error of the training for a reason to prune
+                raise pruned.__cause__ from None
+            raise
+
+    def hyperparameters_optimization(self) -> None:
+        if self.tensorboard_log is not None:
+            print("The trials of a search write no TensorBoard files.")
+        if self.algo not in HYPERPARAMS_SAMPLER:
+            fail("train.py", f"-optimize: there is no search space for {self.algo}")
+        sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
+        settings = {key: str(value) for key, value in self._hyperparams.items()}
+        attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": " ".join(sys.orig_argv), **settings}
+        try:
+            lock = tuning.storage_lock(self.storage)
+            study = tuning.open_study(self.storage, self.study_name, lock, sampler, pruner, attributes)
+        except ValueError as error:
+            fail("train.py", str(error))
+        print(f"Study {study.study_name}, sampler {self.sampler}, pruner {self.pruner}")
+        tuning.Search(study, self.objective, lock, self.n_trials, self.max_total_trials).run(self.n_jobs)
+        train = tuning.train_command(self.algo, self.env_name.gym_id, self.log_folder, self.storage, study.study_name)
+        tuning.print_summary(study, train)
+        # the same name for every worker: the last one has seen all trials
+        report = f"report_{self.env_name}_{study.study_name.replace('/', '-')}"
+        tuning.write_report(study, Path(self.log_folder, self.algo, report), picture=not self.no_optim_plots)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)

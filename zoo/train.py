@@ -20,6 +20,7 @@ from sb3_diffusion.envs import quiet_mujoco
 from .manager import Manager
 from .registry import check_command_line, fail, register_algorithms
 from .resume import continue_run, finished, option_parser, parse_options
+from .tracking import check_tracking
 
 PROG = "train.py"
 
@@ -42,6 +43,7 @@ def main() -> None:
             fail(PROG, str(error))
     register_algorithms()
     check_command_line(PROG, arguments)
+    check_tracking(PROG, arguments)
     every = -1 if options.resume_freq is None else options.resume_freq
     # rl-zoo3's own extension point
     rl_zoo3.train.ExperimentManager = partial(Manager, run=run, resume_freq=every)  # type: ignore[misc, assignment]

@@ -99,14 +99,6 @@ def test_wrong_names_end_with_status_2(arguments: tuple[str, ...], message: str,
     assert "Traceback" not in result.stderr
 
 
-def test_optimize(tmp_path: Path) -> None:
-    args = ["--algo", "qsm", "--env", "Pendulum-v1", *TINY, "policy_kwargs:dict(net_arch=[16],diffusion_steps=2)"]
-    search = ["-optimize", "--n-trials", "2", "--n-evaluations", "1", "--sampler", "random", "--no-optim-plots"]
-    out = check(run(script("train"), *args, *search, cwd=tmp_path))
-    assert "Number of finished trials:  2" in out
-    assert len(list((tmp_path / "logs" / "qsm").glob("report_Pendulum-v1_*.csv"))) == 1
-
-
 def test_saved_settings_are_those_of_the_file(tmp_path: Path) -> None:
     out = check(run(script("train"), "--algo", "td3", "--env", "Pendulum-v1", *TINY, cwd=tmp_path))
     assert "rl_zoo3" not in out.split("Loading hyperparameters from: ")[1].splitlines()[0]
