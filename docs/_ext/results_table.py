@@ -35,23 +35,16 @@ from docutils.parsers.rst import directives
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from taxonomy_table import markdown_table
 
-from sb3_diffusion.taxonomy import available_methods
+from zoo.figures import learning_axes, line_style, title
 
 COLUMNS = ("timesteps", "mean_reward", "std_reward", "n_episodes")
 REQUIRED = ("seeds", "budget", "protocol", "command", "versions")
 OPTIONAL = ("commit", "machine", "note")
 
-# Okabe and Ito's palette, distinguishable with every kind of colour vision; line styles carry the difference in print
-COLOURS = {
-    "only-light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
-    "only-dark": ("#56B4E9", "#E69F00", "#009E73", "#CC79A7"),
-}
-DASHES = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
 INKS = {"only-light": "#202020", "only-dark": "#d0d0d0"}
 
 
@@ -82,12 +75,6 @@ class Run:
     def best(self) -> Evaluation:
         """The evaluation with the largest mean."""
         return max(self.evaluations, key=lambda evaluation: evaluation.mean_reward)
-
-
-def title(algo: str) -> str:
-    """Name of an algorithm in text."""
-    names = {method.zoo_name: method.name for method in available_methods()}
-    return names.get(algo, f"{algo.upper()} (SB3)")
 
 
 def read_run(path: Path, algo: str, seed: int) -> Run:
@@ -215,8 +202,8 @@ def draw(groups: Sequence[list[Run]], reference: dict[str, Any] | None, env: str
     with rc_context({**colours, "font.size": 10, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.add_subplot()
-        for runs, colour, dashes in zip(groups, COLOURS[scheme], DASHES, strict=False):
-            _draw_runs(axes, runs, colour, dashes)
+        for index, runs in enumerate(groups):
+            _draw_runs(axes, runs, line_style(index, scheme.removeprefix("only-")))
         if reference is not None:
             points = reference["points"]
             style: dict[str, Any] = {
@@ -227,26 +214,21 @@ def draw(groups: Sequence[list[Run]], reference: dict[str, Any] | None, env: str
                 "color": ink,
             }
             axes.plot([x for x, _ in points], [y for _, y in points], label="reference\nimplementation", **style)
-        axes.set_xlabel("environment steps")
-        axes.set_ylabel("mean return per episode")
-        axes.set_title(env, fontsize=10)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        learning_axes(axes, env, "mean return per episode")
         figure.legend(loc="outside right upper", frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
-def _draw_runs(axes: Axes, runs: list[Run], colour: str, dashes: Any) -> None:
+def _draw_runs(axes: Axes, runs: list[Run], style: dict[str, Any]) -> None:
     curves = [{evaluation.timesteps: evaluation.mean_reward for evaluation in run.evaluations} for run in runs]
     several = len(runs) > 1
     for curve in curves if several else []:
-        axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.8, alpha=0.6)
+        axes.plot(list(curve), list(curve.values()), color=style["color"], linewidth=0.8, alpha=0.6)
     common = sorted(set.intersection(*(set(curve) for curve in curves)))
     label = f"{title(runs[0].algo)}\n({len(runs)} seeds, mean)" if several else f"{title(runs[0].algo)}\n(1 seed)"
     means = [mean(curve[step] for curve in curves) for step in common]
-    axes.plot(common, means, color=colour, linewidth=2.2, linestyle=dashes, label=label)
+    axes.plot(common, means, linewidth=2.2, label=label, **style)
 
 
 class Results(SphinxDirective):

@@ -1,0 +1,169 @@
+"""Drawing that commands and documentation share: colours, the axes of learning curves, curves with an interval."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from sb3_diffusion.taxonomy import available_methods
+
+# Okabe and Ito's palette, distinguishable with every kind of colour vision; line styles carry the difference in print
+COLOURS = {
+    "light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#202020"),
+    "dark": ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#d0d0d0"),
+}
+# The lengths 7 and 4 have no common divisor, so that 28 curves differ in colour or line
+DASHES = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
+FORMATS = (".png", ".svg", ".pdf")
+
+CONFIDENCE = 0.95
+MIN_RUNS = 3
+"""An interval is drawn from this number of runs on."""
+
+MAX_POINTS = 200
+"""Runs with different steps are compared at no more than so many."""
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""Environment steps in ascending order, and a value at each."""
+
+
+def title(algo: str) -> str:
+    """
+    Name of an algorithm in text.
+
+    :param algo: Its name on the command line
+    """
+    names = {method.zoo_name: method.name for method in available_methods()}
+    return names.get(algo, f"{algo.upper()} (SB3)")
+
+
+def line_style(index: int, scheme: str = "light") -> dict[str, Any]:
+    """
+    Colour and dashes of a curve.
+
+    :param index: Number of the curve in its figure
+    :param scheme: Colour scheme of the page, a key of :data:`COLOURS`
+    """
+    colours = COLOURS[scheme]
+    return {"color": colours[index % len(colours)], "linestyle": DASHES[index % len(DASHES)]}
+
+
+def learning_axes(axes: Axes, heading: str, value: str) -> None:
+    """
+    Name and format the axes of a learning curve.
+
+    :param axes: Where the curves are drawn
+    :param heading: Above the axes, usually the id of the environment
+    :param value: What the vertical axis shows
+    """
+    axes.set_title(heading, fontsize=10)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel(value)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def align(curves: Sequence[Curve]) -> Curve:
+    """
+    Values of several runs at the same steps: those of all runs in the range that all of them cover, at most
+    :data:`MAX_POINTS`, with linear interpolation where a run has no value.
+
+    :param curves: One per run
+    :return: Steps ``(n,)`` and values ``(runs, n)``
+    :raises ValueError: if the runs have no range in common
+    """
+    if len(curves) == 1:
+        return curves[0][0], curves[0][1][None]
+    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    common = np.unique(np.concatenate([steps[(first <= steps) & (steps <= last)] for steps, _ in curves]))
+    if not len(common):
+        raise ValueError(f"one run begins at step {first}, another one ends at step {last}")
+    if len(common) > MAX_POINTS:
+        common = np.linspace(first, last, MAX_POINTS)
+    return common, np.stack([np.interp(common, steps, values) for steps, values in curves])
+
+
+def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Percentile bootstrap interval of the mean over runs, the same at every call.
+
+    :param values: ``(runs, n)``
+    :return: Lower and upper end ``(n,)``
+    """
+    from scipy.stats import bootstrap  # slow to import, and not needed by every figure
+
+    result = bootstrap(
+        (values,),
+        np.mean,
+        axis=0,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        batch=100,
+        n_resamples=2000,
+        rng=np.random.default_rng(0),
+    )
+    return result.confidence_interval.low, result.confidence_interval.high
+
+
+def draw_runs(axes: Axes, curves: Sequence[Curve], label: str, style: dict[str, Any]) -> None:
+    """
+    Draw the mean of several runs, with an interval from :data:`MIN_RUNS` runs on, and thin lines for single runs below that.
+
+    :param axes: Where to draw
+    :param curves: One per run
+    :param label: For the legend
+    :param style: See :func:`line_style`
+    """
+    steps, values = align(curves)
+    # a single point has no line
+    marker = "o" if len(steps) == 1 else None
+    axes.plot(steps, values.mean(0), linewidth=2.0, label=label, marker=marker, **style)
+    if len(curves) >= MIN_RUNS:
+        low, high = bootstrap_interval(values)
+        axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    elif len(curves) > 1:
+        for run_steps, run_values in curves:
+            axes.plot(run_steps, run_values, color=style["color"], linewidth=0.8, alpha=0.6)
+
+
+def caption(n_runs: Sequence[int]) -> str:
+    """
+    What :func:`draw_runs` drew, as a sentence for the figure.
+
+    :param n_runs: Number of runs behind each curve
+    """
+    if max(n_runs) == 1:
+        return "Lines: single runs"
+    parts = ["Thick lines: mean over runs" if any(1 < n < MIN_RUNS for n in n_runs) else "Lines: mean over runs"]
+    if any(1 < n < MIN_RUNS for n in n_runs):
+        parts.append("thin lines: single runs")
+    if max(n_runs) >= MIN_RUNS:
+        parts.append(f"bands: {CONFIDENCE:.0%} bootstrap interval of the mean (from {MIN_RUNS} runs on)".replace("%", " %"))
+    return "; ".join(parts)
+
+
+def check_output(path: Path) -> None:
+    """
+    :param path: Where a figure is to be saved
+    :raises ValueError: if its format is not one of :data:`FORMATS`
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"--output {path} does not say the format; let its name end with {', '.join(FORMATS)}")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """
+    Save a figure; the same figure gives the same bytes.
+
+    :param figure: What to save
+    :param path: Where; the suffix says the format, folders are made
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # files of these two kinds would carry the time
+    date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
+    figure.savefig(path, dpi=150, metadata=date)
