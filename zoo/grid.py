@@ -80,7 +80,7 @@ class RayRunner:
     def run(self, cells: Sequence[Cell], *, wait: bool, report: Report) -> None:
         """See :class:`Runner`."""
         ray = self.ray
-        # NOTHING of a task is lost with its machine: the cell continues from its last checkpoint
+        # a task that is lost with its machine is started on another one, where the cell continues from its last checkpoint
         task = ray.remote(max_retries=self.retries)(work)
         options = {"retries": self.retries, "wait": wait, "train": self.train}
         pending = {
