@@ -25,7 +25,7 @@ from .grid import LocalRunner, RayRunner, Runner, run_cells, summary
 from .registry import check_algorithm, check_environment, fail, register_algorithms
 
 PROG = "benchmark.py"
-NEEDED = "install what is missing with: pip install -c constraints.txt -e \".[benchmark]\""
+NEEDED = 'install what is missing with: pip install -c constraints.txt -e ".[benchmark]"'
 
 
 def parse_arguments() -> argparse.Namespace:

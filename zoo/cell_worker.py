@@ -52,9 +52,7 @@ class Outcome:
         return self.state in ("done", "present")
 
 
-def work(
-    cell: Cell, *, retries: int, wait: bool, stop: Callable[[], bool] = lambda: False, train: Path = TRAIN
-) -> Outcome:
+def work(cell: Cell, *, retries: int, wait: bool, stop: Callable[[], bool] = lambda: False, train: Path = TRAIN) -> Outcome:
     """
     Do a cell, unless it has a result or somebody else is doing it.
 
@@ -100,10 +98,10 @@ def has_result(cell: Cell) -> bool:
 
 
 def _try(cell: Cell, retries: int, stop: Callable[[], bool], train: Path) -> Outcome:
-    result = cell.folder / "result.json"
-    if result.is_file():
-        print(f"{cell}: {result} is damaged, the cell is done again (the file is kept as result.damaged)", flush=True)
-        result.replace(result.with_suffix(".damaged"))
+    damaged = cell.folder / "result.json"
+    if damaged.is_file():
+        print(f"{cell}: {damaged} is damaged, the cell is done again (the file is kept as result.damaged)", flush=True)
+        damaged.replace(damaged.with_suffix(".damaged"))
     attempts, fresh, tail = _read_attempts(cell), False, ""
     for _ in range(retries + 1):
         with cell.log.open("ab") as log:

@@ -1,5 +1,6 @@
 """Do the cells of a benchmark: in processes of this machine, or as tasks of a Ray cluster."""
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -72,7 +73,7 @@ class RayRunner:
         # the tasks import this package; the root of a clone is not a folder that Python searches
         path = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
         try:
-            ray.init(address=address, runtime_env={"env_vars": path}, logging_level="warning")
+            ray.init(address=address, runtime_env={"env_vars": path}, logging_level=logging.WARNING)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"--ray-address {address}: no Ray cluster answers there ({reason})") from None

@@ -160,6 +160,7 @@ class Manager(ExperimentManager):
             warn=False,
         )
         env.close()
+        assert isinstance(returns, list) and isinstance(lengths, list)
         evaluation = {
             "timesteps": model.num_timesteps,
             "budget": self.n_timesteps,

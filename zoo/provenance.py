@@ -1,5 +1,6 @@
 """Where a number comes from: releases of the libraries and commit of this repository."""
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
@@ -13,10 +14,8 @@ def package_versions() -> dict[str, str]:
     """Releases of Python and of the libraries that a return depends on."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 

@@ -100,7 +100,9 @@ def render(heading: str, content: dict[str, Any]) -> str:
     css = (DATA / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     # nothing is allowed but pictures and videos inside the page, and this one style sheet
-    policy = f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
     return environment.get_template("report.html.jinja").render(title=heading, css=Markup(css), policy=policy, **content)
 
 
@@ -201,8 +203,8 @@ def _normalisation(envs: list[str]) -> str:
         return f"No environment of this benchmark has a maximum return in {source}. There are no normalised scores."
     text = (
         f"Scores are final returns divided by the maximum returns of {source}: {', '.join(known)}. "
-        "The interquartile mean (IQM) is the mean of the middle half of all runs; intervals draw the seeds of each environment "
-        "anew (stratified bootstrap). An algorithm takes part if it has a result on each of these environments."
+        "The interquartile mean (IQM) is the mean of the middle half of all runs; intervals draw the seeds of each "
+        "environment anew (stratified bootstrap). An algorithm takes part if it has a result on each of these environments."
     )
     return text + (f" No maximum return is known for {', '.join(unknown)}, which are left out here." if unknown else "")
 
@@ -249,8 +251,8 @@ def _groups(cells: list[CellState]) -> list[dict[str, str]]:
             command = cell.result["command"].replace(f"--seed {cell.seed}", "--seed SEED")
             kind = "deterministic" if final["deterministic"] else "stochastic"
             protocol = (
-                f"Budget: {final['budget']:,} environment steps. Evaluation: {settings['eval_episodes']} {kind} episodes every "
-                f"{settings['eval_freq']:,} steps and at the end."
+                f"Budget: {final['budget']:,} environment steps. Evaluation: {settings['eval_episodes']} {kind} episodes "
+                f"every {settings['eval_freq']:,} steps and at the end."
             )
             seeds[cell.algo, cell.env, command, protocol].append(cell.seed)
     return [
@@ -339,7 +341,11 @@ def _aggregate_pictures(aggregates: list[Aggregate], algos: list[str], taus: np.
     complete = [entry for entry in aggregates if entry.iqm is not None]
     if not complete:
         return []
-    single = "" if all(entry.interval for entry in complete) else f" No interval where an environment has fewer than {MIN_RUNS} seeds."
+    single = (
+        ""
+        if all(entry.interval for entry in complete)
+        else f" No interval where an environment has fewer than {MIN_RUNS} seeds."
+    )
     profiles = "Performance profiles: share of runs with a normalised score above the threshold; higher is better."
     means = "Interquartile means of the normalised scores; further right is better."
     band, bar = " Bands: 95 % bootstrap intervals.", " Bars: 95 % bootstrap intervals."
@@ -353,6 +359,7 @@ def _draw_profiles(aggregates: list[Aggregate], algos: list[str], taus: np.ndarr
     figure = plt.figure(figsize=(8.0, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for entry in aggregates:
+        assert entry.profile is not None
         style = line_style(algos.index(entry.algo))
         axes.plot(taus, entry.profile, label=f"{title(entry.algo)}\n({_count(entry.n_runs, 'run')})", linewidth=2.0, **style)
         if entry.band is not None:
@@ -369,6 +376,7 @@ def _draw_means(aggregates: list[Aggregate], algos: list[str]) -> Figure:
     figure = plt.figure(figsize=(8.0, 0.9 + 0.42 * len(ordered)), layout="constrained")
     axes = figure.add_subplot()
     for height, entry in enumerate(ordered):
+        assert entry.iqm is not None
         colour = line_style(algos.index(entry.algo))["color"]
         if entry.interval is not None:
             axes.plot(entry.interval, [height, height], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt")

@@ -97,7 +97,9 @@ def _read_cell(folder: Path) -> CellState:
     except CellFileError as error:
         return CellState(*names, "missing", str(error))
     last = attempts[-1]["error"] if attempts else None
-    return CellState(*names, "missing", "interrupted or not finished yet") if last is None else CellState(*names, "failed", last)
+    return (
+        CellState(*names, "missing", "interrupted or not finished yet") if last is None else CellState(*names, "failed", last)
+    )
 
 
 def maximum_returns() -> tuple[dict[str, float], str]:
@@ -280,15 +282,11 @@ def aggregate(scores: pd.DataFrame) -> list[Aggregate]:
         if (n_missing := len(own) - n_runs) > 0:
             notes.append(f"{n_missing} runs without a result")
         band = stratified_interval(strata, profile)
-        found.append(
-            Aggregate(algo, n_runs, interquartile_mean(*strata), interval, profile(*strata), band, "; ".join(notes))
-        )
+        found.append(Aggregate(algo, n_runs, interquartile_mean(*strata), interval, profile(*strata), band, "; ".join(notes)))
     return found
 
 
 def aggregate_table(aggregates: list[Aggregate]) -> pd.DataFrame:
     """One row for every algorithm."""
-    rows = [
-        (entry.algo, entry.n_runs, entry.iqm, *(entry.interval or (None, None)), entry.note) for entry in aggregates
-    ]
+    rows = [(entry.algo, entry.n_runs, entry.iqm, *(entry.interval or (None, None)), entry.note) for entry in aggregates]
     return pd.DataFrame(rows, columns=["algorithm", "n_runs", "iqm", "iqm_low", "iqm_high", "note"])

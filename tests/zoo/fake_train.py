@@ -3,11 +3,12 @@ Stands in for ``zoo/train.py`` where the real one would take too long: the same 
 
 Behaviour comes with ``-params``: ``crash:2`` fails at the first two starts, ``short:1`` ends before the budget, ``wait:1``
 waits until there is a file ``go`` in the folder of the cell, ``resume:1`` leaves a folder that can be resumed when it crashes.
-Every start is a line in the file ``starts``.
+Every start is a line in the file ``starts``; ``pid`` is the number of the process.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ def main() -> int:
         folder = Path(args.f, args.algo, f"{args.env}_1")
         settings = folder / args.env / "args.yml"
     cell = folder.parents[2]
+    (cell / "pid").write_text(str(os.getpid()), encoding="utf-8")
     behaviour = dict(word.split(":") for word in args.params)
     with (cell / "starts").open("a", encoding="utf-8") as file:
         file.write("resumed\n" if args.resume else "new\n")

@@ -13,10 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-for module in ("arch", "jinja2", "jsonschema"):
-    pytest.importorskip(module, reason="needs the extra benchmark")
-
 from scipy.stats import bootstrap, trim_mean
 
 from zoo import report, scores
@@ -82,7 +78,9 @@ def test_table_of_scores(tmp_path: Path) -> None:
 
 
 def test_means_over_seeds(tmp_path: Path) -> None:
-    cells = fill(tmp_path, {("sac", "Hopper-v5"): [1.0, 2.0, 6.0, None], ("td3", "Hopper-v5"): [5.0], ("qsm", "Hopper-v5"): [None]})
+    cells = fill(
+        tmp_path, {("sac", "Hopper-v5"): [1.0, 2.0, 6.0, None], ("td3", "Hopper-v5"): [5.0], ("qsm", "Hopper-v5"): [None]}
+    )
     table = environment_table(score_table(cells)).set_index("algorithm")
     assert table.loc["sac", "final_mean"] == 3.0
     assert table.loc["sac", ["n_planned", "n_done"]].tolist() == [4, 3]
@@ -203,7 +201,9 @@ def test_everything_from_the_folders_is_escaped(hostile: Path) -> None:
     assert "&lt;/td&gt;&lt;/table&gt;&lt;script&gt;" in page
     # nothing that a browser would fetch: every address is inside the page
     assert set(re.findall(r'(?:src|href)="(data:image/svg\+xml|data:video/mp4|[^"]*)[;"]', page)) == {"data:image/svg+xml"}
-    assert re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[0].startswith("default-src &#39;none&#39;;")
+    assert re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[0].startswith(
+        "default-src &#39;none&#39;;"
+    )
 
 
 def test_tables_of_the_page(hostile: Path) -> None:

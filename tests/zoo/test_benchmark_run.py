@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("jsonschema")
-
 from zoo import cells as cells_module
 from zoo.benchmark import make_cells
 from zoo.cell_worker import Outcome, training_command, work
@@ -26,10 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_train.py")
 SHORT = Settings(n_timesteps=40, eval_freq=20, eval_episodes=2)
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from zoo.cells import Settings, expand, plan
 from zoo.grid import LocalRunner, run_cells
+signal.signal(signal.SIGINT, signal.default_int_handler)  # is switched off in what a shell starts in the background
 root, train, jobs, params, seeds = sys.argv[1:]
 settings = Settings(n_timesteps=40, eval_freq=20, eval_episodes=2, params=tuple(params.split()))
 cells = expand(Path(root), ["sac"], ["Pendulum-v1"], range(int(seeds)), settings)
@@ -284,8 +284,7 @@ def test_ctrl_c_ends_the_trainings_and_the_next_runner_continues(
 ) -> None:
     cells = expand(tmp_path, ["sac"], ["Pendulum-v1"], range(3), replace(SHORT, params=("wait:1", "resume:1")))
     runner = driver(tmp_path, jobs=2, params="wait:1 resume:1", seeds=3)
-    until(lambda: starts(cells[0]) == starts(cells[1]) == ["new"] and all((c.folder / "run").exists() for c in cells[:2]))
-    until(lambda: all(list(c.folder.glob("run/*/*/*/config.yml")) for c in cells[:2]))
+    until(lambda: all(list(cell.folder.glob("run/*/*/*/config.yml")) for cell in cells[:2]))
     runner.send_signal(signal.SIGINT)
     assert runner.wait() == 130
     for cell in cells:
@@ -305,7 +304,6 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_real_trainings_and_report(tmp_path: Path) -> None:
-    pytest.importorskip("arch")
     folder = tmp_path / "benchmark"
     tiny = ["-n", "300", "--eval-freq", "150", "--eval-episodes", "2", "-f", str(folder), "--jobs", "2"]
     params = ["-params", "learning_starts:100", "batch_size:16", "policy_kwargs:dict(net_arch=[16])"]
@@ -336,9 +334,7 @@ def test_real_trainings_and_report(tmp_path: Path) -> None:
         (["-params", "gamma=0.9"], "'gamma=0.9' is not of the form key:value."),
     ],
 )
-def test_wrong_arguments(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.benchmark import parse_arguments
 
     grid = ["--algos", "sac", "--envs", "Pendulum-v1", "--seeds", "0", "-f", str(tmp_path)]
@@ -349,7 +345,6 @@ def test_wrong_arguments(
 
 
 def test_report_without_benchmark(tmp_path: Path) -> None:
-    pytest.importorskip("arch")
     result = command("report", "-f", str(tmp_path / "nothing"))
     assert result.returncode == 2
     assert "holds no benchmark; make one with: python zoo/benchmark.py run" in result.stderr
