@@ -132,8 +132,8 @@ def expand(root: Path, algos: Sequence[str], envs: Sequence[str], seeds: Sequenc
     :param seeds: Seeds
     :param settings: Everything else
     """
-    unique = [list(dict.fromkeys(values)) for values in (seeds, envs, algos)]
-    return [Cell(root, algo, env, seed, settings) for seed in unique[0] for env in unique[1] for algo in unique[2]]
+    cells = [Cell(root, algo, env, seed, settings) for seed in seeds for env in envs for algo in algos]
+    return list(dict.fromkeys(cells))
 
 
 def plan(cells: Sequence[Cell]) -> None:

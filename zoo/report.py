@@ -288,21 +288,27 @@ def media(cells: list[CellState], root: Path, max_video_mb: float) -> dict[str, 
     """
     videos, large, cards = [], [], []
     for cell in cells:
-        replay, card = cell.folder / REPLAY, cell.folder / CARD
-        if replay.is_file():
+        replay, card = _find(cell.folder, REPLAY), _find(cell.folder, CARD)
+        if replay is not None:
             size = replay.stat().st_size
             if size <= max_video_mb * 1e6:
                 videos.append({"run": _name(cell), "data": _address("video/mp4", replay.read_bytes())})
             else:
                 limit = f"{size / 1e6:.1f} MB, more than {max_video_mb:g} MB"
                 large.append(f"The replay of {_name(cell)} is not shown ({limit}): {replay.relative_to(root)}")
-        if card.is_file():
+        if card is not None:
             with card.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(MAX_CARD_CHARACTERS + 1)
             if len(text) > MAX_CARD_CHARACTERS:
                 text = f"{text[:MAX_CARD_CHARACTERS]}\n... (shortened)"
             cards.append({"run": _name(cell), "text": text})
     return {"videos": videos, "large_videos": large, "cards": cards}
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """A file in the folder of a cell, or in the one that ``zoo/push_to_hub.py`` has made of its training."""
+    places = [folder / name, *sorted(folder.glob(f"run/*/*_1/hub/*/{name}"))]
+    return next((path for path in places if path.is_file()), None)
 
 
 # -- figures ---------------------------------------------------------------------------------------------------------------

@@ -175,8 +175,9 @@ HOSTILE = '<script>document.title="ran"</script><img src="{url}/card" onerror="d
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> Path:
-    """A benchmark with two algorithms on two environments, most of whose texts try to be more than text."""
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A benchmark with three algorithms on two environments, most of whose texts try to be more than text."""
+    monkeypatch.setattr(scores, "N_RESAMPLES", 100)
     for algo, env in [("sac", "Hopper-v5"), ("sac", "Swimmer-v5"), ("td3", "Hopper-v5"), ('"><b onclick=x>', "Hopper-v5")]:
         for seed in range(3):
             add_cell(tmp_path, algo, env, seed, 100.0 * seed + len(algo))
@@ -234,11 +235,15 @@ def test_one_seed_and_nothing_at_all(tmp_path: Path) -> None:
 def test_replays(tmp_path: Path) -> None:
     small, large = (add_cell(tmp_path, "sac", "Hopper-v5", seed, 100.0) for seed in range(2))
     (small / "replay.mp4").write_bytes(b"small")
-    (large / "replay.mp4").write_bytes(b"x" * 2_000_000)
+    published = large / "run" / "sac" / "Hopper-v5_1" / "hub" / "sac-Hopper-v5"  # as zoo/push_to_hub.py does
+    published.mkdir(parents=True)
+    (published / "replay.mp4").write_bytes(b"x" * 2_000_000)
+    (published / "README.md").write_text("the card", encoding="utf-8")
     page = report.make_report(tmp_path, tmp_path / "report", "Videos", 1.0).read_text(encoding="utf-8")
     assert page.count("<video ") == 1
     assert 'src="data:video/mp4;base64,c21hbGw="' in page
-    assert "seed 1 is not shown (2.0 MB, more than 1 MB): sac/Hopper-v5/seed-1/replay.mp4" in page
+    assert "seed 1 is not shown (2.0 MB, more than 1 MB): sac/Hopper-v5/seed-1/run/" in page
+    assert "<pre>the card</pre>" in page
 
 
 # -- browser ---------------------------------------------------------------------------------------------------------------
