@@ -1,6 +1,7 @@
 """Do the cells of a benchmark: in processes of this machine, or as tasks of a Ray cluster."""
 
 import logging
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -73,8 +74,9 @@ class RayRunner:
         # the tasks import this package; the root of a clone is not a folder that Python searches
         path = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
         try:
+            _knock(address)
             ray.init(address=address, runtime_env={"env_vars": path}, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"--ray-address {address}: no Ray cluster answers there ({reason})") from None
 
@@ -103,6 +105,13 @@ class RayRunner:
             return self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
             return Outcome("failed", f"failed because Ray lost the task {self.retries + 1} times: {error}")
+
+
+def _knock(address: str) -> None:
+    """Ray tries for minutes to reach a machine on which nothing answers."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
 
 
 def run_cells(runner: Runner, cells: Sequence[Cell], report: Report) -> dict[Cell, Outcome]:

@@ -106,7 +106,6 @@ def test_killed_node(ray: ModuleType, cluster: Any, tmp_path: Path) -> None:
         assert read_result(cell.folder)["cell"]["seed"] == cell.seed
 
 
-@pytest.mark.expensive
 def test_no_cluster_there(ray: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"--ray-address 127\.0\.0\.1:1: no Ray cluster answers there"):
         RayRunner("127.0.0.1:1", 0)
