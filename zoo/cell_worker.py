@@ -68,7 +68,8 @@ def work(cell: Cell, *, retries: int, wait: bool, stop: Callable[[], bool] = lam
         return Outcome("present", "has a result")
     lock = lease(cell.folder / "cell.lease")
     try:
-        lock.acquire(timeout=-1 if wait else 0, cancel_check=stop)
+        # the lock of a dead owner is removed by the first try and taken by the second
+        lock.acquire(timeout=-1 if wait else 1.0, cancel_check=stop)
     except Timeout:
         owner = lock.owner
         who = "somebody else" if owner is None else f"process {owner.pid} on {owner.hostname}"
