@@ -27,6 +27,10 @@ EXTRAS = {
         "scipy>=1.15",
     ],
     "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34"],
+    # zoo/benchmark.py: locks, checked files, statistics, page. Not rliable: release 1.2.0 needs arch<8, which does not work
+    # with pandas 3.
+    "benchmark": ["filelock>=3.30", "jsonschema>=4.20,<5", "arch>=8,<9", "scipy>=1.11", "Jinja2>=3.1,<4", "MarkupSafe>=2.1"],
+    "ray": ["ray>=2.60,<3"],
     "tracking": ["wandb>=0.18,<1"],
     "tests": [
         "pytest>=8,<10",
@@ -37,11 +41,14 @@ EXTRAS = {
         "mypy>=1.15,<3",
         "codespell>=2.3",
         "types-PyYAML",
+        "types-jsonschema",
     ],
     "docs": ["sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2024.8.6", "sphinx-copybutton>=0.5", "matplotlib>=3.8"],
 }
 # Everything that touches an agent; "tracking" needs an account, "tests" and "docs" are for contributors.
-EXTRAS["all"] = sorted({requirement for name in ("mujoco", "dmc", "zoo", "video") for requirement in EXTRAS[name]})
+EXTRAS["all"] = sorted(
+    {requirement for name in ("mujoco", "dmc", "zoo", "benchmark", "video") for requirement in EXTRAS[name]}
+)
 
 setup(
     name="sb3_diffusion",
@@ -61,7 +68,7 @@ setup(
     package_dir={"sb3_diffusion_zoo": "zoo", "sb3_diffusion_zoo.hyperparams": "hyperparams"},
     package_data={
         "sb3_diffusion": ["py.typed", "version.txt", "kernels/*.cpp"],
-        "sb3_diffusion_zoo": ["py.typed"],
+        "sb3_diffusion_zoo": ["py.typed", "data/*"],
         "sb3_diffusion_zoo.hyperparams": ["*.yml"],
     },
     install_requires=[

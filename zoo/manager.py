@@ -1,6 +1,7 @@
 """rl-zoo3's experiment manager with our settings, DeepMind Control tasks and a report at the end."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import optuna
+import numpy as np
 import yaml
 from optuna.samplers import BaseSampler
 from rl_zoo3.exp_manager import ExperimentManager
@@ -20,6 +22,7 @@ from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, sync_envs_normalization
 
 from sb3_diffusion.core.checkpoints import save_agent
+from sb3_diffusion.core.checkpoint_store import write_atomically
 from sb3_diffusion.envs.snapshot import SnapshotServer
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods
@@ -31,6 +34,7 @@ from .tracking import make_logger
 
 # Every setting that may be written as "lin_3e-4": from that value to zero over the run.
 SCHEDULES = ("learning_rate", "actor_learning_rate", "critic_learning_rate", "clip_range", "clip_range_vf", "delta_std")
+FINAL_EVALUATION = "final_evaluation.json"
 DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
 
 
@@ -203,12 +207,12 @@ class Manager(ExperimentManager):
         super().save_trained_model(model)
         # the same file, for Stable-Baselines3's algorithms with what load_agent needs
         save_agent(model, Path(self.save_path) / f"{self.env_name}.zip")
+        if self.n_eval_episodes > 0:
+            self._evaluate(model)
         if self.complete:
             mark_finished(self.save_path, self.params_path, model.num_timesteps)
         else:
             print(f"The training was interrupted; continue it with --resume {self.save_path}")
-        if self.n_eval_episodes > 0:
-            self._print_evaluation(model)
         folder = Path(self.save_path)
         print(f"Agent saved as {folder / self.env_name}.zip")
         exp_id = folder.name.removeprefix(f"{self.env_name}_")
@@ -216,16 +220,32 @@ class Manager(ExperimentManager):
             print(f"Watch it with: {_enjoy_program()} --algo {self.algo} --env {self.env_name.gym_id}", end=" ")
             print(f"-f {self.log_folder} --exp-id {exp_id}")
 
-    def _print_evaluation(self, model: BaseAlgorithm) -> None:
+    def _evaluate(self, model: BaseAlgorithm) -> None:
+        """Print the return of the trained agent, and write every episode to a file of the run."""
         env = self.create_envs(1, eval_env=True)
         if model.get_vec_normalize_env() is not None:
             training_env = model.get_env()
             assert training_env is not None
             sync_envs_normalization(training_env, env)
-        mean, std = evaluate_policy(
-            model, env, n_eval_episodes=self.n_eval_episodes, deterministic=self.deterministic_eval, warn=False
+        returns, lengths = evaluate_policy(
+            model,
+            env,
+            n_eval_episodes=self.n_eval_episodes,
+            deterministic=self.deterministic_eval,
+            return_episode_rewards=True,
+            warn=False,
         )
         env.close()
+        assert isinstance(returns, list) and isinstance(lengths, list)
+        evaluation = {
+            "timesteps": model.num_timesteps,
+            "budget": self.n_timesteps,
+            "deterministic": self.deterministic_eval,
+            "returns": [float(value) for value in returns],
+            "lengths": [int(value) for value in lengths],
+        }
+        write_atomically(Path(self.save_path, FINAL_EVALUATION), json.dumps(evaluation).encode())
+        mean, std = np.mean(returns), np.std(returns)
         kind = "deterministic" if self.deterministic_eval else "stochastic"
         print(
             f"Evaluation after {model.num_timesteps} steps: mean reward {mean:.2f} +/- {std:.2f} "

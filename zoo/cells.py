@@ -1,0 +1,253 @@
+"""
+One cell of a benchmark: one algorithm on one environment with one seed, and the files in its folder.
+
+``<benchmark>/<algorithm>/<environment>/seed-<seed>/`` holds
+
+``cell.json``
+    what the cell is, written when it is planned
+``run/``
+    the log folder of ``zoo/train.py``
+``log.txt``, ``attempts.json``
+    output of the training, and one entry for every time that it was started
+``result.json``
+    the curve, the final evaluation and how they came about; written once, at the end
+
+All of them are plain JSON and checked against ``data/cell.schema.json`` when they are read.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import SoftFileLease
+from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
+
+from sb3_diffusion.core.checkpoint_store import write_atomically
+
+DATA = Path(__file__).resolve().parent / "data"
+FORMAT = 1
+
+LEASE_SECONDS = 60.0
+"""An owner on another machine that gave no sign of life for so long is taken for dead; on the same machine it is looked up."""
+
+
+class CellFileError(ValueError):
+    """A file of a cell does not hold what it should; the message is one line that names file and reason."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    Options of ``zoo/train.py`` that are the same for a whole command.
+
+    :param n_timesteps: Environment steps, ``None`` for those of the settings file
+    :param eval_freq: Evaluate every so many steps
+    :param eval_episodes: Episodes of an evaluation
+    :param n_eval_envs: Environments that an evaluation uses at once
+    :param threads: Threads of one training
+    :param device: PyTorch device
+    :param params: Settings that are overwritten, ``key:value``
+    :param env_kwargs: Arguments of the environment, ``key:value``
+    :param gym_packages: Packages that register environments
+    """
+
+    n_timesteps: int | None = None
+    eval_freq: int = 10_000
+    eval_episodes: int = 10
+    n_eval_envs: int = 1
+    threads: int = 1
+    device: str = "auto"
+    params: tuple[str, ...] = ()
+    env_kwargs: tuple[str, ...] = ()
+    gym_packages: tuple[str, ...] = ()
+
+    def options(self) -> list[str]:
+        """The settings on the command line of ``zoo/train.py``."""
+        options = [] if self.n_timesteps is None else ["-n", str(self.n_timesteps)]
+        options += ["--eval-freq", str(self.eval_freq), "--eval-episodes", str(self.eval_episodes)]
+        options += ["--n-eval-envs", str(self.n_eval_envs), "--num-threads", str(self.threads), "--device", self.device]
+        lists = {"-params": self.params, "--env-kwargs": self.env_kwargs, "--gym-packages": self.gym_packages}
+        return options + [word for option, words in lists.items() if words for word in (option, *words)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    One training of a benchmark.
+
+    :param root: Folder of the benchmark
+    :param algo: Name of the algorithm on the command line
+    :param env: Id of the environment
+    :param seed: Seed
+    :param settings: Everything else
+    """
+
+    root: Path
+    algo: str
+    env: str
+    seed: int
+    settings: Settings
+
+    def __str__(self) -> str:
+        return f"{self.algo} {self.env} seed {self.seed}"
+
+    @cached_property
+    def folder(self) -> Path:
+        """Folder of the cell, which depends on nothing but the cell."""
+        return self.root / self.algo / EnvironmentName(self.env) / f"seed-{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """Output of the training."""
+        return self.folder / "log.txt"
+
+    def options(self) -> list[str]:
+        """Command line of ``zoo/train.py``, without the folder."""
+        return ["--algo", self.algo, "--env", self.env, "--seed", str(self.seed), *self.settings.options()]
+
+    @property
+    def command(self) -> str:
+        """The command that repeats the training."""
+        return shlex.join(["python", "zoo/train.py", *self.options()])
+
+    def describe(self) -> dict[str, Any]:
+        """Content of ``cell.json``."""
+        # through JSON, so that it compares equal to what is read
+        settings = json.loads(json.dumps(asdict(self.settings)))
+        return {"algorithm": self.algo, "environment": self.env, "seed": self.seed, "settings": settings}
+
+
+def expand(root: Path, algos: Sequence[str], envs: Sequence[str], seeds: Sequence[int], settings: Settings) -> list[Cell]:
+    """
+    The grid, one seed of everything after the other, so that an interrupted benchmark compares all algorithms.
+
+    :param root: Folder of the benchmark
+    :param algos: Algorithms
+    :param envs: Environments
+    :param seeds: Seeds
+    :param settings: Everything else
+    """
+    cells = [Cell(root, algo, env, seed, settings) for seed in seeds for env in envs for algo in algos]
+    return list(dict.fromkeys(cells))
+
+
+def plan(cells: Sequence[Cell]) -> None:
+    """
+    Write down what the cells are, before any of them is started.
+
+    :param cells: Cells of one benchmark
+    :raises ValueError: if a folder belongs to a cell with other settings; then nothing is written
+    """
+    root = cells[0].root
+    root.mkdir(parents=True, exist_ok=True)
+    with lease(root / "plan.lease"):
+        new = []
+        for cell in cells:
+            if not (cell.folder / "cell.json").is_file():
+                new.append(cell)
+                continue
+            known, asked = read(cell.folder, "cell"), cell.describe()
+            if known != asked:
+                raise ValueError(f"{cell.folder} was started with {_differences(known, asked)}; give another --folder.")
+        for cell in new:
+            cell.folder.mkdir(parents=True, exist_ok=True)
+            write(cell.folder, "cell", cell.describe())
+
+
+def _differences(known: dict[str, Any], asked: dict[str, Any]) -> str:
+    before, now = ({"environment": entry["environment"], **entry["settings"]} for entry in (known, asked))
+    return ", ".join(f"{key} {before[key]} (not {now[key]})" for key in before if before[key] != now[key])
+
+
+def lease(path: Path) -> SoftFileLease:
+    """
+    A lock with an owner and a heartbeat, that works between machines which share a file system. That of a dead process is
+    taken over.
+
+    :param path: File of the lock
+    """
+    return SoftFileLease(path, lease_duration=LEASE_SECONDS, poll_interval=0.5)
+
+
+def read(folder: Path, kind: str) -> Any:
+    """
+    :param folder: Folder of a cell
+    :param kind: ``"cell"``, ``"attempts"`` or ``"result"``
+    :return: Content of the file
+    :raises CellFileError: if the file is not what it should be
+    :raises FileNotFoundError: if there is none
+    """
+    path = folder / f"{kind}.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise CellFileError(f"{path} is not readable as JSON: {reason}") from None
+    check(content, kind, path)
+    return content
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """
+    :param folder: Folder of a cell
+    :return: Its result
+    :raises CellFileError: if it is damaged, or that of another cell
+    :raises FileNotFoundError: if there is none
+    """
+    result = read(folder, "result")
+    if result["cell"] != read(folder, "cell"):
+        raise CellFileError(f"{folder / 'result.json'} is damaged: it is the result of another cell")
+    return result
+
+
+def write(folder: Path, kind: str, content: Any) -> None:
+    """
+    :param folder: Folder of a cell
+    :param kind: See :func:`read`
+    :param content: What the file shall hold
+    :raises CellFileError: if that is not what it should be
+    """
+    path = folder / f"{kind}.json"
+    check(content, kind, path)
+    try:
+        text = json.dumps(content, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise CellFileError(f"{path} cannot be written: {error}") from None
+    write_atomically(path, f"{text}\n".encode())
+
+
+def check(content: Any, kind: str, path: Path) -> None:
+    """
+    :param content: What a file holds
+    :param kind: See :func:`read`
+    :param path: The file
+    :raises CellFileError: if that is not what it should be
+    """
+    error = next(iter(_validator(kind).iter_errors(content)), None)
+    if error is not None:
+        where = "/".join(map(str, error.absolute_path)) or "the whole"
+        raise CellFileError(f"{path} is damaged: {where}: {error.message[:200]}")
+
+
+@cache
+def _validator(kind: str) -> Any:
+    from jsonschema import Draft202012Validator  # of the extra "benchmark"
+
+    definitions = json.loads((DATA / "cell.schema.json").read_text(encoding="utf-8"))["$defs"]
+    return Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": definitions})
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
