@@ -17,7 +17,8 @@ EXTRAS = {
     # rl-zoo3 brings its successor.
     # pandas writes the report of -optimize, matplotlib draws the toys.
     "zoo": ["rl-zoo3>=2.9.2,<3", "huggingface-hub>=2,<3", "optuna>=4,<6", "pandas>=2.2,<4", "matplotlib>=3.8"],
-    "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34"],
+    # moviepy is what Stable-Baselines3's recorder needs, imageio-ffmpeg ours; pygame draws the classic control tasks.
+    "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34", "gymnasium[classic-control]>=1,<2"],
     "tracking": ["wandb>=0.18,<1"],
     "tests": [
         "pytest>=8,<10",
