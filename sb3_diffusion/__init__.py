@@ -1,12 +1,16 @@
 """Reinforcement learning with diffusion and flow policies for users of Stable-Baselines3."""
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.taxonomy import TAXONOMY, available_methods
 
-if TYPE_CHECKING:  # at run time the names come from the taxonomy, see __getattr__
+if TYPE_CHECKING:  # at run time the names come from the taxonomy and from _FUNCTIONS, see __getattr__
+    from sb3_diffusion.core.checkpoints import load_agent as load_agent
+    from sb3_diffusion.core.checkpoints import load_normalization as load_normalization
+    from sb3_diffusion.core.checkpoints import save_agent as save_agent
     from sb3_diffusion.q_guidance.dps import DPS as DPS
     from sb3_diffusion.q_guidance.idem import iDEM as iDEM
     from sb3_diffusion.q_guidance.qsm import QSM as QSM
@@ -17,10 +21,14 @@ if TYPE_CHECKING:  # at run time the names come from the taxonomy, see __getattr
 
 __version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8").strip()
 
-__all__ = ["DiffusionPolicy", "__version__", *(method.name for method in available_methods())]
+_FUNCTIONS = ("load_agent", "load_normalization", "save_agent")
+
+__all__ = ["DiffusionPolicy", "__version__", *_FUNCTIONS, *(method.name for method in available_methods())]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module("sb3_diffusion.core.checkpoints"), name)
     for method in TAXONOMY:
         if method.name == name:
             return method.load()
@@ -28,4 +36,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *(method.name for method in available_methods())])
+    return sorted([*globals(), *_FUNCTIONS, *(method.name for method in available_methods())])

@@ -81,8 +81,7 @@ class Method:
                 f"{self.name} ({self.cell}, arXiv {self.arxiv}) is part of the taxonomy but not available in this version "
                 f"of sb3_diffusion; available are: {names}."
             )
-        module, _, class_name = self.class_path.partition(":")
-        return getattr(importlib.import_module(module), class_name)
+        return _load(self.class_path)
 
 
 TAXONOMY: tuple[Method, ...] = (
@@ -187,6 +186,18 @@ TAXONOMY: tuple[Method, ...] = (
 )
 """All 24 methods of the paper's Table 1, in its order."""
 
+BASELINES = MappingProxyType(
+    {
+        "a2c": "stable_baselines3.a2c.a2c:A2C",
+        "ddpg": "stable_baselines3.ddpg.ddpg:DDPG",
+        "dqn": "stable_baselines3.dqn.dqn:DQN",
+        "ppo": "stable_baselines3.ppo.ppo:PPO",
+        "sac": "stable_baselines3.sac.sac:SAC",
+        "td3": "stable_baselines3.td3.td3:TD3",
+    }
+)
+"""Name on the command line -> ``"module:Class"`` of the algorithms of Stable-Baselines3, which stand outside the taxonomy."""
+
 
 def available_methods() -> tuple[Method, ...]:
     """The methods that this library implements, in the order of the paper."""
@@ -206,6 +217,34 @@ def get_method(name: str) -> Method:
     close = [known[key].name for key in difflib.get_close_matches(_key(name), known, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are: {', '.join(m.name for m in TAXONOMY)}."
     raise ValueError(f"Unknown method name={name!r}; {hint}")
+
+
+def load_algorithm(name: str) -> Any:
+    """
+    Import and return the class of a method or of a baseline.
+
+    :param name: Name on the command line, such as ``"sdac"`` or ``"ppo"``
+    :raises ValueError: if there is no such algorithm
+    :raises ImportError: if the method is part of the taxonomy but not implemented
+    """
+    return _load(BASELINES[name]) if name in BASELINES else get_method(name).load()
+
+
+def algorithm_name(cls: type) -> str | None:
+    """
+    Inverse of :func:`load_algorithm`.
+
+    :param cls: Class of an algorithm
+    :return: Its name on the command line; ``None`` if it is neither ours nor a baseline, such as a subclass of either
+    """
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    paths = {method.zoo_name: method.class_path for method in available_methods()} | dict(BASELINES)
+    return next((name for name, known in paths.items() if known == path), None)
+
+
+def _load(class_path: str) -> Any:
+    module, _, class_name = class_path.partition(":")
+    return getattr(importlib.import_module(module), class_name)
 
 
 def _key(name: str) -> str:

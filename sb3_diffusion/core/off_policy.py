@@ -1,7 +1,11 @@
 """The training loop of every online off-policy algorithm; a subclass supplies the losses."""
 
 import inspect
+import io
+import zipfile
 from abc import abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch as th
@@ -16,6 +20,7 @@ from typing_extensions import Self
 
 from sb3_diffusion.core.arguments import check_no_unknown, complete_signature
 from sb3_diffusion.core.batch import Batch
+from sb3_diffusion.core.checkpoints import description_members, write_file
 from sb3_diffusion.core.compilation import CudaGraphActing, Loss, check_execution, make_update, set_learning_rate
 from sb3_diffusion.core.metrics import MetricLog, Metrics
 from sb3_diffusion.core.replay import TensorReplayBuffer, default_buffer_class
@@ -380,6 +385,24 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
+
+    def save(
+        self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """
+        Save the model for :meth:`load`, and for :func:`~sb3_diffusion.core.checkpoints.load_agent`, which runs nothing that is
+        in the file.
+
+        :param path: The file, or an open binary file
+        :param exclude: Attributes to leave out, in addition to the default ones
+        :param include: Attributes to keep that would be left out otherwise
+        """
+        content = io.BytesIO()
+        super().save(content, exclude, include)
+        with zipfile.ZipFile(content, "a") as archive:
+            for name, data in description_members(self).items():
+                archive.writestr(name, data)
+        write_file(path, content.getvalue())
 
     def _excluded_save_params(self) -> list[str]:
         rebuilt = ["actor", "actor_target", "critic", "critic_target", "randomness", "_run_update"]
