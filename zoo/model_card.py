@@ -173,7 +173,7 @@ def _usage(algo: str, env_id: str, repo_id: str | None) -> str:
     return (
         f"From a clone of the repository:\n\n{code(act, 'bash')}\n\nIn Python:\n\n{code(python, 'python')}\n\n"
         "`load_agent` reads plain data and runs nothing that was downloaded. Where observations are normalised, the "
-        "statistics are in the same file; `load_normalization` of `sb3_diffusion.core.checkpoints` puts them around an environment."
+        "statistics are in the same file; `sb3_diffusion.load_normalization` puts them around an environment."
     )
 
 
@@ -196,6 +196,7 @@ def _training(facts: dict[str, Any]) -> list[list[Any]]:
         ["data set", training.get("dataset")],
         ["wall time", f"{training['wall_time_s']:.0f} s" if training.get("wall_time_s") else None],
         ["machine", training.get("machine")],
+        ["evaluated on", facts.get("evaluated_on")],
         ["code", facts.get("commit")],
         ["agent", training.get("agent")],
     ]

@@ -20,9 +20,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
-from sb3_diffusion import load_agent
+from sb3_diffusion import load_agent, load_normalization
 from sb3_diffusion.core.archives import open_archive
-from sb3_diffusion.core.checkpoints import DESCRIPTION, load_normalization
+from sb3_diffusion.core.checkpoints import DESCRIPTION
 
 from .run_files import read_yaml, saved_env_kwargs
 
@@ -170,7 +170,7 @@ class PublishedAgent:
         :param seed: Seed of the agent
         :raises ValueError: if the archive is not an agent that can be rebuilt without running code
         """
-        model = self._unpickle(device, seed) if self.pickled else load_agent(self.archive, device=device, seed=seed)
+        model = self._unpickle(device, seed) if self.pickled else load_agent(self.archive, device=device, seed=seed, verbose=0)
         check_for_correct_spaces(env, model.observation_space, model.action_space)
         return model
 

@@ -206,7 +206,8 @@ def _training_facts(run: Run, model: BaseAlgorithm) -> dict[str, Any]:
         if "system_info.txt" in archive.sizes:
             lines = archive.read("system_info.txt").decode(errors="replace").splitlines()
             info = dict(re.findall(r"^- ([^:]{1,40}): (.{1,200})$", "\n".join(lines), flags=re.MULTILINE))
-            facts["machine"] = f"{info.pop('OS', '').partition(' ')[0]}, GPU enabled: {info.pop('GPU Enabled', 'unknown')}"
+            system = info.pop("OS", "unknown").partition("-")[0]  # the rest names a kernel, which decides nothing
+            facts["machine"] = f"{system}, GPU enabled: {info.pop('GPU Enabled', 'unknown')}"
             facts["versions"] = {_package(key): value for key, value in info.items()}
     return facts
 

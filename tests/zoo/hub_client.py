@@ -1,7 +1,7 @@
 """
-The command line tools in one process that stays alive, so that its imports are paid once: one order per line of standard input,
-one answer per line of standard output. The environment variables of huggingface_hub, which are read when it is imported, are
-those of this process.
+The command line tools in one process that stays alive, so that its imports are paid once: one order per line of standard
+input, one answer per line of standard output. The environment variables of huggingface_hub, which are read when it is
+imported, are those of this process.
 """
 
 import contextlib

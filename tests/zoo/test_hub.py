@@ -7,7 +7,6 @@ Every command runs in a client process that knows that Hub only. Agents are trai
 import base64
 import io
 import json
-import os
 import pickle
 import re
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+import zoo.enjoy
 from tests.zoo.hub_client import ROOT, Client, Result, environment
 from tests.zoo.hub_server import Fault, HubServer
 
@@ -214,6 +214,29 @@ def test_rl_zoo3_reads_the_repository(hub: Hub) -> None:
     assert (folder / ENV / "vecnormalize.pkl").is_file()
     out = hub.good("enjoy", "--algo", "qsm", *ACT[2:], "-f", "theirs")
     assert scores(out) == scores(hub.good("enjoy", "--algo", "qsm", *ACT[2:], "-f", str(hub.runs / "logs")))
+
+
+def test_pretrained_agents_act_without_a_run(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Offline, in an empty folder; with a run of the user's own, that one acts."""
+    hub.push("--dry-run", "--output", str(hub.cwd / "pretrained"))
+    hub.server.requests.clear()
+    monkeypatch.setattr(zoo.enjoy, "PRETRAINED", hub.cwd / "pretrained")
+    monkeypatch.chdir(hub.cwd)
+
+    def act(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["enjoy.py", *ACT, *arguments])
+        zoo.enjoy.main()
+        return capsys.readouterr().out
+
+    out = act()
+    assert f"No run in {Path('logs', 'sdac')}, using the pretrained agent {hub.cwd / 'pretrained' / NAME}" in out
+    own = act("-f", str(hub.runs / "logs"))
+    assert f"Loading {hub.runs / 'logs'}" in own
+    assert scores(out) == scores(own)
+    with pytest.raises(SystemExit):
+        act("--exp-id", "2")
+    assert "train an agent first with" in capsys.readouterr().err
+    assert hub.server.requests == []
 
 
 # ----------------------------------------------------------------------------------------------------- the Hub's answers
