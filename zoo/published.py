@@ -27,6 +27,7 @@ from sb3_diffusion.core.checkpoints import DESCRIPTION
 from .run_files import read_yaml, saved_env_kwargs
 
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"
+MAX_STACK = 100
 # A wrapper is code that a settings file names. These do nothing but convert observations and actions.
 SAFE_WRAPPERS = frozenset(
     {
@@ -93,19 +94,24 @@ class PublishedAgent:
         wanted = {key: hyperparams[key] for key in ("env_wrapper", "vec_env_wrapper", "frame_stack") if hyperparams.get(key)}
         if not self.trust:
             self._check_settings(wanted, env_kwargs, config)
+        elif "env_wrapper" in wanted or "vec_env_wrapper" in wanted:
+            print(f"--trust-remote-code: running the wrappers of {config}: {wanted}")
         return wanted, env_kwargs
 
     def _check_settings(self, wanted: dict[str, Any], env_kwargs: dict[str, Any], config: Path) -> None:
         if "vec_env_wrapper" in wanted:
             self._refuse(config, f"vec_env_wrapper: {wanted['vec_env_wrapper']!r} would run code that the file names")
-        if not isinstance(wanted.get("frame_stack", 1), int):
-            self._refuse(config, f"frame_stack: {wanted['frame_stack']!r} is not a number")
+        n_stack = wanted.get("frame_stack", 1)
+        if type(n_stack) is not int or not 1 <= n_stack <= MAX_STACK:
+            self._refuse(config, f"frame_stack: {n_stack!r} is not a number from 1 to {MAX_STACK}")
         wrappers = wanted.get("env_wrapper", [])
         for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
             names = list(wrapper) if isinstance(wrapper, dict) else [wrapper]
             unknown = [name for name in names if name not in SAFE_WRAPPERS]
             if unknown:
                 self._refuse(config, f"env_wrapper: {unknown[0]!r} would run code that the file names")
+            if not _harmless(list(wrapper.values()) if isinstance(wrapper, dict) else []):
+                self._refuse(config, f"env_wrapper: {wrapper!r} has an argument that may name a file")
         for key, value in env_kwargs.items():
             if not _harmless(value):
                 self._refuse(self.folder / "env_kwargs.yml", f"{key}: {value!r} may name a file")
@@ -134,16 +140,19 @@ class PublishedAgent:
         """
         hyperparams, published = self.settings()
         n_stack = hyperparams.pop("frame_stack", 0)
-        env = create_test_env(
-            self.env_id,
-            n_envs=n_envs,
-            seed=seed,
-            log_dir=log_dir,
-            should_render=False,
-            hyperparams=hyperparams,
-            env_kwargs=published | (env_kwargs or {}) | ({"render_mode": render_mode} if render_mode else {}),
-            vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
-        )
+        try:
+            env = create_test_env(
+                self.env_id,
+                n_envs=n_envs,
+                seed=seed,
+                log_dir=log_dir,
+                should_render=False,
+                hyperparams=hyperparams,
+                env_kwargs=published | (env_kwargs or {}) | ({"render_mode": render_mode} if render_mode else {}),
+                vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
+            )
+        except (TypeError, AssertionError) as error:
+            raise ValueError(f"{self.folder}: its settings do not fit {self.env_id}: {error}") from error
         env = self._normalize(env)
         return VecFrameStack(env, n_stack) if n_stack else env
 
@@ -242,6 +251,8 @@ def _harmless(value: Any) -> bool:
         return len(value) < 100 and not set(value) & set("/\\~:%")
     if isinstance(value, list):
         return len(value) <= 1000 and all(_harmless(item) for item in value)
+    if isinstance(value, dict):
+        return len(value) <= 1000 and all(_harmless(item) for pair in value.items() for item in pair)
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, (bool, int))

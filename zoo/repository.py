@@ -23,10 +23,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
-from sb3_diffusion import save_agent
+from sb3_diffusion import load_normalization, save_agent
 from sb3_diffusion.core.archives import open_archive
+from sb3_diffusion.core.checkpoints import NORMALIZATION
 
 from .machine import cpu_name
 from .model_card import model_card
@@ -163,16 +164,7 @@ def _published_settings(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _load_run(run: Run, device: str) -> tuple[BaseAlgorithm, dict[str, Any]]:
     """The agent of a run of the user's own, which is trusted, with its normalisation but without its memory."""
-    hyperparams, stats_path = get_saved_hyperparams(str(run.settings), test_mode=True)
-    env_kwargs = saved_env_kwargs(run.settings, hyperparams) | run.env_kwargs
-    env = create_test_env(
-        run.env_id,
-        stats_path=stats_path,
-        should_render=False,
-        hyperparams=hyperparams,
-        env_kwargs=env_kwargs,
-        vec_env_cls=DummyVecEnv,
-    )
+    env = _run_env(run)
     algorithm = ALGOS[run.algo]
     data, _, _ = load_from_zip_file(run.archive, device="cpu")
     assert data is not None
@@ -183,6 +175,27 @@ def _load_run(run: Run, device: str) -> tuple[BaseAlgorithm, dict[str, Any]]:
         setattr(model, key, value)
     model.tensorboard_log = None  # a path of this machine
     return model, _training_facts(run, model)
+
+
+def _run_env(run: Run) -> VecEnv:
+    """The environment of a run, with the statistics that the agent was saved with, or else those at the end of the run."""
+    hyperparams, stats_path = get_saved_hyperparams(str(run.settings), test_mode=True)
+    env_kwargs = saved_env_kwargs(run.settings, hyperparams) | run.env_kwargs
+    n_stack = hyperparams.pop("frame_stack", 0)
+    with open_archive(run.archive) as archive:
+        own_statistics = NORMALIZATION in archive.sizes
+    if own_statistics:
+        hyperparams["normalize"] = False
+    env = create_test_env(
+        run.env_id,
+        stats_path=stats_path,
+        should_render=False,
+        hyperparams=hyperparams,
+        env_kwargs=env_kwargs,
+        vec_env_cls=DummyVecEnv,
+    )
+    env = load_normalization(run.archive, env) if own_statistics else env
+    return VecFrameStack(env, n_stack) if n_stack else env
 
 
 def _compress(path: Path) -> None:

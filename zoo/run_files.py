@@ -66,8 +66,14 @@ def saved_env_kwargs(settings: Path, hyperparams: dict[str, Any]) -> dict[str, A
     :param settings: Folder with ``args.yml``
     :param hyperparams: Settings saved with the run; the environment's arguments are removed from them
     """
-    env_kwargs = dict(hyperparams.pop("env_kwargs", None) or {})
+    env_kwargs = _mapping(hyperparams.pop("env_kwargs", None), settings / "config.yml")
     args_file = settings / "args.yml"
     if args_file.is_file():
-        env_kwargs.update(read_yaml(args_file).get("env_kwargs") or {})
+        env_kwargs |= _mapping(read_yaml(args_file).get("env_kwargs"), args_file)
     return env_kwargs
+
+
+def _mapping(value: Any, path: Path) -> dict[str, Any]:
+    if value is None or isinstance(value, dict):
+        return dict(value or {})
+    raise ValueError(f"{path}: env_kwargs must be a mapping of names to values, not {type(value).__name__}.")
