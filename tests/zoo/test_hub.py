@@ -24,6 +24,7 @@ import yaml
 import zoo.enjoy
 from tests.zoo.hub_client import ROOT, Client, Result, environment
 from tests.zoo.hub_server import Fault, HubServer
+from zoo.run_files import read_yaml, write_yaml
 
 TOKEN = "hf_canaryCANARYcanaryCANARY0123"
 ENV = "Pendulum-v1"
@@ -60,11 +61,15 @@ def runs(process: tuple[HubServer, Client, Path], tmp_path_factory: pytest.TempP
     return folder
 
 
+SENT: dict[str, bytes] = {}  # by the first push of this module
+
+
 class Hub:
     """A fresh Hub, a client with an empty cache, and a folder to work in."""
 
     def __init__(self, server: HubServer, client: Client, home: Path, cwd: Path, runs: Path):
         self.server, self.client, self.home, self.cwd, self.runs = server, client, home, cwd, runs
+        self.sent = SENT
 
     def run(self, tool: str, *arguments: str, cwd: Path | None = None, **variables: str | None) -> Result:
         result = self.client.run(tool, *arguments, cwd=cwd or self.cwd, **variables)
@@ -93,10 +98,19 @@ class Hub:
         files.update({name.replace("__", "/"): content for name, content in changes.items()})
         self.server.put(f"stranger/{NAME}", {name: content for name, content in files.items() if content is not None})
 
+    def written(self) -> None:
+        """Makes sure that ``--as-written`` has something to send."""
+        if not (self.runs / "logs" / "sdac" / f"{ENV}_1" / "hub" / NAME).is_dir():
+            self.push("--dry-run")
+
     def published(self) -> dict[str, bytes]:
-        if REPO not in self.server.repositories:
+        """What a push of our agent sends, and the Hub as if it had just happened."""
+        if not self.sent:
             self.push()
-        return self.server.tree(REPO)
+            self.sent.update(self.server.tree(REPO))
+        if REPO not in self.server.repositories:
+            self.server.put(REPO, self.sent)
+        return self.sent
 
 
 @pytest.fixture
@@ -244,7 +258,8 @@ def test_pretrained_agents_act_without_a_run(hub: Hub, monkeypatch: pytest.Monke
 
 def test_traffic_is_what_huggingface_hub_sends(hub: Hub) -> None:
     """The server answers all that the client asks; this is the list for release 2.4."""
-    hub.push()
+    hub.written()
+    hub.push("--as-written")
     sent = [re.sub(r"[0-9a-f]{40,}", "<id>", request) for request in hub.server.requests]
     assert sent[:2] == ["POST /api/repos/create", f"GET /api/models/{REPO}"]
     assert sent[2] == "POST /api/validate-yaml"
@@ -270,7 +285,8 @@ def test_repeated_push_changes_nothing(hub: Hub) -> None:
 
 
 def test_files_that_are_gone_are_deleted(hub: Hub) -> None:
-    hub.push()
+    hub.written()
+    hub.push("--as-written")
     repository = hub.server.repositories[REPO]
     old = repository.commits[-1].files | {"replay.mp4": b"", f"{NAME}/old.pth": b"", "notes.md": b"of somebody"}
     hub.server.commit(repository, "main", "by hand", old)
@@ -279,7 +295,8 @@ def test_files_that_are_gone_are_deleted(hub: Hub) -> None:
 
 
 def test_private_by_default(hub: Hub) -> None:
-    hub.push("--public")
+    hub.written()
+    hub.push("--public", "--as-written")
     assert not hub.server.repositories[REPO].private
     message = hub.bad("push_to_hub", *PUSH, "-f", str(hub.runs / "logs"), "--as-written")
     assert message.endswith(
@@ -316,6 +333,7 @@ def test_revision(hub: Hub) -> None:
 
 @pytest.mark.parametrize("tool", ["push_to_hub", "load_from_hub"])
 def test_wrong_token(hub: Hub, tool: str) -> None:
+    hub.written()
     hub.published()
     arguments = [*PUSH, "-f", str(hub.runs / "logs"), "--as-written"] if tool == "push_to_hub" else [*AGENT, "-orga", "me"]
     other = "hf_wrongWRONGwrongWRONG01234567"
@@ -360,8 +378,9 @@ def test_missing_repository_and_missing_connection(hub: Hub) -> None:
 )
 def test_errors_of_the_hub(hub: Hub, pattern: str, status: int, body: bytes, expected: str) -> None:
     """One line says what happened; nothing is published; the same command works afterwards."""
+    hub.written()
     hub.server.faults.append(Fault(pattern, status, body=body, skip=int(pattern.startswith("PUT"))))
-    message = hub.bad("push_to_hub", *PUSH, "-f", str(hub.runs / "logs"))
+    message = hub.bad("push_to_hub", *PUSH, "-f", str(hub.runs / "logs"), "--as-written")
     assert f"sending to {hub.server.endpoint}/{REPO} failed: {expected}" in message
     assert "Nothing was published" in message
     assert not any(len(repository.commits) > 1 for repository in hub.server.repositories.values())
@@ -372,8 +391,9 @@ def test_errors_of_the_hub(hub: Hub, pattern: str, status: int, body: bytes, exp
 
 def wait_for_fault(hub: Hub, fault: Fault, how: int) -> str:
     hub.server.faults.append(fault)
-    command = [sys.executable, "-m", "zoo.push_to_hub", *PUSH, "-f", str(hub.runs / "logs")]
+    command = [sys.executable, "-m", "zoo.push_to_hub", *PUSH, "-f", str(hub.runs / "logs"), "--as-written"]
     variables = environment(hub.server.endpoint, hub.home, TOKEN)
+    hub.written()
     client = subprocess.Popen(command, cwd=hub.cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert fault.reached.wait(100)
     client.send_signal(how)
@@ -409,9 +429,7 @@ def test_a_token_in_the_settings_is_not_sent(hub: Hub) -> None:
         logs = hub.cwd / token[:8]
         shutil.copytree(hub.runs / "logs", logs)
         config = logs / "sdac" / f"{ENV}_1" / ENV / "config.yml"
-        config.write_text(config.read_text(encoding="utf-8") + f"- - - note\n  - {token}\n", encoding="utf-8")
-        settings = {**yaml.unsafe_load((hub.runs / "logs/sdac" / f"{ENV}_1" / ENV / "config.yml").read_text()), "note": token}
-        config.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
+        write_yaml(config, {**read_yaml(config), "note": token})
         message = hub.bad("push_to_hub", *PUSH, "-f", str(logs))
         assert "contains a token of the Hub; nothing was sent" in message
         assert hub.server.requests == []
@@ -516,6 +534,11 @@ def test_python_in_settings_is_refused(hub: Hub, name: str) -> None:
         ),
         ("config.yml", "vec_env_wrapper: os.system", "config.yml is refused: vec_env_wrapper: 'os.system' would run code"),
         ("config.yml", "frame_stack: __import__('os')", "config.yml is refused: frame_stack"),
+        ("config.yml", "frame_stack: 1000000000", "config.yml is refused: frame_stack: 1000000000 is not a number from 1 to"),
+        ("config.yml", "env_wrapper: [{gymnasium.wrappers.ClipAction: {a: /etc}}]", "has an argument that may name a file"),
+        ("config.yml", "env_wrapper: {gymnasium.wrappers.ClipAction: {a: 1}}", "its settings do not fit Pendulum-v1"),
+        ("config.yml", "env_kwargs: [1]", "config.yml: env_kwargs must be a mapping of names to values, not list"),
+        ("env_kwargs.yml", "nonsense: 1", "its settings do not fit Pendulum-v1"),
         ("env_kwargs.yml", "xml_file: /etc/passwd", "env_kwargs.yml is refused: xml_file: '/etc/passwd' may name a file"),
         ("results.json", "[" * 100_000, "results.json is not readable as JSON"),
     ],
