@@ -208,6 +208,8 @@ OWN_BAD_ARGUMENTS: dict[str, list[tuple[dict[str, Any], list[str]]]] = {
         ({"policy_kwargs": {"solver": "ddpm"}}, ["'ddpm'", "'flow'", "euler", "midpoint", "heun", "rk4"]),
         ({"policy_kwargs": {"noise_schedule": "cosine"}}, ["'cosine'", "'flow'", "leave it out"]),
         ({"variant": "meanflow", "policy_kwargs": {"solver": "rk4"}}, ["'rk4'", "'meanflow'", "euler"]),
+        ({"policy_kwargs": {"time_input": "logsnr"}}, ["time_input='logsnr'", "flow", "use 't'"]),
+        ({"variant": "meanflow", "policy_kwargs": {"time_input": "logsnr"}}, ["time_input='logsnr'", "flow", "use 't'"]),
     ],
     "DACER": [
         ({"target_entropy": "automatic"}, ["'automatic'", "'auto'"]),

@@ -14,6 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import sync_envs_normalization
 
+from sb3_diffusion.core.checkpoints import save_agent
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods
 
@@ -82,6 +83,8 @@ class Manager(ExperimentManager):
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)
+        # the same file, for Stable-Baselines3's algorithms with what load_agent needs
+        save_agent(model, Path(self.save_path) / f"{self.env_name}.zip")
         if self.n_eval_episodes > 0:
             self._print_evaluation(model)
         folder = Path(self.save_path)

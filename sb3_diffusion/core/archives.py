@@ -67,10 +67,13 @@ class Archive:
         for member, target in targets.items():
             if not target.resolve().is_relative_to(root):
                 raise ValueError(f"{self.name}: {member!r} leads out of {root} through a link; extract into an empty folder.")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                for chunk in self._chunks(member, MAX_MEMBER_BYTES):
-                    file.write(chunk)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    for chunk in self._chunks(member, MAX_MEMBER_BYTES):
+                        file.write(chunk)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise ValueError(f"{self.name}: {member!r} is in the way of a file ({error}); use an empty folder.") from error
         return list(targets.values())
 
     def _chunks(self, member: str, max_bytes: int) -> Iterator[bytes]:
@@ -95,6 +98,7 @@ def open_archive(
     name: str | None = None,
     max_member_bytes: int = MAX_MEMBER_BYTES,
     max_total_bytes: int = MAX_TOTAL_BYTES,
+    compressed: bool = True,
 ) -> Iterator[Archive]:
     """
     Open a zip archive for reading after a check of its directory: no member may lie outside the folder it would be unpacked
@@ -104,6 +108,7 @@ def open_archive(
     :param name: What the error messages call it, the path by default
     :param max_member_bytes: Largest size of a member
     :param max_total_bytes: Largest size of all members together
+    :param compressed: Whether members may be compressed
     :raises ValueError: naming the file, the member and the reason
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -115,20 +120,23 @@ def open_archive(
     except (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{name} is no zip archive, or is truncated ({error}); get the file again.") from error
     with reader:
-        reason = _reason_against(reader, max_member_bytes, max_total_bytes)
+        # a truncated archive of archives ends with the directory of one of its members
+        if min((info.header_offset for info in reader.infolist()), default=reader.start_dir) != 0:
+            raise ValueError(f"{name} is no zip archive, or is truncated (something precedes it); get the file again.")
+        reason = _reason_against(reader, max_member_bytes, max_total_bytes, compressed)
         if reason is not None:
             raise ValueError(f"{name}: {reason}; the file is damaged or hostile, do not use it.")
         yield Archive(reader, name)
 
 
-def _reason_against(reader: zipfile.ZipFile, max_member_bytes: int, max_total_bytes: int) -> str | None:
+def _reason_against(reader: zipfile.ZipFile, max_member_bytes: int, max_total_bytes: int, compressed: bool) -> str | None:
     members = reader.infolist()
     if len(members) > MAX_MEMBERS:
         return f"it has {len(members):,} members, more than {MAX_MEMBERS:,}"
     seen: set[str] = set()
     total, end = 0, -1
     for info in sorted(members, key=lambda info: info.header_offset):
-        reason = _reason_against_name(info) or _reason_against_size(info, max_member_bytes)
+        reason = _reason_against_name(info) or _reason_against_size(info, max_member_bytes, compressed)
         key = info.filename.casefold().rstrip("/")  # what some file systems take for the same
         if reason is None and key in seen:
             reason = "occurs twice"
@@ -160,11 +168,13 @@ def _reason_against_name(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _reason_against_size(info: zipfile.ZipInfo, max_bytes: int) -> str | None:
+def _reason_against_size(info: zipfile.ZipInfo, max_bytes: int, compressed: bool) -> str | None:
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if info.compress_type not in _METHODS:
         return "is compressed by a method other than deflate"
+    if not compressed and info.compress_size != info.file_size:
+        return "is compressed, which it never is"
     if info.file_size > max_bytes:
         return f"declares {info.file_size:,} bytes, more than the {max_bytes:,} allowed here"
     if info.file_size > max(SMALL, MAX_RATIO * info.compress_size):

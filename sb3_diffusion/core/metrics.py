@@ -40,10 +40,10 @@ class MetricLog:
         :param num_timesteps: Environment steps so far, for the error message
         :raises TrainingDiverged: naming the quantity, the update and the likely cause
         """
-        if not self.updates:
+        flat = [value.float().reshape(()) for metrics in self.updates for value in metrics.values()]
+        if not flat:
             return {}
-        flat = th.stack([value.float().reshape(()) for metrics in self.updates for value in metrics.values()])
-        values = iter(flat.tolist())
+        values = iter(th.stack(flat).tolist())
         history: dict[str, list[float]] = {}
         for update, metrics in enumerate(self.updates, start=self.first_update):
             for name in metrics:

@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Self
@@ -402,7 +403,10 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         with zipfile.ZipFile(content, "a") as archive:
             for name, data in description_members(self).items():
                 archive.writestr(name, data)
-        write_file(path, content.getvalue())
+        if isinstance(path, str | Path):
+            write_file(path, content.getvalue())
+        else:
+            open_path(path, "w").write(content.getvalue())
 
     def _excluded_save_params(self) -> list[str]:
         rebuilt = ["actor", "actor_target", "critic", "critic_target", "randomness", "_run_update"]

@@ -1,10 +1,11 @@
 """
 Constructor arguments and spaces as plain JSON, and back without executing anything.
 
-Numbers, strings, lists and mappings are themselves; everything else is a mapping with one key that begins with a colon, such as
-``{":tuple": [1, "step"]}`` or ``{":class": "torch.nn.ReLU"}``. Classes are names of a fixed list, never imported by name.
+Numbers, strings, lists and mappings are themselves; everything else is a mapping with a key that begins with a colon, such
+as ``{":tuple": [1, "step"]}`` or ``{":class": "torch.nn.ReLU"}``. Classes are names of a fixed list, never imported by name.
 """
 
+import json
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -363,9 +364,35 @@ def _read_space(description: Any, where: str) -> spaces.Space:
 def _count_elements(description: Any, where: str) -> int:
     if not isinstance(description, dict):
         raise ValueError(f"{where} must be a mapping that describes a space.")
-    parts = description.get("spaces", {})
-    if isinstance(parts, dict | list):
-        return sum(_count_elements(part, where) for part in (parts.values() if isinstance(parts, dict) else parts)) + (
-            math.prod(_read_shape(description.get("shape", []), where))
-        )
-    raise ValueError(f"{where} must have its parts as a mapping or a list.")
+    parts = description.get("spaces", [])
+    if not isinstance(parts, dict | list):
+        raise ValueError(f"{where} must have its parts as a mapping or a list.")
+    own = math.prod(_read_shape(description["shape"], where)) if "shape" in description else 0
+    return own + sum(_count_elements(part, where) for part in (parts.values() if isinstance(parts, dict) else parts))
+
+
+# -- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """
+    :param text: Standard JSON: without NaN or infinities, no key twice
+    :param where: File and member, for the messages
+    :return: Its value
+    :raises ValueError: if it is anything else
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key occurs twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+    except RecursionError as error:
+        raise ValueError(f"{where} is nested too deeply; the file is damaged or hostile, do not use it.") from error
+    except ValueError as error:
+        raise ValueError(f"{where} is not standard JSON ({error}); the file is damaged.") from error

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch.autograd import forward_ad
 
 from sb3_diffusion.generative.controlled import ControlledDiffusion, ControlledSampler, PathSample
+from sb3_diffusion.generative.flow import FlowMatching
 from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import ChainSampler, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
@@ -77,6 +78,8 @@ class DiffusionActor(BaseModel):
             raise ValueError(f"Unknown time_input={time_input!r}; known are {', '.join(TIME_INPUTS)}.")
         if time_input == "logsnr" and isinstance(process, ControlledDiffusion):
             raise ValueError("time_input='logsnr' needs a signal-to-noise ratio, which process='controlled' has not; use 't'.")
+        if time_input == "logsnr" and isinstance(process, FlowMatching):
+            raise ValueError("time_input='logsnr' is infinite at the pure noise where a flow begins; use 't'.")
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )

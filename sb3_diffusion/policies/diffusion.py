@@ -77,6 +77,7 @@ class DiffusionPolicy(BasePolicy):
     :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
     :param time_dim: Width of the time embedding
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
+        (diffusions only)
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
     :param state_arch: List of the layers that embed the features before they enter the denoiser
     :param features_extractor_class: Features extractor; ``None`` picks it from the observation space
