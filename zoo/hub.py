@@ -42,7 +42,7 @@ GIT_ATTRIBUTES = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 # The HTTP library that raises errors of the connection changes between releases of huggingface_hub; its base class is here.
-CONNECTION_ERROR = HfHubHTTPError.__bases__[0]
+CONNECTION_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]  # type: ignore[assignment]
 
 
 class HubError(RuntimeError):

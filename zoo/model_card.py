@@ -194,7 +194,7 @@ def _training(facts: dict[str, Any]) -> list[list[Any]]:
         ["budget", f"{training['timesteps']} {training['unit']}"],
         ["seed", training["seed"]],
         ["data set", training.get("dataset")],
-        ["wall time", f"{training['wall_time_s']:.0f} s" if training.get("wall_time_s") else None],
+        ["wall time of the run", f"{training['wall_time_s']:.0f} s" if training.get("wall_time_s") else None],
         ["machine", training.get("machine")],
         ["evaluated on", facts.get("evaluated_on")],
         ["code", facts.get("commit")],

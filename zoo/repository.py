@@ -169,7 +169,9 @@ def _load_run(run: Run, device: str) -> tuple[BaseAlgorithm, dict[str, Any]]:
     data, _, _ = load_from_zip_file(run.archive, device="cpu")
     assert data is not None
     memory = {key: data[key] for key in ("buffer_size", "optimize_memory_usage") if key in data}
-    small = {"buffer_size": 1, "optimize_memory_usage": False} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+    small: dict[str, Any] = (
+        {"buffer_size": 1, "optimize_memory_usage": False} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+    )
     model = algorithm.load(run.archive, env=env, device=device, **small)
     for key, value in memory.items():  # what is published says how the agent was trained
         setattr(model, key, value)
@@ -264,7 +266,7 @@ def evaluate(
         "mean_length": float(np.mean(lengths)),
         "seed": seed,
         "n_envs": n_envs,
-        "returns": [float(value) for value in returns],
+        "returns": [float(value) for value in np.ravel(returns)],
     }
 
 

@@ -71,8 +71,8 @@ class Hub:
         self.server, self.client, self.home, self.cwd, self.runs = server, client, home, cwd, runs
         self.sent = SENT
 
-    def run(self, tool: str, *arguments: str, cwd: Path | None = None, **variables: str | None) -> Result:
-        result = self.client.run(tool, *arguments, cwd=cwd or self.cwd, **variables)
+    def run(self, tool: str, *arguments: str, **variables: str | None) -> Result:
+        result = self.client.run(tool, *arguments, cwd=self.cwd, **variables)
         assert TOKEN not in result.out + result.err
         assert "Traceback" not in result.err, result.err
         return result
