@@ -301,6 +301,8 @@ class Handler(BaseHTTPRequestHandler):
         header = lines[0]["value"]
         current = repository.resolve(branch)
         assert current is not None
+        if "parentCommit" not in header:
+            self.server.problems.append("the commit does not say what it follows, so it may undo somebody else's")
         if header.get("parentCommit") not in (None, current.oid):
             self._json({"error": "A commit has happened since."}, 412)
             return

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch as th
 import yaml
 
 import zoo.enjoy
+from sb3_diffusion import SDAC
 from tests.zoo.hub_client import ROOT, Client, Result, environment
 from tests.zoo.hub_server import Fault, HubServer
 from zoo.run_files import read_yaml, write_yaml
@@ -203,12 +205,18 @@ def test_what_is_published(hub: Hub) -> None:
         assert set(archive.namelist()) == {"evaluations.npz", "0.monitor.csv"}
 
 
-def test_published_agent_keeps_its_settings(hub: Hub) -> None:
-    """The run is loaded with a small memory; what is published says how it was trained."""
+def test_published_agent_keeps_its_settings_and_no_more(hub: Hub) -> None:
+    """The run is loaded with a small memory; what is published says how it was trained. Optimizers forget."""
     hub.push("--dry-run", "--output", str(hub.cwd))
-    with zipfile.ZipFile(hub.cwd / NAME / f"{NAME}.zip") as archive:
+    path = hub.cwd / NAME / f"{NAME}.zip"
+    with zipfile.ZipFile(path) as archive:
         assert json.loads(archive.read("data"))["buffer_size"] == 5000
-        assert archive.read("data").find(b"tensorboard/") == -1
+        assert json.loads(archive.read("sb3_diffusion.json"))["arguments"]["buffer_size"] == 5000
+        assert b"tensorboard/" not in archive.read("data")
+        assert th.load(io.BytesIO(archive.read("actor.optimizer.pth")), weights_only=True)["state"] == {}
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}  # the time of day would change the digest
+    agent = SDAC.load(path, buffer_size=1)
+    assert agent.num_timesteps == 120
 
 
 def test_rl_zoo3_reads_the_repository(hub: Hub) -> None:
