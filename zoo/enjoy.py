@@ -3,6 +3,9 @@ Watch and score a trained agent: ``python zoo/enjoy.py --algo dacer --env Hopper
 
 Options and folders are those of rl-zoo3. Unlike rl-zoo3's script no replay memory is allocated for off-policy agents, and a
 machine without a display scores the agent without rendering.
+
+Without a run of your own the agent of that name in ``zoo/pretrained`` acts, with ``--from-hub -orga ORGANIZATION`` one of the
+Hub. Loading these runs nothing that was downloaded.
 """
 
 import argparse
@@ -10,7 +13,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,22 @@ if not __package__:  # started as a file: make the folder that contains the pack
 import gymnasium as gym
 import numpy as np
 import torch as th
-import yaml
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
-from rl_zoo3.utils import ALGOS, StoreDict, create_test_env, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import ALGOS, StoreDict, create_test_env, get_latest_run_id, get_model_path, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from tqdm import trange
 
 from sb3_diffusion.envs import quiet_mujoco
 
+from .hub import HubError, Repository
+from .load_from_hub import FOLDER, fetch
+from .published import PRETRAINED, PublishedAgent, agent_name
 from .registry import check_command_line, fail, register_algorithms
+from .repository import read_results, read_source
+from .run_files import saved_env_kwargs
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
 
@@ -46,6 +53,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--env", required=True, help="environment id")
     parser.add_argument("-f", "--folder", default="logs", help="log folder")
     parser.add_argument("--exp-id", type=int, default=0, help="number of the run (0: latest, -1: no run folder)")
+    parser.add_argument("--from-hub", action="store_true", help="act with an agent of the Hub, downloaded if it is not there")
+    parser.add_argument("-orga", "--organization", help="user or organisation on the Hub")
+    parser.add_argument("-name", "--repo-name", help="name of the repository on the Hub (default: <algo>-<env>)")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: the newest)")
+    parser.add_argument("--hub-folder", type=Path, default=Path(FOLDER), help="folder for downloaded agents")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let a downloaded agent run code while it is loaded")
     parser.add_argument("-n", "--n-timesteps", type=int, default=1000, help="number of steps")
     parser.add_argument("--n-envs", type=int, default=1, help="number of environments")
     parser.add_argument("--num-threads", type=int, default=-1, help="threads for PyTorch (-1: default)")
@@ -68,74 +81,34 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class SavedArgumentsLoader(yaml.SafeLoader):
-    """Safe loader that also knows the one Python tag rl-zoo3 writes: the command line as an ordered dictionary."""
-
-
-def _ordered_dict(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> dict[str, Any]:
-    (pairs,) = loader.construct_sequence(node, deep=True)
-    return dict(pairs)
-
-
-SavedArgumentsLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
-
-
-def saved_env_kwargs(log_path: str, env_name: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
-    """
-    Arguments of the environment: those of the settings, overwritten by those of the training command.
-
-    :param log_path: Folder of the run
-    :param env_name: Environment id as a file name
-    :param hyperparams: Settings saved with the run; the environment's arguments are removed from them
-    """
-    env_kwargs = dict(hyperparams.pop("env_kwargs", None) or {})
-    args_file = Path(log_path, env_name, "args.yml")
-    if args_file.is_file():
-        saved = yaml.load(args_file.read_text(encoding="utf-8"), Loader=SavedArgumentsLoader)
-        env_kwargs.update(saved.get("env_kwargs") or {})
-    return env_kwargs
-
-
 def display_available() -> bool:
     """Whether a window can be opened."""
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def make_env(args: argparse.Namespace, stats_path: str | None, hyperparams: dict[str, Any], env_kwargs: dict) -> VecEnv:
+def open_env(args: argparse.Namespace, make: Callable[[bool], VecEnv]) -> VecEnv:
     """
     Make the environment and reset it once, which opens the window.
 
     :param args: Command line
-    :param stats_path: Folder of the run's normalisation statistics
-    :param hyperparams: Settings saved with the run
-    :param env_kwargs: Arguments of the environment
+    :param make: Makes the environment, with a window or without
     """
 
-    def make(render: bool) -> VecEnv:
-        env = create_test_env(
-            args.env,
-            n_envs=args.n_envs,
-            stats_path=stats_path,
-            seed=args.seed,
-            log_dir=args.reward_log or None,
-            should_render=render,
-            hyperparams=dict(hyperparams),
-            env_kwargs=env_kwargs,
-            vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
-        )
+    def reset(render: bool) -> VecEnv:
+        env = make(render)
         env.reset()
         return env
 
     if args.no_render:
-        return make(render=False)
+        return reset(False)
     if not display_available():
         print("No display found, running without rendering (--no-render hides this message).")
-        return make(render=False)
+        return reset(False)
     try:
-        return make(render=True)
+        return reset(True)
     except gym.error.DependencyNotInstalled as error:
         print(f"Rendering is not possible ({error}), running without it.")
-        return make(render=False)
+        return reset(False)
 
 
 def load_model(args: argparse.Namespace, model_path: str, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
@@ -179,38 +152,112 @@ def run(model: BaseAlgorithm, env: VecEnv, args: argparse.Namespace) -> Iterator
             returns[i], lengths[i] = 0.0, 0
 
 
+def find_published(args: argparse.Namespace) -> PublishedAgent | None:
+    """
+    The agent of the Hub or of ``zoo/pretrained`` that is to act.
+
+    :param args: Command line
+    :return: The agent, ``None`` if one of the user's own runs is meant
+    """
+    name = agent_name(args.algo, args.env)
+    if args.from_hub:
+        if args.organization is None:
+            raise ValueError("--from-hub needs -orga, the user or organisation on the Hub.")
+        repository = Repository(args.organization, args.repo_name or name)
+        folder = args.hub_folder / repository.organization / repository.name
+        source = read_source(folder)
+        if source and args.revision in (None, source.get("asked_for"), source.get("revision")):
+            print(f"Using {folder}, revision {source.get('revision')} (zoo/load_from_hub.py looks for a newer one)")
+        else:
+            folder = fetch(repository, args.algo, args.env, args.hub_folder, args.revision)
+        return PublishedAgent(folder, args.env, args.algo, trust=args.trust_remote_code)
+    chosen = args.exp_id != 0 or args.load_best or args.load_checkpoint is not None or args.load_last_checkpoint
+    if chosen or get_latest_run_id(str(Path(args.folder, args.algo)), EnvironmentName(args.env)) > 0:
+        return None
+    folder = PRETRAINED / name
+    if not folder.is_dir():
+        return None
+    print(f"No run in {Path(args.folder, args.algo)}, using the pretrained agent {folder}")
+    return PublishedAgent(folder, args.env, args.algo, trust=args.trust_remote_code)
+
+
+def load_published(args: argparse.Namespace, agent: PublishedAgent) -> tuple[BaseAlgorithm, VecEnv]:
+    """
+    Load an agent that was published, without running anything of it.
+
+    :param args: Command line
+    :param agent: The agent
+    """
+    scores = read_results(agent.folder)
+    if isinstance(scores.get("mean_reward"), int | float):
+        print(f"Reported mean reward: {scores['mean_reward']:.2f}")
+
+    def make(render: bool) -> VecEnv:
+        return agent.make_env(
+            n_envs=args.n_envs,
+            seed=args.seed,
+            env_kwargs=args.env_kwargs,
+            render_mode="human" if render else None,
+            log_dir=args.reward_log or None,
+        )
+
+    env = open_env(args, make)
+    return agent.load(env, device=args.device, seed=args.seed), env
+
+
+def load_run(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
+    """
+    Load the agent of one of the user's own runs.
+
+    :param args: Command line
+    """
+    env_name = EnvironmentName(args.env)
+    which = (args.load_best, args.load_checkpoint, args.load_last_checkpoint)
+    try:
+        _, model_path, log_path = get_model_path(args.exp_id, args.folder, args.algo, env_name, *which)
+    except (AssertionError, ValueError) as error:
+        fail(PROG, f"{error}; train an agent first with: python zoo/train.py --algo {args.algo} --env {args.env}")
+    print(f"Loading {model_path}")
+    settings = Path(log_path, env_name)
+    hyperparams, stats_path = get_saved_hyperparams(str(settings), norm_reward=args.norm_reward, test_mode=True)
+    env_kwargs = saved_env_kwargs(settings, hyperparams) | (args.env_kwargs or {})
+
+    def make(render: bool) -> VecEnv:
+        return create_test_env(
+            args.env,
+            n_envs=args.n_envs,
+            stats_path=stats_path,
+            seed=args.seed,
+            log_dir=args.reward_log or None,
+            should_render=render,
+            hyperparams=dict(hyperparams),
+            env_kwargs=env_kwargs,
+            vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
+        )
+
+    env = open_env(args, make)
+    return load_model(args, model_path, hyperparams, env), env
+
+
 def main() -> None:
-    """Load the agent of a run, let it act and print its mean reward."""
+    """Load an agent, let it act and print its mean reward."""
     register_algorithms()
     check_command_line(PROG, sys.argv[1:])
     args = parse_arguments()
     for package in args.gym_packages:
         importlib.import_module(package)
-    env_name = EnvironmentName(args.env)
-    try:
-        _, model_path, log_path = get_model_path(
-            args.exp_id,
-            args.folder,
-            args.algo,
-            env_name,
-            load_best=args.load_best,
-            load_checkpoint=args.load_checkpoint,
-            load_last_checkpoint=args.load_last_checkpoint,
-        )
-    except (AssertionError, ValueError) as error:
-        fail(PROG, f"{error}; train an agent first with: python zoo/train.py --algo {args.algo} --env {args.env}")
-    print(f"Loading {model_path}")
-
     set_random_seed(args.seed)
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
-    stats_folder = str(Path(log_path, env_name))
-    hyperparams, stats_path = get_saved_hyperparams(stats_folder, norm_reward=args.norm_reward, test_mode=True)
-    env_kwargs = saved_env_kwargs(log_path, env_name, hyperparams) | (args.env_kwargs or {})
-    env = make_env(args, stats_path, hyperparams, env_kwargs)
-    if isinstance(env, VecNormalize):
-        env.norm_reward = args.norm_reward
-    model = load_model(args, model_path, hyperparams, env)
+    try:
+        agent = find_published(args)
+        model, env = load_run(args) if agent is None else load_published(args, agent)
+    except (HubError, ValueError) as error:
+        fail(PROG, str(error))
+    set_random_seed(args.seed)  # however much was drawn while loading, the same seed gives the same actions
+    normalization = unwrap_vec_normalize(env)
+    if normalization is not None:
+        normalization.norm_reward = args.norm_reward
 
     episodes: list[tuple[float, int]] = []
     with contextlib.suppress(KeyboardInterrupt):

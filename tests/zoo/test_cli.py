@@ -89,7 +89,7 @@ def test_dm_control_as_module(tmp_path: Path) -> None:
     [
         (("train", "--algo", "dacr", "--env", "Hopper-v5"), "unknown algorithm 'dacr'; did you mean dacer?"),
         (("train", "--algo", "dacer", "--env", "Hoper-v5"), "unknown environment 'Hoper-v5'; did you mean Hopper-v5?"),
-        (("enjoy", "--algo", "dacer", "--env", "Pendulum-v1"), "train an agent first with"),
+        (("enjoy", "--algo", "dacer", "--env", "MountainCarContinuous-v0"), "train an agent first with"),
     ],
 )
 def test_wrong_names_end_with_status_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:

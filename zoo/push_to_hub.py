@@ -1,0 +1,148 @@
+"""
+Publish an agent: ``python zoo/push_to_hub.py --algo dacer --env Hopper-v5 -orga ORGANIZATION``
+(or ``python -m zoo.push_to_hub ...``).
+
+The agent is evaluated and recorded, and sent together with its settings, its scores and a page that describes it. The
+repository is private unless ``--public`` is given. ``--dry-run`` does all of that except sending.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: make the folder that contains the package importable
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    __package__ = Path(__file__).resolve().parent.name
+
+import torch as th
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.utils import StoreDict, get_model_path
+
+from sb3_diffusion.envs import quiet_mujoco
+
+from .hub import HubError, Repository, contents, push
+from .published import agent_name
+from .registry import check_command_line, fail, register_algorithms
+from .repository import Run, read_results, write_repository
+
+quiet_mujoco()
+
+PROG = "push_to_hub.py"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line of rl-zoo3's script, with a few options more."""
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algo", required=True, help="algorithm")
+    parser.add_argument("--env", required=True, help="environment id")
+    parser.add_argument("-f", "--folder", default="logs", help="log folder")
+    parser.add_argument("--exp-id", type=int, default=0, help="number of the run (0: latest, -1: no run folder)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--load-best", action="store_true", help="publish the best model instead of the last")
+    which.add_argument("--load-checkpoint", type=int, help="publish the checkpoint of this number of steps")
+    which.add_argument("--load-last-checkpoint", action="store_true", help="publish the last checkpoint")
+    parser.add_argument("-orga", "--organization", help="user or organisation on the Hub (required unless --dry-run)")
+    parser.add_argument("-name", "--repo-name", help="name of the repository (default: <algo>-<env>)")
+    parser.add_argument("-m", "--commit-message", default="Upload agent", help="commit message")
+    parser.add_argument("--revision", help="branch to send to, created if it does not exist (default: main)")
+    parser.add_argument("--public", action="store_true", help="let everybody see the repository (default: private)")
+    parser.add_argument("--dry-run", action="store_true", help="write the folder and list what would be sent, send nothing")
+    parser.add_argument("--output", type=Path, help="write the agent's folder in there (default: <folder of the run>/hub)")
+    parser.add_argument("--as-written", action="store_true", help="send the folder that an earlier call has written")
+    parser.add_argument("--n-eval-episodes", type=int, default=10, help="episodes of each evaluation")
+    parser.add_argument("--n-envs", type=int, default=1, help="number of environments of the evaluations")
+    parser.add_argument("-n", "--n-timesteps", type=int, default=1000, help="length of the video")
+    parser.add_argument("--video-kb", type=int, default=2000, help="largest size of the video in kB")
+    parser.add_argument("--no-video", "--no-render", action="store_true", help="do not record a video")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the evaluations")
+    parser.add_argument("--device", default="auto", help="PyTorch device")
+    parser.add_argument("--num-threads", type=int, default=-1, help="threads for PyTorch (-1: default)")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
+    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
+    return parser.parse_args()
+
+
+def find_run(args: argparse.Namespace) -> Run:
+    """
+    The training that the command line names.
+
+    :param args: Command line
+    """
+    env_name = EnvironmentName(args.env)
+    which = (args.load_best, args.load_checkpoint, args.load_last_checkpoint)
+    try:
+        _, archive, folder = get_model_path(args.exp_id, args.folder, args.algo, env_name, *which)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{error}; train an agent first with: python zoo/train.py --algo {args.algo} --env {args.env}"
+        ) from None
+    return Run(args.algo, args.env, Path(folder), Path(archive), args.env_kwargs or {})
+
+
+def prepare(args: argparse.Namespace, repository: Repository | None) -> Path:
+    """
+    Write the agent's folder, or find the one that was written before.
+
+    :param args: Command line
+    :param repository: Repository on the Hub, if it is known
+    :return: The agent's folder
+    """
+    run = find_run(args)
+    output = args.output or run.folder / "hub"
+    if args.as_written:
+        return output / agent_name(args.algo, args.env)
+    print(f"Publishing {run.archive}")
+    folder = write_repository(
+        run,
+        output,
+        n_eval_episodes=args.n_eval_episodes,
+        n_envs=args.n_envs,
+        seed=args.seed,
+        device=args.device,
+        video=not args.no_video,
+        video_steps=args.n_timesteps,
+        video_bytes=1000 * args.video_kb,
+        repo_id=repository.id if repository else None,
+    )
+    for evaluation in read_results(folder)["evaluations"]:
+        kind = "deterministic" if evaluation["is_deterministic"] else "stochastic"
+        print(
+            f"Mean reward: {evaluation['mean_reward']:.2f} +/- {evaluation['std_reward']:.2f} "
+            f"over {evaluation['n_eval_episodes']} {kind} episodes"
+        )
+    return folder
+
+
+def main() -> None:
+    """Write the agent's folder and send it."""
+    register_algorithms()
+    check_command_line(PROG, sys.argv[1:])
+    args = parse_arguments()
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+    if args.organization is None and not args.dry_run:
+        fail(PROG, "-orga is missing: the user or organisation on the Hub to publish for; --dry-run works without.")
+    try:
+        name = args.repo_name or agent_name(args.algo, args.env)
+        repository = Repository(args.organization, name) if args.organization else None
+        folder = prepare(args, repository)
+        sizes = {
+            path: source.stat().st_size if isinstance(source, Path) else len(source)
+            for path, source in sorted(contents(folder, args.algo, args.env).items())
+        }
+        print(f"{'Would send' if args.dry_run else 'Sending'} {folder}{f' to {repository.url}' if repository else ''}:")
+        for path, size in sizes.items():
+            print(f"{size:>10} {path}")
+        if args.dry_run or repository is None:
+            return
+        options = {"message": args.commit_message, "public": args.public, "revision": args.revision}
+        commit = push(folder, repository, args.algo, args.env, **options)
+    except (HubError, ValueError) as error:
+        fail(PROG, str(error))
+    except KeyboardInterrupt:
+        fail(PROG, "interrupted; nothing was published. The same command with --as-written repeats without a new evaluation.")
+    print(f"Published as {repository.url}, revision {commit}")
+
+
+if __name__ == "__main__":
+    main()

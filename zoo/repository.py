@@ -1,0 +1,418 @@
+"""The folder of an agent that can be published: what is in it, how a run becomes one, how one is checked."""
+
+import datetime
+import importlib.metadata
+import io
+import json
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
+
+from sb3_diffusion import load_normalization, save_agent
+from sb3_diffusion.core.archives import open_archive
+from sb3_diffusion.core.checkpoints import NORMALIZATION
+
+from .machine import cpu_name
+from .model_card import model_card
+from .published import PublishedAgent, agent_name
+from .replay import record
+from .run_files import read_yaml, saved_env_kwargs, write_yaml
+
+MB = 1_000_000
+SETTINGS = ("config.yml", "args.yml", "env_kwargs.yml")
+# Largest sizes that are accepted, beside the archive with the agent.
+SIZES = {
+    **dict.fromkeys((*SETTINGS, "results.json", "README.md"), MB),
+    "vec_normalize.pkl": 50 * MB,
+    "train_eval_metrics.zip": 200 * MB,
+    "replay.mp4": 200 * MB,
+}
+SOURCE = "hub.json"  # in a downloaded folder: where it comes from
+# What of the command line of a training is published: that which decides its result. Paths, databases, trackers and the like
+# belong to the machine.
+PUBLISHED_ARGUMENTS = (
+    "algo",
+    "env",
+    "seed",
+    "n_timesteps",
+    "hyperparams",
+    "env_kwargs",
+    "eval_env_kwargs",
+    "eval_freq",
+    "eval_episodes",
+    "n_eval_envs",
+    "vec_env",
+    "device",
+    "num_threads",
+    "truncate_last_trajectory",
+)
+PACKAGES = ("sb3_diffusion", "stable-baselines3", "rl-zoo3", "torch", "gymnasium", "numpy", "mujoco", "dm-control", "shimmy")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    A finished training of the user's own.
+
+    :param algo: Algorithm
+    :param env_id: Environment
+    :param folder: Log folder of the run
+    :param archive: The agent to be published: the last one, the best one or a checkpoint
+    :param env_kwargs: Arguments of the environment that overwrite those of the training
+    """
+
+    algo: str
+    env_id: str
+    folder: Path
+    archive: Path
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Path:
+        """Folder with the settings."""
+        return self.folder / EnvironmentName(self.env_id)
+
+
+def write_repository(
+    run: Run,
+    target: Path,
+    *,
+    n_eval_episodes: int = 10,
+    n_envs: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    video: bool = True,
+    video_steps: int = 1000,
+    video_bytes: int = 2 * MB,
+    repo_id: str | None = None,
+) -> Path:
+    """
+    Make the folder that is published. The agent that is evaluated and recorded is the one in that folder, loaded as a stranger
+    would load it.
+
+    :param run: The training
+    :param target: Folder in which the agent's folder is made
+    :param n_eval_episodes: Episodes of each of the two evaluations
+    :param n_envs: Environments of the evaluations
+    :param seed: Seed of the evaluations
+    :param device: PyTorch device
+    :param video: Whether to record a video; without a renderer the folder has none
+    :param video_steps: Length of the video
+    :param video_bytes: Largest size of the video
+    :param repo_id: Repository on the Hub, for the commands on the page
+    :return: The agent's folder
+    """
+    name = agent_name(run.algo, run.env_id)
+    hyperparams, args = _published_settings(run)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix=f".{name}.") as temporary:
+        new = Path(temporary, "new")
+        new.mkdir()
+        model, training = _load_run(run, device)
+        training |= {"seed": args.get("seed", model.seed), "dataset": hyperparams.get("dataset")}
+        _compress(save_agent(model, new / f"{name}.zip", optimizer_state=False))
+        env_kwargs = saved_env_kwargs(run.settings, dict(hyperparams)) | run.env_kwargs
+        for file, content in zip(SETTINGS, (hyperparams, args, env_kwargs), strict=True):
+            write_yaml(new / file, content)
+        (new / "train_eval_metrics.zip").write_bytes(zipped(_metrics(run.folder)))
+
+        # from here on the agent is what has been written
+        agent = PublishedAgent(new, run.env_id, run.algo)
+        evaluations = [
+            evaluate(agent, deterministic=kind, n_eval_episodes=n_eval_episodes, n_envs=n_envs, seed=seed, device=device)
+            for kind in (True, False)
+        ]
+        results = _results(run, evaluations, {key: value for key, value in training.items() if value is not None})
+        (new / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        (new / "README.md").write_text(model_card(results, hyperparams, args, repo_id), encoding="utf-8")
+        if video:
+            problem = record(new, run.env_id, new / "replay.mp4", steps=video_steps, max_bytes=video_bytes, seed=seed)
+            if problem:
+                print(f"No video: {problem}")
+        replace_folder(new, target / name, name)
+    return target / name
+
+
+def _published_settings(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Hyperparameters, and the arguments of the training that decide its result."""
+    config = run.settings / "config.yml"
+    if not config.is_file():
+        raise ValueError(f"{config} does not exist: {run.folder} is not the folder of a training.")
+    arguments = run.settings / "args.yml"
+    saved = read_yaml(arguments) if arguments.is_file() else {}
+    args = {key: saved[key] for key in PUBLISHED_ARGUMENTS if key in saved}
+    return read_yaml(config), {**args, "algo": run.algo, "env": run.env_id}
+
+
+def _load_run(run: Run, device: str) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    """The agent of a run of the user's own, which is trusted, with its normalisation but without its memory."""
+    env = _run_env(run)
+    algorithm = ALGOS[run.algo]
+    data, _, _ = load_from_zip_file(run.archive, device="cpu")
+    assert data is not None
+    memory = {key: data[key] for key in ("buffer_size", "optimize_memory_usage") if key in data}
+    small: dict[str, Any] = (
+        {"buffer_size": 1, "optimize_memory_usage": False} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+    )
+    model = algorithm.load(run.archive, env=env, device=device, **small)
+    for key, value in memory.items():  # what is published says how the agent was trained
+        setattr(model, key, value)
+    model.tensorboard_log = None  # a path of this machine
+    return model, _training_facts(run, model)
+
+
+def _run_env(run: Run) -> VecEnv:
+    """The environment of a run, with the statistics that the agent was saved with, or else those at the end of the run."""
+    hyperparams, stats_path = get_saved_hyperparams(str(run.settings), test_mode=True)
+    env_kwargs = saved_env_kwargs(run.settings, hyperparams) | run.env_kwargs
+    n_stack = hyperparams.pop("frame_stack", 0)
+    with open_archive(run.archive) as archive:
+        own_statistics = NORMALIZATION in archive.sizes
+    if own_statistics:
+        hyperparams["normalize"] = False
+    env = create_test_env(
+        run.env_id,
+        stats_path=stats_path,
+        should_render=False,
+        hyperparams=hyperparams,
+        env_kwargs=env_kwargs,
+        vec_env_cls=DummyVecEnv,
+    )
+    env = load_normalization(run.archive, env) if own_statistics else env
+    return VecFrameStack(env, n_stack) if n_stack else env
+
+
+def _compress(path: Path) -> None:
+    """Write an archive again, smaller and without the time of day."""
+    with open_archive(path) as archive:
+        members = {member: archive.read(member) for member in archive.sizes}
+    path.write_bytes(zipped(members))
+
+
+def _training_facts(run: Run, model: BaseAlgorithm) -> dict[str, Any]:
+    """Budget, machine and versions of the training, as far as its files tell."""
+    facts: dict[str, Any] = {
+        "timesteps": int(model.num_timesteps),
+        "unit": getattr(model, "budget_unit", "environment steps").replace("_", " "),
+        "agent": "best of the evaluations" if run.archive.name == "best_model.zip" else None,
+    }
+    times = [line.split(",")[2] for path in run.folder.glob("*.monitor.csv") for line in path.read_text().splitlines()[2:]]
+    if times:
+        facts["wall_time_s"] = max(map(float, times))
+    with open_archive(run.archive) as archive:
+        if "system_info.txt" in archive.sizes:
+            lines = archive.read("system_info.txt").decode(errors="replace").splitlines()
+            info = dict(re.findall(r"^- ([^:]{1,40}): (.{1,200})$", "\n".join(lines), flags=re.MULTILINE))
+            system = info.pop("OS", "unknown").partition("-")[0]  # the rest names a kernel, which decides nothing
+            facts["machine"] = f"{system}, GPU enabled: {info.pop('GPU Enabled', 'unknown')}"
+            facts["versions"] = {_package(key): value for key, value in info.items()}
+    return facts
+
+
+def _package(title: str) -> str:
+    """Name of a package from its title in the system information of Stable-Baselines3."""
+    return {"pytorch": "torch"}.get(title.lower(), title.lower())
+
+
+def _metrics(folder: Path) -> dict[str, bytes]:
+    files = [folder / "evaluations.npz", *sorted(folder.glob("*.monitor.csv"))]
+    return {path.name: path.read_bytes() for path in files if path.is_file()}
+
+
+def evaluate(
+    agent: PublishedAgent, *, deterministic: bool, n_eval_episodes: int, n_envs: int = 1, seed: int = 0, device: str = "auto"
+) -> dict[str, Any]:
+    """
+    Score an agent. The same seed gives the same numbers on the same machine.
+
+    :param agent: The agent
+    :param deterministic: Kind of its actions
+    :param n_eval_episodes: Number of episodes
+    :param n_envs: Number of environments
+    :param seed: Seed
+    :param device: PyTorch device
+    :return: Plain numbers, under the names of rl-zoo3 where it has them
+    """
+    env = agent.make_env(n_envs=n_envs, seed=seed)
+    model = agent.load(env, device=device, seed=seed)
+    set_random_seed(seed)
+    returns, lengths = evaluate_policy(
+        model, env, n_eval_episodes, deterministic=deterministic, return_episode_rewards=True, warn=False
+    )
+    env.close()
+    return {
+        "mean_reward": float(np.mean(returns)),
+        "std_reward": float(np.std(returns)),
+        "is_deterministic": deterministic,
+        "n_eval_episodes": n_eval_episodes,
+        "mean_length": float(np.mean(lengths)),
+        "seed": seed,
+        "n_envs": n_envs,
+        "returns": [float(value) for value in np.ravel(returns)],
+    }
+
+
+def _results(run: Run, evaluations: list[dict[str, Any]], training: dict[str, Any]) -> dict[str, Any]:
+    """Content of ``results.json``: what rl-zoo3 writes there, and more."""
+    first = evaluations[0]
+    names = ("mean_reward", "std_reward", "is_deterministic", "n_eval_episodes")
+    commit = _git_commit()
+    return {
+        **{name: first[name] for name in names},
+        "eval_datetime": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "algorithm": run.algo,
+        "class": ALGOS[run.algo].__name__,
+        "env_id": run.env_id,
+        "evaluations": evaluations,
+        "training": training,
+        "versions": _versions(run.env_id),
+        "evaluated_on": cpu_name(),
+        **({"commit": commit} if commit else {}),
+    }
+
+
+def _versions(env_id: str) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    simulated = "mujoco" in str(gym.spec(env_id).entry_point) or env_id.startswith("dm_control/")
+    for package in PACKAGES:
+        if package in ("mujoco", "dm-control", "shimmy") and not simulated:
+            continue
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_commit() -> str | None:
+    """Commit of the clone that this file is in, if it is one."""
+    if not (ROOT / ".git").exists():
+        return None
+    git = ["git", "-C", str(ROOT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode != 0
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"commit {commit}{' with local changes' if changed else ''}, when the agent was evaluated"
+
+
+def check_folder(folder: Path, name: str) -> list[Path]:
+    """
+    The files of an agent's folder, complete and of the layout.
+
+    :param folder: The folder
+    :param name: Name of the agent
+    :raises ValueError: if a file is missing or does not belong there
+    """
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    known = {f"{name}.zip", *SIZES, SOURCE}
+    for path in files:
+        if path.is_symlink() or path.parent != folder or path.name not in known:
+            raise ValueError(f"{path} does not belong into an agent's folder; nothing was sent.")
+    missing = {f"{name}.zip", *SETTINGS, "results.json", "README.md"} - {path.name for path in files}
+    if missing:
+        raise ValueError(f"{folder} has no {sorted(missing)[0]}; write it again without --as-written.")
+    return [path for path in files if path.name not in (SOURCE, "vec_normalize.pkl")]
+
+
+def check_download(folder: Path, name: str) -> None:
+    """
+    Read all that can be read without running anything.
+
+    :param folder: Downloaded files
+    :param name: Name of the agent
+    :raises ValueError: if a file is not what it should be; the message names it
+    """
+    for settings in SETTINGS:
+        if (folder / settings).is_file():
+            read_yaml(folder / settings)
+    for archive in (f"{name}.zip", "train_eval_metrics.zip"):
+        if (folder / archive).is_file():
+            with open_archive(folder / archive):
+                pass
+    read_results(folder)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """
+    Scores and circumstances of an agent.
+
+    :param folder: Agent's folder
+    :return: Content of ``results.json``, empty if there is none
+    """
+    return _read_json(folder / "results.json")
+
+
+def read_source(folder: Path) -> dict[str, Any]:
+    """
+    Where a downloaded agent comes from.
+
+    :param folder: Agent's folder
+    :return: Address of the Hub, repository and revision; empty if it was not downloaded
+    """
+    return _read_json(folder / SOURCE)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable as JSON: {str(error)[:200]}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must contain a mapping.")
+    return content
+
+
+def replace_folder(new: Path, target: Path, name: str) -> None:
+    """
+    Put a folder that is complete in the place of another.
+
+    :param new: Complete folder on the same disk
+    :param target: Place; what is there must be an agent's folder
+    :param name: Name of the agent
+    """
+    if target.exists():
+        known = {f"{name}.zip", *SIZES, SOURCE}
+        strangers = (
+            sorted(path.name for path in target.iterdir() if path.name not in known) if target.is_dir() else [target.name]
+        )
+        if strangers:
+            raise ValueError(
+                f"{target} exists and contains {strangers[0]}, which is not part of an agent; choose another folder."
+            )
+        shutil.rmtree(target)
+    new.rename(target)
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """
+    An archive that depends on nothing but its content.
+
+    :param files: Content by name
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name), files[name], zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
