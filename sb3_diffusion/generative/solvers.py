@@ -222,12 +222,17 @@ class Sampler(nn.Module):
         draws = None
         if self.n_noisy_steps:
             draws = noise.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=self.times)
+        if (run_chain := getattr(denoise, "run_chain", None)) is not None:
+            points = run_chain(x, self.coefficients, draws, (self.clip_low, self.clip_high))
+            if points is not None:
+                if visit is not None:
+                    visit(points[0])
+                    for point, step in zip(points[1:], self._steps, strict=True):
+                        if not step.is_midpoint:
+                            visit(point)
+                return points[-1]  # type: ignore[no-any-return]
         if visit is not None:
             visit(x)
-        elif (run_chain := getattr(denoise, "run_chain", None)) is not None:
-            samples = run_chain(x, self.coefficients, draws, (self.clip_low, self.clip_high))
-            if samples is not None:
-                return samples  # type: ignore[no-any-return]
         step_noise: tuple[th.Tensor, ...] = ()
         if draws is not None:
             step_noise = (draws * self.noise_std.view(-1, *(1 for _ in shape))).unbind(0)

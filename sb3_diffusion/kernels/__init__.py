@@ -5,7 +5,8 @@ Compiled CPU kernels: whole networks and diffusion chains in one call each.
 instruction set, and kept in ``~/.cache/sb3_diffusion`` (``$XDG_CACHE_HOME``). Without a compiler, everything runs through
 PyTorch's own operations after one warning. ``SB3_DIFFUSION_KERNELS=0`` switches the kernels off.
 
-The kernels take float32 CPU tensors and are no part of autograd; callers ask :func:`usable`.
+The kernels take float32 CPU tensors; callers ask :func:`usable`. Whole networks and whole chains are single nodes of autograd,
+which keep what their backward pass needs. They can be differentiated once.
 """
 
 import contextlib
@@ -54,14 +55,18 @@ class _Network(ctypes.Structure):
     _fields_ = (("layers", ctypes.POINTER(_Layer)), ("n_layers", ctypes.c_int64), ("activation", ctypes.c_int64))
 
 
-def usable(*tensors: th.Tensor) -> bool:
+def usable(*tensors: th.Tensor, differentiable: bool = False) -> bool:
     """
-    Whether the kernels may work on these tensors here and now: float32 on the CPU, outside autograd and compilers.
+    Whether the kernels may work on these tensors here and now: float32 on the CPU, outside compilers and forward mode, and
+    outside autograd unless the caller takes part in it.
 
     :param tensors: representatives of inputs and weights
+    :param differentiable: whether the caller's kernel has a backward pass
     """
     # forward mode works without gradients being enabled
-    if th.is_grad_enabled() or forward_ad._current_level >= 0 or th.compiler.is_compiling() or _switched_off:
+    if (th.is_grad_enabled() and not differentiable) or forward_ad._current_level >= 0:
+        return False
+    if th.compiler.is_compiling() or _switched_off:
         return False
     if not all(tensor.dtype == th.float32 and tensor.is_cpu for tensor in tensors) or th.is_autocast_enabled("cpu"):
         return False
@@ -95,12 +100,15 @@ def load_kernels() -> ctypes.CDLL | None:
         return None
     pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
     network = ctypes.POINTER(_Network)
-    loaded.evaluate.argtypes = [network, pointer, integer, pointer, pointer, pointer, integer, integer]
-    loaded.run_chain.argtypes = [network, pointer, integer, pointer, pointer, integer, pointer, integer, real, real, pointer]
-    loaded.run_chain.argtypes += [integer, integer]
+    bounds, work = [real, real], [integer, integer]
+    loaded.evaluate.argtypes = [network, pointer, integer, *[pointer] * 4, *work]
+    loaded.pull_back.argtypes = [network, *[pointer] * 3, *work]
+    chain = [pointer, integer, pointer, pointer, integer, pointer, integer]
+    loaded.run_chain.argtypes = [network, *chain, *bounds, *[pointer] * 3, *work]
+    loaded.pull_back_chain.argtypes = [network, pointer, integer, *bounds, *[pointer] * 4, *work]
     loaded.mish.argtypes = [pointer, pointer, pointer, integer, integer]
-    for function in (loaded.evaluate, loaded.run_chain, loaded.mish):
-        function.restype = None
+    for name in ("evaluate", "pull_back", "run_chain", "pull_back_chain", "mish"):
+        getattr(loaded, name).restype = None
     return loaded
 
 
@@ -191,21 +199,26 @@ class Network:
         biases: list[tuple[Any, str | None]] = [(module._parameters, bias) for module, _, bias in layers]
         self._biases = [(i, parameters, name) for i, (parameters, name) in enumerate(biases) if name is not None]
         self._activation = ACTIVATIONS[activation]
-        self._n_members = n_members
+        self.n_members = n_members
         self._addresses: list[int] = []
         self._members: list[tuple[_Network, Any]] = []
-        self.output_dim: int = self._weights[-1][0][self._weights[-1][1]].shape[-1]
+        self.widths: list[int] = [parameters[name].shape[-1] for parameters, name in self._weights]
+        self.output_dim = self.widths[-1]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles of the owner make their own when they need it
         return type(None), ()
 
+    def parameters(self) -> list[th.Tensor]:
+        """All weights in order, then the biases of the layers that have one."""
+        weights = [parameters[name] for parameters, name in self._weights]
+        return weights + [parameters[name] for _, parameters, name in self._biases]
+
     def members(self) -> list[tuple[_Network, Any]]:
         """The structures of all members, with what has to stay alive beside them."""
-        addresses = [parameters[name].data_ptr() for parameters, name in self._weights]
-        addresses += [parameters[name].data_ptr() for _, parameters, name in self._biases]
+        addresses = [parameter.data_ptr() for parameter in self.parameters()]
         if addresses != self._addresses:
-            self._members = [self._view(addresses, member) for member in range(self._n_members or 1)]
+            self._members = [self._view(addresses, member) for member in range(self.n_members or 1)]
             self._addresses = addresses
         return self._members
 
@@ -218,6 +231,10 @@ class Network:
             layers[i].bias = address + 4 * member * layers[i].outputs
         return _Network(layers, len(layers), self._activation), layers
 
+    def new_record(self, like: th.Tensor, *rows: int) -> th.Tensor:
+        """Memory for what a backward pass needs: ``(2, hidden layers, *rows, width)``, values and slopes."""
+        return like.new_empty((2, len(self.widths) - 1, *rows, max(width + -width % PANEL for width in self.widths)))
+
     def evaluate(self, x: th.Tensor, context: th.Tensor) -> th.Tensor:
         """
         :param x: ``(rows, in)``, the same for all members
@@ -225,27 +242,34 @@ class Network:
             ``rows / contexts`` consecutive rows
         :return: ``(rows, output_dim)`` or ``(members, rows, output_dim)``
         """
-        return self._evaluate(x, context, gradient=False)[0]
+        if th.is_grad_enabled():
+            return _Evaluation.apply(self, x, context, *self.parameters())  # type: ignore[no-any-return]
+        return self._evaluate(x, context)
 
     def evaluate_with_gradient(self, x: th.Tensor, context: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
+        Without autograd, for constants of a loss.
+
         :param x: see :meth:`evaluate`
         :param context: see :meth:`evaluate`
         :return: what :meth:`evaluate` returns, and the gradient of the first output with respect to ``x``,
             ``(rows, in)`` or ``(members, rows, in)``
         """
-        out, gradient = self._evaluate(x, context, gradient=True)
-        assert gradient is not None
-        return out, gradient
+        gradient = x.new_empty((*self._lead, *x.shape))
+        return self._evaluate(x, context, gradient), gradient
 
-    def _evaluate(self, x: th.Tensor, context: th.Tensor, gradient: bool) -> tuple[th.Tensor, th.Tensor | None]:
+    @property
+    def _lead(self) -> tuple[int, ...]:
+        return () if self.n_members is None else (self.n_members,)
+
+    def _evaluate(
+        self, x: th.Tensor, context: th.Tensor, gradient: th.Tensor | None = None, records: Sequence[th.Tensor] = ()
+    ) -> th.Tensor:
         kernels, threads = load_kernels(), th.get_num_threads()
         assert kernels is not None
         x, context = x.contiguous(), _pad(context)
         (rows, inputs), contexts = x.shape, context.shape[-2]
-        lead = () if self._n_members is None else (self._n_members,)
-        out = x.new_empty((*lead, rows, self.output_dim))
-        slope = x.new_empty((*lead, rows, inputs)) if gradient else None
+        out = x.new_empty((*self._lead, rows, self.output_dim))
         for m, (network, _) in enumerate(self.members()):
             kernels.evaluate(
                 network,
@@ -253,11 +277,12 @@ class Network:
                 rows // max(contexts, 1),
                 x.data_ptr(),
                 out.data_ptr() + 4 * m * rows * self.output_dim,
-                None if slope is None else slope.data_ptr() + 4 * m * rows * inputs,
+                None if gradient is None else gradient.data_ptr() + 4 * m * rows * inputs,
+                records[m].data_ptr() if records else None,
                 rows,
                 threads,
             )
-        return out, slope
+        return out
 
     def run_chain(
         self,
@@ -275,13 +300,29 @@ class Network:
         :param context: encoded states ``(contexts, width)``; each serves ``rows / contexts`` consecutive rows of ``x``
         :param times: encoded times, ``(n_steps, width)``
         :param steps: coefficients, one row per evaluation; the columns are the members of ``Step`` in ``mlp.cpp``
-        :param draws: standard normal noise ``(n_noisy, ..., in)`` of the first steps
+        :param draws: standard normal noise ``(n_noisy, ..., in)`` of the first steps, constants
         :param clip: bounds of the state where a step clips it
-        :return: the samples, of the shape of ``x``
+        :return: all points at which the network was evaluated, and the sample as the last one, ``(n_steps + 1, ..., in)``
         """
+        if th.is_grad_enabled():
+            return _Chain.apply(self, steps, draws, clip, x, context, times, *self.parameters())  # type: ignore[no-any-return]
+        return self._run_chain(steps, draws, clip, x, context, times)
+
+    def _run_chain(
+        self,
+        steps: th.Tensor,
+        draws: th.Tensor | None,
+        clip: tuple[float, float],
+        x: th.Tensor,
+        context: th.Tensor,
+        times: th.Tensor,
+        kept: "tuple[th.Tensor, th.Tensor] | None" = None,
+    ) -> th.Tensor:
         kernels = load_kernels()
         assert kernels is not None
-        x, context, times = x.clone(memory_format=th.contiguous_format), _pad(context), _pad(times)
+        points = x.new_empty((len(steps) + 1, *x.shape))
+        points[0] = x
+        context, times = _pad(context), _pad(times)
         rows = x.numel() // x.shape[-1]
         draws_address, n_noisy = None, 0
         if draws is not None:
@@ -298,8 +339,128 @@ class Network:
             draws_address,
             n_noisy,
             *clip,
-            x.data_ptr(),
+            points.data_ptr(),
+            *((None, None) if kept is None else (kept[0].data_ptr(), kept[1].data_ptr())),
             rows,
             th.get_num_threads(),
         )
-        return x
+        return points
+
+    def parameter_gradients(
+        self, x: th.Tensor, record: th.Tensor, y_gradient: th.Tensor, needed: Sequence[bool]
+    ) -> list[th.Tensor | None]:
+        """
+        What a backward pass of one member leaves to do: the products of values and gradients over all rows.
+
+        :param x: input, ``(rows, in)``
+        :param record: as the backward pass left it, ``(2, hidden layers, rows, width)``
+        :param y_gradient: gradient with respect to the output, ``(rows, output_dim)``
+        :param needed: which of :meth:`parameters`
+        :return: gradients of :meth:`parameters`
+        """
+        inputs = [x, *(values[:, :width] for values, width in zip(record[0], self.widths, strict=False))]
+        gradients = [*(gradient[:, :width] for gradient, width in zip(record[1], self.widths, strict=False)), y_gradient]
+        pairs = zip(inputs, gradients, needed, strict=False)
+        weights = [_product(values, gradient) if wanted else None for values, gradient, wanted in pairs]
+        biases = zip(self._biases, needed[len(weights) :], strict=True)
+        return weights + [gradients[i].sum(0) if wanted else None for (i, _, _), wanted in biases]
+
+
+def _product(values: th.Tensor, gradient: th.Tensor) -> th.Tensor:
+    """``values^T @ gradient``, the narrower one first: the library is slow with few columns."""
+    return values.t() @ gradient if values.shape[1] <= gradient.shape[1] else (gradient.t() @ values).t()
+
+
+def _check_backward(record: Any) -> None:
+    if th.is_grad_enabled():
+        raise RuntimeError(
+            "The compiled kernels have no second derivative; for create_graph=True call within sb3_diffusion.kernels.switched_off()."
+        )
+    if record is None:
+        raise RuntimeError(
+            "The compiled kernels keep what one backward pass needs; for a second one (retain_graph=True) run the forward pass "
+            "within sb3_diffusion.kernels.switched_off()."
+        )
+
+
+class _Evaluation(th.autograd.Function):
+    """A network as one node: :meth:`Network.evaluate`."""
+
+    @staticmethod
+    def forward(ctx: Any, network: Network, x: th.Tensor, context: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
+        records = [network.new_record(x, len(x)) for _ in network.members()] if any(ctx.needs_input_grad) else []
+        ctx.network, ctx.records, ctx.contexts = network, records, context.shape
+        ctx.save_for_backward(x, *parameters)
+        return network._evaluate(x, context, records=records)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        _check_backward(ctx.records)
+        network, records, ctx.records = ctx.network, ctx.records, None
+        x, *_ = ctx.saved_tensors  # autograd checks that the parameters are those of the forward pass
+        kernels, rows = load_kernels(), len(x)
+        assert kernels is not None
+        _, needs_x, needs_context, *needed = ctx.needs_input_grad
+        gradients = gradient.reshape(-1, rows, network.output_dim).contiguous()
+        x_gradients = x.new_empty((len(records), *x.shape))
+        for (member, _), record, y, to_x in zip(network.members(), records, gradients, x_gradients, strict=True):
+            kernels.pull_back(member, record.data_ptr(), y.data_ptr(), to_x.data_ptr(), rows, th.get_num_threads())
+        found = [network.parameter_gradients(x, record, y, needed) for record, y in zip(records, gradients, strict=True)]
+        context_gradient = None
+        if needs_context:
+            first = [record[1, 0, :, : ctx.contexts[-1]].view(ctx.contexts[-2], -1, ctx.contexts[-1]).sum(1) for record in records]
+            context_gradient = th.stack(first).view(ctx.contexts)
+        if network.n_members is None:
+            return None, x_gradients[0] if needs_x else None, context_gradient, *found[0]
+        stacked = [None if parts[0] is None else th.stack(parts) for parts in zip(*found, strict=True)]
+        return None, x_gradients.sum(0) if needs_x else None, context_gradient, *stacked
+
+
+class _Chain(th.autograd.Function):
+    """A whole reverse chain as one node: :meth:`Network.run_chain`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        network: Network,
+        steps: th.Tensor,
+        draws: th.Tensor | None,
+        clip: tuple[float, float],
+        x: th.Tensor,
+        context: th.Tensor,
+        times: th.Tensor,
+        *parameters: th.Tensor,
+    ) -> th.Tensor:
+        kept = None
+        if any(ctx.needs_input_grad):
+            rows = x.numel() // x.shape[-1]
+            kept = x.new_empty((len(steps), rows, x.shape[-1])), network.new_record(x, len(steps), rows)
+        points = network._run_chain(steps, draws, clip, x, context, times, kept)
+        ctx.network, ctx.steps, ctx.clip, ctx.kept, ctx.contexts = network, steps, clip, kept, len(context)
+        ctx.save_for_backward(points, *parameters)
+        return points
+
+    @staticmethod
+    def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        _check_backward(ctx.kept)
+        network, steps, (predictions, record), ctx.kept = ctx.network, ctx.steps, ctx.kept, None
+        points, *_ = ctx.saved_tensors  # autograd checks that the parameters are those of the forward pass
+        kernels = load_kernels()
+        assert kernels is not None
+        needs_x, needs_context, needs_times, *needed = ctx.needs_input_grad[4:]
+        gradients = gradient.clone(memory_format=th.contiguous_format)
+        ((member, _),) = network.members()
+        n_steps, rows, dim = predictions.shape
+        addresses = (tensor.data_ptr() for tensor in (points, gradients, predictions, record))
+        kernels.pull_back_chain(member, steps.data_ptr(), n_steps, *ctx.clip, *addresses, rows, th.get_num_threads())
+        first = record[1, 0, ..., : network.widths[0]]
+        found = network.parameter_gradients(
+            points[:-1].view(-1, dim), record.view(2, -1, n_steps * rows, record.shape[-1]), predictions.view(-1, dim), needed
+        )
+        return (
+            *(None, None, None, None),
+            gradients[0] if needs_x else None,
+            first.sum(0).view(ctx.contexts, -1, network.widths[0]).sum(1) if needs_context else None,
+            first.sum(1) if needs_times else None,
+            *found,
+        )

@@ -225,18 +225,16 @@ Buffer transposed(const float* weight, int64_t in, int64_t out) {
 // The layers of a network in the form in which all threads read them.
 struct Prepared {
     const Network& network;
-    std::vector<Matrix> matrices;    // all layers but a narrow last one
-    std::vector<Buffer> biases;      // of the layers after the first, padded
-    std::vector<Buffer> transposes;  // for gradients: of the layers between the first and the last
-    std::vector<Matrix> backward;
-    Buffer narrow;       // the last layer, by output
-    Buffer zeros;        // a bias of nothing
-    int64_t width = 32;  // of the widest layer
+    std::vector<Matrix> matrices;   // all layers but a narrow last one
+    std::vector<Buffer> biases;     // of the layers after the first, padded
+    std::vector<Matrix> transposes; // for gradients: of the layers after the first
+    Buffer narrow;                  // the last layer, by output
+    Buffer zeros;                   // a bias of nothing
+    int64_t width = 32;             // of the widest layer
 
     Prepared(const Network& network, bool rearrange, bool gradient = false) : network(network) {
         for (int64_t i = 0; i < network.n_layers; i++) {
             const Layer& layer = network.layers[i];
-            const bool last = i + 1 == network.n_layers;
             width = std::max(width, padded(layer.out));
             if (i > 0) {
                 biases.push_back(allocate(padded(layer.out)));
@@ -244,38 +242,57 @@ struct Prepared {
                 std::fill(bias, bias + padded(layer.out), 0.0f);
                 if (layer.bias) std::copy(layer.bias, layer.bias + layer.out, bias);
             }
-            if (last && layer.out <= NARROW)
+            if (i + 1 == network.n_layers && layer.out <= NARROW)
                 narrow = transposed(layer.weight, layer.in, layer.out);
             else
                 matrices.emplace_back(layer.weight, layer.in, layer.out, rearrange);
-            if (gradient && i > 0 && !last) {
-                transposes.push_back(transposed(layer.weight, layer.in, layer.out));
-                backward.emplace_back(transposes.back().get(), layer.out, layer.in, true);
-            }
+            if (gradient && i > 0)
+                transposes.emplace_back(transposed(layer.weight, layer.in, layer.out).get(), layer.out, layer.in, true);
         }
         zeros = allocate(width);
         std::fill(zeros.get(), zeros.get() + width, 0.0f);
     }
     int64_t in() const { return network.layers[0].in; }
     int64_t out() const { return network.layers[network.n_layers - 1].out; }
+    int64_t n_hidden() const { return network.n_layers - 1; }
     int64_t first_width() const { return padded(network.layers[0].out); }
+};
+
+// Where a network leaves the values of its hidden layers, and the derivatives of their activations, for a backward pass:
+// (hidden layers, rows, width of the widest layer) each.
+struct Record {
+    float *values, *slopes;
+    int64_t rows;
 };
 
 // What one thread needs to take a block of rows through a network.
 struct Worker {
     const Prepared& net;
     Buffer a, b;
-    std::vector<Buffer> slopes;  // for gradients: derivatives of the activations
+    std::vector<Buffer> own_slopes;
+    std::vector<float*> values, slopes;  // of the hidden layers
     std::vector<const float*> context;
 
     explicit Worker(const Prepared& net, bool gradient = false)
         : net(net), a(allocate(BLOCK * net.width)), b(allocate(BLOCK * net.width)), context(BLOCK) {
-        for (int64_t i = 0; gradient && i + 1 < net.network.n_layers; i++) slopes.push_back(allocate(BLOCK * net.width));
+        for (int64_t i = 0; i < net.n_hidden(); i++) {
+            values.push_back(i % 2 ? b.get() : a.get());
+            if (gradient) own_slopes.push_back(allocate(BLOCK * net.width));
+            slopes.push_back(gradient ? own_slopes.back().get() : nullptr);
+        }
     }
 
     // each row of `rows_of_context` serves `repeat` rows
     void set_context(const float* rows_of_context, int64_t repeat, int64_t first, int64_t rows) {
         for (int64_t r = 0; r < rows; r++) context[r] = rows_of_context + (first + r) / repeat * net.first_width();
+    }
+
+    // the next passes use the record's memory from row `first` on
+    void use(const Record& record, int64_t first) {
+        for (int64_t i = 0; i < net.n_hidden(); i++) {
+            values[i] = record.values + (i * record.rows + first) * net.width;
+            slopes[i] = record.slopes + (i * record.rows + first) * net.width;
+        }
     }
 
     template <Activation A, typename Start>
@@ -295,24 +312,22 @@ struct Worker {
     // y (rows, out) = network(x (rows, in)), where the first layer adds the context and `extra`
     template <Activation A>
     void forward(int64_t rows, const float* x, const float* extra, float* y) {
-        float *now = a.get(), *other = b.get();
-        const int64_t n_layers = net.network.n_layers, stride = net.width, out = net.out();
+        const int64_t n_hidden = net.n_hidden(), stride = net.width, out = net.out();
         if (!extra) extra = net.zeros.get();
         layer<A>(
             net.matrices[0], rows, x, net.in(),
-            [&](int64_t r, int64_t column) { return load(context[r] + column) + load(extra + column); }, now,
-            slopes.empty() ? nullptr : slopes[0].get());
-        for (int64_t i = 1; i < n_layers; i++) {
-            const float* bias = net.biases[i - 1].get();
+            [&](int64_t r, int64_t column) { return load(context[r] + column) + load(extra + column); }, values[0], slopes[0]);
+        for (int64_t i = 1; i <= n_hidden; i++) {
+            const float *bias = net.biases[i - 1].get(), *before = values[i - 1];
             const auto start = [&](int64_t, int64_t column) { return load(bias + column); };
-            if (i + 1 < n_layers) {
-                layer<A>(net.matrices[i], rows, now, stride, start, other, slopes.empty() ? nullptr : slopes[i].get());
-                std::swap(now, other);
+            if (i < n_hidden) {
+                layer<A>(net.matrices[i], rows, before, stride, start, values[i], slopes[i]);
             } else if (net.narrow) {
-                dot_products(rows, out, net.matrices[i - 1].out, now, stride, net.narrow.get(), bias, y);
+                dot_products(rows, out, net.network.layers[i].in, before, stride, net.narrow.get(), bias, y);
             } else {
-                layer<IDENTITY>(net.matrices[i], rows, now, stride, start, other, nullptr);
-                for (int64_t r = 0; r < rows; r++) std::copy(other + r * stride, other + r * stride + out, y + r * out);
+                float* wide = i % 2 ? b.get() : a.get();
+                layer<IDENTITY>(net.matrices[i], rows, before, stride, start, wide, nullptr);
+                for (int64_t r = 0; r < rows; r++) std::copy(wide + r * stride, wide + r * stride + out, y + r * out);
             }
         }
     }
@@ -321,26 +336,36 @@ struct Worker {
         net.network.activation == MISH ? forward<MISH>(rows, x, extra, y) : forward<RELU>(rows, x, extra, y);
     }
 
-    // gradient (rows, in) of the first output with respect to x, after forward()
-    void backward(int64_t rows, float* gradient) {
-        float *now = a.get(), *other = b.get();
-        const int64_t n_layers = net.network.n_layers, stride = net.width;
-        const Layer &first = net.network.layers[0], &last = net.network.layers[n_layers - 1];
-        const float* slope = slopes[static_cast<size_t>(n_layers - 2)].get();
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t j = 0; j < last.in; j++) now[r * stride + j] = last.weight[j * last.out] * slope[r * stride + j];
-        for (int64_t i = n_layers - 2; i > 0; i--) {
-            slope = slopes[static_cast<size_t>(i - 1)].get();
-            net.backward[static_cast<size_t>(i - 1)].multiply(
-                rows, now, stride, [](int64_t, int64_t) { return vec{}; },
+    // After forward(): from the gradient with respect to y (`y_stride` between rows, 0 for one that all rows share) to that with
+    // respect to x (rows, in). The slopes are replaced by the gradients with respect to the arguments of the activations.
+    void backward(int64_t rows, const float* y_gradient, int64_t y_stride, float* x_gradient) {
+        const int64_t stride = net.width;
+        for (int64_t i = net.n_hidden(); i > 0; i--) {
+            float* slope = slopes[i - 1];
+            net.transposes[i - 1].multiply(
+                rows, y_gradient, y_stride, [](int64_t, int64_t) { return vec{}; },
                 [&](int64_t r, int64_t column, vec sum) {
-                    store(other + r * stride + column, sum * load(slope + r * stride + column));
+                    float* p = slope + r * stride + column;
+                    store(p, sum * load(p));
                 });
-            std::swap(now, other);
+            y_gradient = slope, y_stride = stride;
         }
-        dot_products(rows, first.in, first.out, now, stride, first.weight, nullptr, gradient);
+        const Layer& first = net.network.layers[0];
+        dot_products(rows, first.in, first.out, y_gradient, y_stride, first.weight, nullptr, x_gradient);
     }
 };
+
+// work(worker, first row, rows) for all blocks of rows, shared among the threads
+template <typename Work>
+void for_all_blocks(const Prepared& net, bool gradient, int64_t rows, int64_t threads, Work work) {
+    const int64_t size = block_size(rows, threads), blocks = (rows + size - 1) / size;
+#pragma omp parallel num_threads(static_cast<int>(std::clamp<int64_t>(blocks, 1, threads)))
+    {
+        Worker worker(net, gradient);
+#pragma omp for schedule(dynamic)
+        for (int64_t block = 0; block < blocks; block++) work(worker, block * size, std::min(size, rows - block * size));
+    }
+}
 
 }  // namespace
 
@@ -353,61 +378,109 @@ struct Step {
 };
 
 // y (rows, out) = network(x (rows, in)), and the gradient (rows, in) of the first output unless that is null; each row of
-// `context` (rows / repeat, padded width) serves `repeat` rows of x
+// `context` (rows / repeat, padded width) serves `repeat` rows of x. With `record` (2, hidden layers, rows, width) the
+// evaluation can be followed by pull_back().
 void evaluate(const Network* network, const float* context, int64_t repeat, const float* x, float* y, float* gradient,
-              int64_t rows, int64_t threads) {
-    const Prepared prepared(*network, rows >= MANY, gradient != nullptr);
-    const int64_t size = block_size(rows, threads), blocks = (rows + size - 1) / size;
-#pragma omp parallel num_threads(static_cast<int>(std::clamp<int64_t>(blocks, 1, threads)))
-    {
-        Worker worker(prepared, gradient != nullptr);
-#pragma omp for schedule(dynamic)
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t first = block * size, n = std::min(size, rows - first);
-            worker.set_context(context, repeat, first, n);
-            worker.forward(n, x + first * prepared.in(), nullptr, y + first * prepared.out());
-            if (gradient) worker.backward(n, gradient + first * prepared.in());
-        }
-    }
+              float* record, int64_t rows, int64_t threads) {
+    const Prepared net(*network, rows >= MANY, gradient != nullptr);
+    const Buffer first_output = allocate(net.out());
+    std::fill(first_output.get(), first_output.get() + net.out(), 0.0f);
+    first_output[0] = 1.0f;
+    for_all_blocks(net, gradient != nullptr, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
+        worker.set_context(context, repeat, first, n);
+        if (record) worker.use(Record{record, record + net.n_hidden() * rows * net.width, rows}, first);
+        worker.forward(n, x + first * net.in(), nullptr, y + first * net.out());
+        if (gradient) worker.backward(n, first_output.get(), 0, gradient + first * net.in());
+    });
 }
 
-// The whole chain in place: x (rows, in); `times` (n_steps, padded width), `draws` (n_noisy, rows, in)
-void run_chain(const Network* network, const float* context, int64_t repeat, const float* times, const Step* steps,
-               int64_t n_steps, const float* draws, int64_t n_noisy, float clip_low, float clip_high, float* x, int64_t rows,
+// The backward pass of evaluate(): from the gradient with respect to y to that with respect to x. The second half of the
+// record becomes the gradients with respect to the arguments of the activations.
+void pull_back(const Network* network, float* record, const float* y_gradient, float* x_gradient, int64_t rows,
                int64_t threads) {
-    const Prepared prepared(*network, rows >= FEW);
-    const int64_t dim = prepared.in();
-    const int64_t size = block_size(rows, threads), blocks = (rows + size - 1) / size;
-#pragma omp parallel num_threads(static_cast<int>(std::clamp<int64_t>(blocks, 1, threads)))
-    {
-        Worker worker(prepared);
-        Buffer prediction = allocate(BLOCK * dim), point = allocate(BLOCK * dim), estimate = allocate(BLOCK * dim);
-#pragma omp for schedule(dynamic)
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t first = block * size, n = std::min(size, rows - first);
-            worker.set_context(context, repeat, first, n);
-            float* base = x + first * dim;
-            std::copy(base, base + n * dim, point.get());
-            std::fill(estimate.get(), estimate.get() + n * dim, 0.0f);
-            for (int64_t k = 0; k < n_steps; k++) {
-                const Step& step = steps[k];
-                worker.forward(n, point.get(), times + k * prepared.first_width(), prediction.get());
-                const float* draw = k < n_noisy ? draws + (k * rows + first) * dim : nullptr;
-                for (int64_t i = 0; i < n * dim; i++) {
-                    float value = base[i] * step.state + prediction[i] * step.noise + estimate[i] * step.previous;
-                    if (step.needs_estimate != 0.0f) {
-                        float clean = base[i] * step.estimate_state + prediction[i] * step.estimate_noise;
-                        if (step.clip_estimate != 0.0f) clean = clip(clean, step.low, step.high);
-                        estimate[i] = clean;
-                        value += clean;
-                    }
-                    if (draw) value += draw[i] * step.noise_std;
-                    point[i] = step.clip_state != 0.0f ? clip(value, clip_low, clip_high) : value;
-                }
-                if (step.is_midpoint == 0.0f) std::copy(point.get(), point.get() + n * dim, base);
+    const Prepared net(*network, rows >= MANY, true);
+    for_all_blocks(net, false, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
+        worker.use(Record{record, record + net.n_hidden() * rows * net.width, rows}, first);
+        worker.backward(n, y_gradient + first * net.out(), net.out(), x_gradient + first * net.in());
+    });
+}
+
+// A whole chain: points (n_steps + 1, rows, in), of which the first is given; a midpoint is where a step is continued from the
+// point before it. `times` (n_steps, padded width), `draws` (n_noisy, rows, in). `predictions` (n_steps, rows, in) and `record`
+// (2, hidden layers, n_steps, rows, width) are for pull_back_chain(), or null.
+void run_chain(const Network* network, const float* context, int64_t repeat, const float* times, const Step* steps,
+               int64_t n_steps, const float* draws, int64_t n_noisy, float clip_low, float clip_high, float* points,
+               float* predictions, float* record, int64_t rows, int64_t threads) {
+    const Prepared net(*network, rows >= FEW);
+    const int64_t dim = net.in(), all_rows = n_steps * rows;
+    for_all_blocks(net, false, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
+        worker.set_context(context, repeat, first, n);
+        const Buffer scratch = allocate(n * dim), estimate = allocate(n * dim);
+        std::fill(estimate.get(), estimate.get() + n * dim, 0.0f);
+        const float* base = points + first * dim;
+        for (int64_t k = 0; k < n_steps; k++) {
+            const Step& step = steps[k];
+            const float* point = points + (k * rows + first) * dim;
+            float *next = points + ((k + 1) * rows + first) * dim, *prediction = scratch.get();
+            if (record) {
+                prediction = predictions + (k * rows + first) * dim;
+                worker.use(Record{record, record + net.n_hidden() * all_rows * net.width, all_rows}, k * rows + first);
             }
+            worker.forward(n, point, times + k * net.first_width(), prediction);
+            const float* draw = k < n_noisy ? draws + (k * rows + first) * dim : nullptr;
+            for (int64_t i = 0; i < n * dim; i++) {
+                float value = base[i] * step.state + prediction[i] * step.noise + estimate[i] * step.previous;
+                if (step.needs_estimate != 0.0f) {
+                    const float clean = base[i] * step.estimate_state + prediction[i] * step.estimate_noise;
+                    estimate[i] = step.clip_estimate != 0.0f ? clip(clean, step.low, step.high) : clean;
+                    value += estimate[i];
+                }
+                if (draw) value += draw[i] * step.noise_std;
+                next[i] = step.clip_state != 0.0f ? clip(value, clip_low, clip_high) : value;
+            }
+            if (step.is_midpoint == 0.0f) base = next;
         }
-    }
+    });
+}
+
+// The backward pass of run_chain(), from the last step to the first. `gradients` (n_steps + 1, rows, in) are those with respect
+// to the points, of which the first becomes that of the starting point; `predictions` and the second half of `record` become
+// gradients with respect to what they held.
+void pull_back_chain(const Network* network, const Step* steps, int64_t n_steps, float clip_low, float clip_high,
+                     const float* points, float* gradients, float* predictions, float* record, int64_t rows, int64_t threads) {
+    const Prepared net(*network, rows >= FEW, true);
+    const int64_t dim = net.in(), all_rows = n_steps * rows;
+    for_all_blocks(net, false, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
+        const Buffer scratch = allocate(n * dim), estimate = allocate(n * dim);
+        std::fill(estimate.get(), estimate.get() + n * dim, 0.0f);
+        for (int64_t k = n_steps - 1; k >= 0; k--) {
+            const Step& step = steps[k];
+            int64_t start = k;  // where the step began
+            while (start > 0 && steps[start - 1].is_midpoint != 0.0f) start--;
+            const float *base = points + (start * rows + first) * dim, *next = points + ((k + 1) * rows + first) * dim;
+            const float* next_gradient = gradients + ((k + 1) * rows + first) * dim;
+            float *base_gradient = gradients + (start * rows + first) * dim, *prediction = predictions + (k * rows + first) * dim;
+            for (int64_t i = 0; i < n * dim; i++) {
+                const bool stopped = step.clip_state != 0.0f && (next[i] <= clip_low || next[i] >= clip_high);
+                const float out = stopped ? 0.0f : next_gradient[i];
+                float to_base = out * step.state, to_prediction = out * step.noise;
+                if (step.needs_estimate != 0.0f) {
+                    const float clean = base[i] * step.estimate_state + prediction[i] * step.estimate_noise;
+                    const bool clipped = step.clip_estimate != 0.0f && (clean < step.low || clean > step.high);
+                    const float to_clean = clipped ? 0.0f : out + estimate[i];
+                    to_base += to_clean * step.estimate_state, to_prediction += to_clean * step.estimate_noise;
+                    estimate[i] = 0.0f;
+                }
+                estimate[i] += out * step.previous;
+                base_gradient[i] += to_base;
+                prediction[i] = to_prediction;
+            }
+            worker.use(Record{record, record + net.n_hidden() * all_rows * net.width, all_rows}, k * rows + first);
+            worker.backward(n, prediction, dim, scratch.get());
+            float* gradient = gradients + (k * rows + first) * dim;
+            for (int64_t i = 0; i < n * dim; i++) gradient[i] += scratch[i];
+        }
+    });
 }
 
 // out = mish(x), and its derivative unless `slope` is null; n numbers, `out` may be `x`

@@ -93,9 +93,10 @@ class BoundDenoiser:
         :param steps: coefficients, see :meth:`~sb3_diffusion.kernels.Network.run_chain`
         :param draws: standard normal noise of the first steps, ``(n_noisy, ...)`` with the shape of ``x`` behind
         :param clip: bounds of the state where a step clips it
-        :return: the samples; None where the kernels cannot do it
+        :return: all points at which the network was evaluated, and the samples as the last one, ``(n_evaluations + 1, ...)``;
+            None where the kernels cannot do it
         """
-        if usable(x, self.c) and isinstance(self.trunk, MLP) and (network := self.trunk.kernel(_ACTION)) is not None:
+        if usable(x, self.c, differentiable=True) and isinstance(self.trunk, MLP) and (network := self.trunk.kernel(_ACTION)) is not None:
             return network.run_chain(x, self.c, self.e, steps, draws, clip)
         return None
 
