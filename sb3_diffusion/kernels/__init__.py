@@ -102,10 +102,10 @@ def load_kernels() -> ctypes.CDLL | None:
     network = ctypes.POINTER(_Network)
     bounds, work = [real, real], [integer, integer]
     loaded.evaluate.argtypes = [network, pointer, integer, *[pointer] * 4, *work]
-    loaded.pull_back.argtypes = [network, *[pointer] * 3, *work]
+    loaded.pull_back.argtypes = [network, *[pointer] * 5, integer, *work]
     chain = [pointer, integer, pointer, pointer, integer, pointer, integer]
     loaded.run_chain.argtypes = [network, *chain, *bounds, *[pointer] * 3, *work]
-    loaded.pull_back_chain.argtypes = [network, pointer, integer, *bounds, *[pointer] * 4, *work]
+    loaded.pull_back_chain.argtypes = [network, pointer, integer, *bounds, *[pointer] * 6, integer, *work]
     loaded.mish.argtypes = [pointer, pointer, pointer, integer, integer]
     for name in ("evaluate", "pull_back", "run_chain", "pull_back_chain", "mish"):
         getattr(loaded, name).restype = None
@@ -164,9 +164,13 @@ def _processor() -> str:
     return "\n".join((platform.machine(), platform.processor(), *flags[:2]))
 
 
+def _padded(columns: int) -> int:
+    return columns + -columns % PANEL
+
+
 def _pad(x: th.Tensor) -> th.Tensor:
     """Rows as the kernels read them: contiguous, with zeros up to a multiple of the widest tile."""
-    missing = -x.shape[-1] % PANEL
+    missing = _padded(x.shape[-1]) - x.shape[-1]
     return nn.functional.pad(x, (0, missing)) if missing else x.contiguous()
 
 
@@ -202,8 +206,22 @@ class Network:
         self.n_members = n_members
         self._addresses: list[int] = []
         self._members: list[tuple[_Network, Any]] = []
-        self.widths: list[int] = [parameters[name].shape[-1] for parameters, name in self._weights]
-        self.output_dim = self.widths[-1]
+        shapes: list[tuple[int, int]] = [tuple(parameters[name].shape[-2:]) for parameters, name in self._weights]
+        self.output_dim = shapes[-1][1]
+        self.first_width = _padded(shapes[0][1])
+        self._n_hidden, self._width = len(shapes) - 1, max(_padded(width) for _, width in shapes)
+        #: for each parameter the offset and strides of its gradient in a row of ``n_gradients`` numbers
+        self._places: list[tuple[int, tuple[int, int]]] = []
+        self.n_gradients = 0
+        for rows, columns in shapes[:-1]:
+            self._places.append((self.n_gradients, (_padded(columns), 1)))
+            self.n_gradients += rows * _padded(columns)
+        self._places.append((self.n_gradients, (1, _padded(shapes[-1][0]))))  # by output
+        self.n_gradients += shapes[-1][1] * _padded(shapes[-1][0])
+        for i, (_, columns) in enumerate(shapes[1:], start=1):
+            if biases[i][1] is not None:
+                self._places.append((self.n_gradients, (1, 1)))
+            self.n_gradients += _padded(columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles of the owner make their own when they need it
@@ -232,8 +250,8 @@ class Network:
         return _Network(layers, len(layers), self._activation), layers
 
     def new_record(self, like: th.Tensor, *rows: int) -> th.Tensor:
-        """Memory for what a backward pass needs: ``(2, hidden layers, *rows, width)``, values and slopes."""
-        return like.new_empty((2, len(self.widths) - 1, *rows, max(width + -width % PANEL for width in self.widths)))
+        """Memory for what a backward pass needs: ``([members,] 2, hidden layers, *rows, width)``, values and slopes."""
+        return like.new_empty((*self._lead, 2, self._n_hidden, *rows, self._width))
 
     def evaluate(self, x: th.Tensor, context: th.Tensor) -> th.Tensor:
         """
@@ -263,7 +281,7 @@ class Network:
         return () if self.n_members is None else (self.n_members,)
 
     def _evaluate(
-        self, x: th.Tensor, context: th.Tensor, gradient: th.Tensor | None = None, records: Sequence[th.Tensor] = ()
+        self, x: th.Tensor, context: th.Tensor, gradient: th.Tensor | None = None, record: th.Tensor | None = None
     ) -> th.Tensor:
         kernels, threads = load_kernels(), th.get_num_threads()
         assert kernels is not None
@@ -278,7 +296,7 @@ class Network:
                 x.data_ptr(),
                 out.data_ptr() + 4 * m * rows * self.output_dim,
                 None if gradient is None else gradient.data_ptr() + 4 * m * rows * inputs,
-                records[m].data_ptr() if records else None,
+                None if record is None else record.data_ptr() + 4 * m * record[0].numel(),
                 rows,
                 threads,
             )
@@ -346,29 +364,19 @@ class Network:
         )
         return points
 
-    def parameter_gradients(
-        self, x: th.Tensor, record: th.Tensor, y_gradient: th.Tensor, needed: Sequence[bool]
-    ) -> list[th.Tensor | None]:
+    def split_gradients(self, sums: th.Tensor, needs: Sequence[bool]) -> list[th.Tensor | None]:
         """
-        What a backward pass of one member leaves to do: the products of values and gradients over all rows.
+        What a backward pass has summed up, see ``Gradients`` in ``mlp.cpp``.
 
-        :param x: input, ``(rows, in)``
-        :param record: as the backward pass left it, ``(2, hidden layers, rows, width)``
-        :param y_gradient: gradient with respect to the output, ``(rows, output_dim)``
-        :param needed: which of :meth:`parameters`
+        :param sums: contiguous ``([members,] threads, numbers)``, the first thread's are the result
+        :param needs: which of :meth:`parameters` need a gradient
         :return: gradients of :meth:`parameters`
         """
-        inputs = [x, *(values[:, :width] for values, width in zip(record[0], self.widths, strict=False))]
-        gradients = [*(gradient[:, :width] for gradient, width in zip(record[1], self.widths, strict=False)), y_gradient]
-        pairs = zip(inputs, gradients, needed, strict=False)
-        weights = [_product(values, gradient) if wanted else None for values, gradient, wanted in pairs]
-        biases = zip(self._biases, needed[len(weights) :], strict=True)
-        return weights + [gradients[i].sum(0) if wanted else None for (i, _, _), wanted in biases]
-
-
-def _product(values: th.Tensor, gradient: th.Tensor) -> th.Tensor:
-    """``values^T @ gradient``, the narrower one first: the library is slow with few columns."""
-    return values.t() @ gradient if values.shape[1] <= gradient.shape[1] else (gradient.t() @ values).t()
+        lead = () if self.n_members is None else (sums.stride(0),)
+        return [
+            sums.as_strided(parameter.shape, (*lead, *strides)[-parameter.dim() :], offset) if need else None
+            for parameter, (offset, strides), need in zip(self.parameters(), self._places, needs, strict=True)
+        ]
 
 
 def _check_backward(record: Any) -> None:
@@ -388,32 +396,47 @@ class _Evaluation(th.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, network: Network, x: th.Tensor, context: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
-        records = [network.new_record(x, len(x)) for _ in network.members()] if any(ctx.needs_input_grad) else []
-        ctx.network, ctx.records, ctx.contexts = network, records, context.shape
+        x = x.contiguous()
+        ctx.network, ctx.contexts = network, context.shape
+        ctx.record = network.new_record(x, len(x)) if any(ctx.needs_input_grad) else None
         ctx.save_for_backward(x, *parameters)
-        return network._evaluate(x, context, records=records)
+        return network._evaluate(x, context, record=ctx.record)
 
     @staticmethod
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        _check_backward(ctx.records)
-        network, records, ctx.records = ctx.network, ctx.records, None
-        x, *_ = ctx.saved_tensors  # autograd checks that the parameters are those of the forward pass
-        kernels, rows = load_kernels(), len(x)
+        _check_backward(ctx.record)
+        network, record, ctx.record = ctx.network, ctx.record, None
+        x, *_ = ctx.saved_tensors  # autograd checks that it and the parameters are those of the forward pass
+        kernels, threads, rows = load_kernels(), th.get_num_threads(), len(x)
         assert kernels is not None
-        _, needs_x, needs_context, *needed = ctx.needs_input_grad
-        gradients = gradient.reshape(-1, rows, network.output_dim).contiguous()
-        x_gradients = x.new_empty((len(records), *x.shape))
-        for (member, _), record, y, to_x in zip(network.members(), records, gradients, x_gradients, strict=True):
-            kernels.pull_back(member, record.data_ptr(), y.data_ptr(), to_x.data_ptr(), rows, th.get_num_threads())
-        found = [network.parameter_gradients(x, record, y, needed) for record, y in zip(records, gradients, strict=True)]
+        _, needs_x, needs_context, *needs = ctx.needs_input_grad
+        gradient, members = gradient.contiguous(), network.members()
+        x_gradient = x.new_empty((len(members), *x.shape))
+        sums = x.new_zeros((len(members), threads, network.n_gradients)) if any(needs) else None
+        for m, (member, _) in enumerate(members):
+            kernels.pull_back(
+                member,
+                x.data_ptr(),
+                record.data_ptr() + 4 * m * record.numel() // len(members),
+                gradient.data_ptr() + 4 * m * rows * network.output_dim,
+                x_gradient.data_ptr() + 4 * m * x.numel(),
+                None if sums is None else sums.data_ptr() + 4 * m * threads * network.n_gradients,
+                network.n_gradients,
+                rows,
+                threads,
+            )
         context_gradient = None
         if needs_context:
-            first = [record[1, 0, :, : ctx.contexts[-1]].view(ctx.contexts[-2], -1, ctx.contexts[-1]).sum(1) for record in records]
-            context_gradient = th.stack(first).view(ctx.contexts)
-        if network.n_members is None:
-            return None, x_gradients[0] if needs_x else None, context_gradient, *found[0]
-        stacked = [None if parts[0] is None else th.stack(parts) for parts in zip(*found, strict=True)]
-        return None, x_gradients.sum(0) if needs_x else None, context_gradient, *stacked
+            *_, contexts, width = ctx.contexts
+            context_gradient = record[..., 1, 0, :, :width]
+            if contexts != rows:
+                context_gradient = context_gradient.unflatten(-2, (contexts, -1)).sum(-2)
+        return (
+            None,
+            x_gradient.sum(0) if needs_x else None,
+            context_gradient,
+            *([None] * len(needs) if sums is None else network.split_gradients(sums, needs)),
+        )
 
 
 class _Chain(th.autograd.Function):
@@ -436,7 +459,7 @@ class _Chain(th.autograd.Function):
             rows = x.numel() // x.shape[-1]
             kept = x.new_empty((len(steps), rows, x.shape[-1])), network.new_record(x, len(steps), rows)
         points = network._run_chain(steps, draws, clip, x, context, times, kept)
-        ctx.network, ctx.steps, ctx.clip, ctx.kept, ctx.contexts = network, steps, clip, kept, len(context)
+        ctx.network, ctx.steps, ctx.clip, ctx.kept, ctx.contexts = network, steps, clip, kept, context.shape
         ctx.save_for_backward(points, *parameters)
         return points
 
@@ -444,23 +467,30 @@ class _Chain(th.autograd.Function):
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
         _check_backward(ctx.kept)
         network, steps, (predictions, record), ctx.kept = ctx.network, ctx.steps, ctx.kept, None
-        points, *_ = ctx.saved_tensors  # autograd checks that the parameters are those of the forward pass
-        kernels = load_kernels()
+        points, *_ = ctx.saved_tensors  # autograd checks that they and the parameters are those of the forward pass
+        kernels, threads = load_kernels(), th.get_num_threads()
         assert kernels is not None
-        needs_x, needs_context, needs_times, *needed = ctx.needs_input_grad[4:]
+        _, _, _, _, needs_x, needs_context, needs_times, *needs = ctx.needs_input_grad
         gradients = gradient.clone(memory_format=th.contiguous_format)
+        n_steps, rows, _ = predictions.shape
+        contexts, width = ctx.contexts
+        encoded = points.new_zeros((rows, network.first_width))
+        sums = points.new_zeros((threads, network.n_gradients + n_steps * network.first_width))
         ((member, _),) = network.members()
-        n_steps, rows, dim = predictions.shape
-        addresses = (tensor.data_ptr() for tensor in (points, gradients, predictions, record))
-        kernels.pull_back_chain(member, steps.data_ptr(), n_steps, *ctx.clip, *addresses, rows, th.get_num_threads())
-        first = record[1, 0, ..., : network.widths[0]]
-        found = network.parameter_gradients(
-            points[:-1].view(-1, dim), record.view(2, -1, n_steps * rows, record.shape[-1]), predictions.view(-1, dim), needed
+        kernels.pull_back_chain(
+            member,
+            steps.data_ptr(),
+            n_steps,
+            *ctx.clip,
+            *(tensor.data_ptr() for tensor in (points, gradients, predictions, record, encoded, sums)),
+            sums.shape[1],
+            rows,
+            threads,
         )
         return (
             *(None, None, None, None),
             gradients[0] if needs_x else None,
-            first.sum(0).view(ctx.contexts, -1, network.widths[0]).sum(1) if needs_context else None,
-            first.sum(1) if needs_times else None,
-            *found,
+            encoded[:, :width].unflatten(0, (contexts, -1)).sum(1) if needs_context else None,
+            sums[0, network.n_gradients :].view(n_steps, -1)[:, :width] if needs_times else None,
+            *network.split_gradients(sums, needs),
         )

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -84,8 +85,9 @@ inline ValueAndSlope activate(vec x) {
     return {x, fill(1.0f)};
 }
 
-// ROWS x VECS registers of a matrix product: finish(row, vector, start(row, vector) + in @ weight)
-template <int ROWS, int VECS, typename Start, typename Finish>
+// ROWS x VECS registers of a matrix product: finish(row, vector, start(row, vector) + in @ weight); the rows of `in` may be
+// columns in memory
+template <int ROWS, int VECS, bool TRANSPOSED = false, typename Start, typename Finish>
 inline __attribute__((always_inline)) void tile(const float* in, int64_t in_stride, int64_t depth, const float* weight,
                                                 int64_t weight_stride, Start start, Finish finish) {
     vec sum[ROWS][VECS];
@@ -99,7 +101,7 @@ inline __attribute__((always_inline)) void tile(const float* in, int64_t in_stri
         for (int v = 0; v < VECS; v++) w[v] = load(weight + k * weight_stride + v * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; r++) {
-            const vec x = fill(in[r * in_stride + k]);
+            const vec x = fill(TRANSPOSED ? in[k * in_stride + r] : in[r * in_stride + k]);
 #pragma GCC unroll 16
             for (int v = 0; v < VECS; v++) sum[r][v] += x * w[v];
         }
@@ -212,6 +214,30 @@ void dot_products(int64_t rows, int64_t n, int64_t depth, const float* x, int64_
         }
 }
 
+// sums (in, padded out) += x (rows, in)^T @ y (rows, padded out)
+void add_products(int64_t rows, const float* x, int64_t x_stride, int64_t in, const float* y, int64_t y_stride, int64_t out,
+                  float* sums) {
+    const int64_t width = padded(out);
+    for (int64_t column = 0; column < width; column += PANEL) {
+        const auto add = [&](auto size, int64_t i) {
+            float* corner = sums + i * width + column;
+            tile<decltype(size)::value, 2, true>(
+                x + i, x_stride, rows, y + column, y_stride, [&](int r, int v) { return load(corner + r * width + v * LANES); },
+                [&](int r, int v, vec sum) { store(corner + r * width + v * LANES, sum); });
+        };
+        int64_t i = 0;
+        for (; i + TILE_ROWS <= in; i += TILE_ROWS) add(std::integral_constant<int, TILE_ROWS>(), i);
+        for (; i + 4 <= in; i += 4) add(std::integral_constant<int, 4>(), i);
+        for (; i < in; i++) add(std::integral_constant<int, 1>(), i);
+    }
+}
+
+// sums (n) += the rows of y (rows, n)
+void add_rows(int64_t rows, const float* y, int64_t y_stride, int64_t n, float* sums) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < n; j++) sums[j] += y[r * y_stride + j];
+}
+
 Buffer transposed(const float* weight, int64_t in, int64_t out) {
     Buffer result = allocate(in * out);
     constexpr int64_t SQUARE = 16;  // so that reads and writes stay in the cache
@@ -232,7 +258,7 @@ struct Prepared {
     Buffer zeros;                   // a bias of nothing
     int64_t width = 32;             // of the widest layer
 
-    Prepared(const Network& network, bool rearrange, bool gradient = false) : network(network) {
+    Prepared(const Network& network, bool forward, bool gradient, bool rearrange) : network(network) {
         for (int64_t i = 0; i < network.n_layers; i++) {
             const Layer& layer = network.layers[i];
             width = std::max(width, padded(layer.out));
@@ -242,9 +268,9 @@ struct Prepared {
                 std::fill(bias, bias + padded(layer.out), 0.0f);
                 if (layer.bias) std::copy(layer.bias, layer.bias + layer.out, bias);
             }
-            if (i + 1 == network.n_layers && layer.out <= NARROW)
+            if (forward && i + 1 == network.n_layers && layer.out <= NARROW)
                 narrow = transposed(layer.weight, layer.in, layer.out);
-            else
+            else if (forward)
                 matrices.emplace_back(layer.weight, layer.in, layer.out, rearrange);
             if (gradient && i > 0)
                 transposes.emplace_back(transposed(layer.weight, layer.in, layer.out).get(), layer.out, layer.in, true);
@@ -263,6 +289,26 @@ struct Prepared {
 struct Record {
     float *values, *slopes;
     int64_t rows;
+};
+
+// Gradients with respect to the parameters, one behind the other as in Network.gradient_sizes of __init__.py: the weights
+// (in, padded out), but the last one (out, padded in), and the biases of the layers after the first.
+struct Gradients {
+    std::vector<float*> weights, biases;
+
+    Gradients(const Network& network, float* memory) {
+        const int64_t last = network.n_layers - 1;
+        for (int64_t i = 0; i <= last; i++) {
+            const Layer& layer = network.layers[i];
+            weights.push_back(memory);
+            memory += i < last ? layer.in * padded(layer.out) : layer.out * padded(layer.in);
+        }
+        biases.push_back(nullptr);
+        for (int64_t i = 1; i <= last; i++) {
+            biases.push_back(memory);
+            memory += padded(network.layers[i].out);
+        }
+    }
 };
 
 // What one thread needs to take a block of rows through a network.
@@ -337,10 +383,18 @@ struct Worker {
     }
 
     // After forward(): from the gradient with respect to y (`y_stride` between rows, 0 for one that all rows share) to that with
-    // respect to x (rows, in). The slopes are replaced by the gradients with respect to the arguments of the activations.
-    void backward(int64_t rows, const float* y_gradient, int64_t y_stride, float* x_gradient) {
-        const int64_t stride = net.width;
-        for (int64_t i = net.n_hidden(); i > 0; i--) {
+    // respect to x (rows, in). The slopes are replaced by the gradients with respect to the arguments of the activations. Adds
+    // to the gradients of the parameters, unless that is null.
+    void backward(int64_t rows, const float* x, const float* y_gradient, int64_t y_stride, float* x_gradient,
+                  const Gradients* sums = nullptr) {
+        const int64_t stride = net.width, last = net.n_hidden();
+        for (int64_t i = last; i > 0; i--) {
+            const Layer& layer = net.network.layers[i];
+            if (sums && i == last)
+                add_products(rows, y_gradient, y_stride, layer.out, values[i - 1], stride, layer.in, sums->weights[i]);
+            else if (sums)
+                add_products(rows, values[i - 1], stride, layer.in, y_gradient, y_stride, layer.out, sums->weights[i]);
+            if (sums) add_rows(rows, y_gradient, y_stride, layer.out, sums->biases[i]);
             float* slope = slopes[i - 1];
             net.transposes[i - 1].multiply(
                 rows, y_gradient, y_stride, [](int64_t, int64_t) { return vec{}; },
@@ -351,7 +405,8 @@ struct Worker {
             y_gradient = slope, y_stride = stride;
         }
         const Layer& first = net.network.layers[0];
-        dot_products(rows, first.in, first.out, y_gradient, y_stride, first.weight, nullptr, x_gradient);
+        if (sums) add_products(rows, x, first.in, first.in, y_gradient, stride, first.out, sums->weights[0]);
+        dot_products(rows, first.in, first.out, y_gradient, stride, first.weight, nullptr, x_gradient);
     }
 };
 
@@ -365,6 +420,21 @@ void for_all_blocks(const Prepared& net, bool gradient, int64_t rows, int64_t th
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < blocks; block++) work(worker, block * size, std::min(size, rows - block * size));
     }
+}
+
+// The same with memory (threads, n_sums) that each thread adds to, work(worker, sums, first row, rows), and that is added up
+// in the first row. Which blocks a thread gets is fixed, so that the sums are always the same.
+template <typename Work>
+void sum_over_blocks(const Prepared& net, float* sums, int64_t n_sums, int64_t rows, int64_t threads, Work work) {
+    const int64_t size = block_size(rows, threads), blocks = (rows + size - 1) / size;
+    const int64_t shares = std::clamp<int64_t>(blocks, 1, threads);
+#pragma omp parallel for num_threads(static_cast<int>(shares))
+    for (int64_t share = 0; share < shares; share++) {
+        Worker worker(net);
+        for (int64_t block = share; block < blocks; block += shares)
+            work(worker, sums + share * n_sums, block * size, std::min(size, rows - block * size));
+    }
+    for (int64_t share = 1; sums && share < shares; share++) add_rows(1, sums + share * n_sums, 0, n_sums, sums);
 }
 
 }  // namespace
@@ -382,7 +452,7 @@ struct Step {
 // evaluation can be followed by pull_back().
 void evaluate(const Network* network, const float* context, int64_t repeat, const float* x, float* y, float* gradient,
               float* record, int64_t rows, int64_t threads) {
-    const Prepared net(*network, rows >= MANY, gradient != nullptr);
+    const Prepared net(*network, true, gradient != nullptr, rows >= MANY);
     const Buffer first_output = allocate(net.out());
     std::fill(first_output.get(), first_output.get() + net.out(), 0.0f);
     first_output[0] = 1.0f;
@@ -390,18 +460,21 @@ void evaluate(const Network* network, const float* context, int64_t repeat, cons
         worker.set_context(context, repeat, first, n);
         if (record) worker.use(Record{record, record + net.n_hidden() * rows * net.width, rows}, first);
         worker.forward(n, x + first * net.in(), nullptr, y + first * net.out());
-        if (gradient) worker.backward(n, first_output.get(), 0, gradient + first * net.in());
+        if (gradient) worker.backward(n, nullptr, first_output.get(), 0, gradient + first * net.in());
     });
 }
 
-// The backward pass of evaluate(): from the gradient with respect to y to that with respect to x. The second half of the
-// record becomes the gradients with respect to the arguments of the activations.
-void pull_back(const Network* network, float* record, const float* y_gradient, float* x_gradient, int64_t rows,
-               int64_t threads) {
-    const Prepared net(*network, rows >= MANY, true);
-    for_all_blocks(net, false, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
+// The backward pass of evaluate(): from the gradient with respect to y to that with respect to x, and to the parameters, see
+// Gradients: sums (threads, n_sums), or null. The second half of the record becomes the gradients with respect to the
+// arguments of the activations.
+void pull_back(const Network* network, const float* x, float* record, const float* y_gradient, float* x_gradient, float* sums,
+               int64_t n_sums, int64_t rows, int64_t threads) {
+    const Prepared net(*network, false, true, true);
+    sum_over_blocks(net, sums, n_sums, rows, threads, [&](Worker& worker, float* own, int64_t first, int64_t n) {
+        const Gradients gradients(*network, own);
         worker.use(Record{record, record + net.n_hidden() * rows * net.width, rows}, first);
-        worker.backward(n, y_gradient + first * net.out(), net.out(), x_gradient + first * net.in());
+        worker.backward(n, x + first * net.in(), y_gradient + first * net.out(), net.out(), x_gradient + first * net.in(),
+                        sums ? &gradients : nullptr);
     });
 }
 
@@ -411,7 +484,7 @@ void pull_back(const Network* network, float* record, const float* y_gradient, f
 void run_chain(const Network* network, const float* context, int64_t repeat, const float* times, const Step* steps,
                int64_t n_steps, const float* draws, int64_t n_noisy, float clip_low, float clip_high, float* points,
                float* predictions, float* record, int64_t rows, int64_t threads) {
-    const Prepared net(*network, rows >= FEW);
+    const Prepared net(*network, true, false, rows >= FEW);
     const int64_t dim = net.in(), all_rows = n_steps * rows;
     for_all_blocks(net, false, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
         worker.set_context(context, repeat, first, n);
@@ -444,22 +517,26 @@ void run_chain(const Network* network, const float* context, int64_t repeat, con
 }
 
 // The backward pass of run_chain(), from the last step to the first. `gradients` (n_steps + 1, rows, in) are those with respect
-// to the points, of which the first becomes that of the starting point; `predictions` and the second half of `record` become
-// gradients with respect to what they held.
+// to the points, of which the first becomes that of the starting point. `encoded` (rows, padded width) takes the gradients with
+// respect to the context of each row, `sums` (threads, n_sums) those with respect to the parameters, see Gradients, and behind
+// them the times (n_steps, padded width). Consumes predictions and record.
 void pull_back_chain(const Network* network, const Step* steps, int64_t n_steps, float clip_low, float clip_high,
-                     const float* points, float* gradients, float* predictions, float* record, int64_t rows, int64_t threads) {
-    const Prepared net(*network, rows >= FEW, true);
-    const int64_t dim = net.in(), all_rows = n_steps * rows;
-    for_all_blocks(net, false, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
+                     const float* points, float* gradients, float* predictions, float* record, float* encoded, float* sums,
+                     int64_t n_sums, int64_t rows, int64_t threads) {
+    const Prepared net(*network, false, true, true);
+    const int64_t dim = net.in(), all_rows = n_steps * rows, width = net.first_width();
+    sum_over_blocks(net, sums, n_sums, rows, threads, [&](Worker& worker, float* own, int64_t first, int64_t n) {
+        const Gradients parameters(*network, own);
+        float* times = own + n_sums - n_steps * width;
         const Buffer scratch = allocate(n * dim), estimate = allocate(n * dim);
         std::fill(estimate.get(), estimate.get() + n * dim, 0.0f);
         for (int64_t k = n_steps - 1; k >= 0; k--) {
             const Step& step = steps[k];
             int64_t start = k;  // where the step began
             while (start > 0 && steps[start - 1].is_midpoint != 0.0f) start--;
-            const float *base = points + (start * rows + first) * dim, *next = points + ((k + 1) * rows + first) * dim;
-            const float* next_gradient = gradients + ((k + 1) * rows + first) * dim;
-            float *base_gradient = gradients + (start * rows + first) * dim, *prediction = predictions + (k * rows + first) * dim;
+            const auto at = [&](auto* values, int64_t point) { return values + (point * rows + first) * dim; };
+            const float *base = at(points, start), *next = at(points, k + 1), *next_gradient = at(gradients, k + 1);
+            float *base_gradient = at(gradients, start), *gradient = at(gradients, k), *prediction = at(predictions, k);
             for (int64_t i = 0; i < n * dim; i++) {
                 const bool stopped = step.clip_state != 0.0f && (next[i] <= clip_low || next[i] >= clip_high);
                 const float out = stopped ? 0.0f : next_gradient[i];
@@ -476,9 +553,10 @@ void pull_back_chain(const Network* network, const Step* steps, int64_t n_steps,
                 prediction[i] = to_prediction;
             }
             worker.use(Record{record, record + net.n_hidden() * all_rows * net.width, all_rows}, k * rows + first);
-            worker.backward(n, prediction, dim, scratch.get());
-            float* gradient = gradients + (k * rows + first) * dim;
+            worker.backward(n, at(points, k), prediction, dim, scratch.get(), &parameters);
             for (int64_t i = 0; i < n * dim; i++) gradient[i] += scratch[i];
+            add_rows(n, worker.slopes[0], net.width, width, times + k * width);
+            for (int64_t r = 0; r < n; r++) add_rows(1, worker.slopes[0] + r * net.width, 0, width, encoded + (first + r) * width);
         }
     });
 }

@@ -164,7 +164,8 @@ class Denoiser(nn.Module):
         :param features: (..., feature_dim)
         :return: (..., width)
         """
-        if usable(features, self.trunk.first.bias) and features.dim() == 2 and (network := self._state_kernel()) is not None:
+        is_usable = features.dim() == 2 and usable(features, self.trunk.first.bias, differentiable=True)
+        if is_usable and (network := self._state_kernel()) is not None:
             assert self.state_net is not None
             return network.evaluate(features, self.state_net.first.bias.unsqueeze(0))
         state = features if self.state_net is None else self.state_net.full(features)
@@ -184,7 +185,7 @@ class Denoiser(nn.Module):
         :return: (..., width)
         """
         mlp = self.time_net.mlp
-        if mlp is not None and usable(t, mlp.first.bias) and (network := self._time_kernel(mlp)) is not None:
+        if mlp is not None and usable(t, mlp.first.bias, differentiable=True) and (network := self._time_kernel(mlp)) is not None:
             features = self.time_net.embed(t)
             rows = network.evaluate(features.reshape(-1, features.shape[-1]), mlp.first.bias.unsqueeze(0))
             return rows.view(*features.shape[:-1], network.output_dim)
