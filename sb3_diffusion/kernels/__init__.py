@@ -6,7 +6,7 @@ instruction set, and kept in ``~/.cache/sb3_diffusion`` (``$XDG_CACHE_HOME``). W
 PyTorch's own operations after one warning. ``SB3_DIFFUSION_KERNELS=0`` switches the kernels off.
 
 The kernels take float32 CPU tensors; callers ask :func:`usable`. Whole networks and whole chains are single nodes of autograd,
-which keep what their backward pass needs. They can be differentiated once.
+which keep what their backward pass needs. They have no second derivative.
 """
 
 import contextlib
@@ -253,6 +253,11 @@ class Network:
         """Memory for what a backward pass needs: ``([members,] 2, hidden layers, *rows, width)``, values and slopes."""
         return like.new_empty((*self._lead, 2, self._n_hidden, *rows, self._width))
 
+    def new_chain_record(self, x: th.Tensor, n_steps: int) -> tuple[th.Tensor, th.Tensor]:
+        """The same for a chain: predictions ``(n_steps, rows, in)``, and the record of all evaluations."""
+        rows = x.numel() // x.shape[-1]
+        return x.new_empty((n_steps, rows, x.shape[-1])), self.new_record(x, n_steps, rows)
+
     def evaluate(self, x: th.Tensor, context: th.Tensor) -> th.Tensor:
         """
         :param x: ``(rows, in)``, the same for all members
@@ -334,7 +339,7 @@ class Network:
         x: th.Tensor,
         context: th.Tensor,
         times: th.Tensor,
-        kept: "tuple[th.Tensor, th.Tensor] | None" = None,
+        kept: tuple[th.Tensor, th.Tensor] | None = None,
     ) -> th.Tensor:
         kernels = load_kernels()
         assert kernels is not None
@@ -379,15 +384,11 @@ class Network:
         ]
 
 
-def _check_backward(record: Any) -> None:
+def _refuse_second_derivative() -> None:
     if th.is_grad_enabled():
         raise RuntimeError(
-            "The compiled kernels have no second derivative; for create_graph=True call within sb3_diffusion.kernels.switched_off()."
-        )
-    if record is None:
-        raise RuntimeError(
-            "The compiled kernels keep what one backward pass needs; for a second one (retain_graph=True) run the forward pass "
-            "within sb3_diffusion.kernels.switched_off()."
+            "The compiled kernels have no second derivative; for create_graph=True run the forward pass within "
+            "sb3_diffusion.kernels.switched_off()."
         )
 
 
@@ -397,18 +398,21 @@ class _Evaluation(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, network: Network, x: th.Tensor, context: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
         x = x.contiguous()
-        ctx.network, ctx.contexts = network, context.shape
+        ctx.network = network
         ctx.record = network.new_record(x, len(x)) if any(ctx.needs_input_grad) else None
-        ctx.save_for_backward(x, *parameters)
+        ctx.save_for_backward(x, context, *parameters)
         return network._evaluate(x, context, record=ctx.record)
 
     @staticmethod
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        _check_backward(ctx.record)
-        network, record, ctx.record = ctx.network, ctx.record, None
-        x, *_ = ctx.saved_tensors  # autograd checks that it and the parameters are those of the forward pass
+        _refuse_second_derivative()
+        x, context, *_ = ctx.saved_tensors  # autograd checks that they and the parameters are those of the forward pass
         kernels, threads, rows = load_kernels(), th.get_num_threads(), len(x)
         assert kernels is not None
+        network, record, ctx.record = ctx.network, ctx.record, None
+        if record is None:  # an earlier pass has consumed it (retain_graph=True)
+            record = network.new_record(x, rows)
+            network._evaluate(x, context, record=record)
         _, needs_x, needs_context, *needs = ctx.needs_input_grad
         gradient, members = gradient.contiguous(), network.members()
         x_gradient = x.new_empty((len(members), *x.shape))
@@ -427,7 +431,7 @@ class _Evaluation(th.autograd.Function):
             )
         context_gradient = None
         if needs_context:
-            *_, contexts, width = ctx.contexts
+            contexts, width = context.shape[-2:]
             context_gradient = record[..., 1, 0, :, :width]
             if contexts != rows:
                 context_gradient = context_gradient.unflatten(-2, (contexts, -1)).sum(-2)
@@ -454,26 +458,28 @@ class _Chain(th.autograd.Function):
         times: th.Tensor,
         *parameters: th.Tensor,
     ) -> th.Tensor:
-        kept = None
-        if any(ctx.needs_input_grad):
-            rows = x.numel() // x.shape[-1]
-            kept = x.new_empty((len(steps), rows, x.shape[-1])), network.new_record(x, len(steps), rows)
-        points = network._run_chain(steps, draws, clip, x, context, times, kept)
-        ctx.network, ctx.steps, ctx.clip, ctx.kept, ctx.contexts = network, steps, clip, kept, context.shape
-        ctx.save_for_backward(points, *parameters)
+        ctx.network, ctx.clip = network, clip
+        ctx.kept = network.new_chain_record(x, len(steps)) if any(ctx.needs_input_grad) else None
+        points = network._run_chain(steps, draws, clip, x, context, times, ctx.kept)
+        ctx.save_for_backward(points, steps, draws, context, times, *parameters)
         return points
 
     @staticmethod
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        _check_backward(ctx.kept)
-        network, steps, (predictions, record), ctx.kept = ctx.network, ctx.steps, ctx.kept, None
-        points, *_ = ctx.saved_tensors  # autograd checks that they and the parameters are those of the forward pass
+        _refuse_second_derivative()
+        # autograd checks that they and the parameters are those of the forward pass
+        points, steps, draws, context, times, *_ = ctx.saved_tensors
         kernels, threads = load_kernels(), th.get_num_threads()
         assert kernels is not None
+        network, kept, ctx.kept = ctx.network, ctx.kept, None
+        if kept is None:  # an earlier pass has consumed it (retain_graph=True)
+            kept = network.new_chain_record(points[0], len(steps))
+            network._run_chain(steps, draws, ctx.clip, points[0], context, times, kept)
+        predictions, record = kept
         _, _, _, _, needs_x, needs_context, needs_times, *needs = ctx.needs_input_grad
         gradients = gradient.clone(memory_format=th.contiguous_format)
         n_steps, rows, _ = predictions.shape
-        contexts, width = ctx.contexts
+        contexts, width = context.shape
         encoded = points.new_zeros((rows, network.first_width))
         sums = points.new_zeros((threads, network.n_gradients + n_steps * network.first_width))
         ((member, _),) = network.members()

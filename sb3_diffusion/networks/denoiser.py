@@ -96,7 +96,9 @@ class BoundDenoiser:
         :return: all points at which the network was evaluated, and the samples as the last one, ``(n_evaluations + 1, ...)``;
             None where the kernels cannot do it
         """
-        if usable(x, self.c, differentiable=True) and isinstance(self.trunk, MLP) and (network := self.trunk.kernel(_ACTION)) is not None:
+        # the draws are constants there
+        is_usable = usable(x, self.c, differentiable=True) and (draws is None or not draws.requires_grad)
+        if is_usable and isinstance(self.trunk, MLP) and (network := self.trunk.kernel(_ACTION)) is not None:
             return network.run_chain(x, self.c, self.e, steps, draws, clip)
         return None
 
