@@ -100,15 +100,27 @@ def load_kernels() -> ctypes.CDLL | None:
         return None
     pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
     network = ctypes.POINTER(_Network)
-    bounds, work = [real, real], [integer, integer]
-    loaded.evaluate.argtypes = [network, pointer, integer, *[pointer] * 4, *work]
-    loaded.pull_back.argtypes = [network, *[pointer] * 5, integer, *work]
-    chain = [pointer, integer, pointer, pointer, integer, pointer, integer]
-    loaded.run_chain.argtypes = [network, *chain, *bounds, *[pointer] * 3, *work]
-    loaded.pull_back_chain.argtypes = [network, pointer, integer, *bounds, *[pointer] * 6, integer, *work]
-    loaded.mish.argtypes = [pointer, pointer, pointer, integer, integer]
-    for name in ("evaluate", "pull_back", "run_chain", "pull_back_chain", "mish"):
-        getattr(loaded, name).restype = None
+    signatures: dict[str, list[Any]] = {
+        "evaluate": [network, pointer, integer, *[pointer] * 4, integer, integer],
+        "pull_back": [network, *[pointer] * 5, *[integer] * 3],
+        "run_chain": [
+            network,
+            pointer,
+            integer,
+            pointer,
+            *[pointer, integer] * 2,
+            real,
+            real,
+            *[pointer] * 3,
+            integer,
+            integer,
+        ],
+        "pull_back_chain": [network, pointer, integer, real, real, *[pointer] * 6, *[integer] * 3],
+        "mish": [*[pointer] * 3, integer, integer],
+    }
+    for name, arguments in signatures.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = arguments, None
     return loaded
 
 

@@ -166,16 +166,17 @@ class Denoiser(nn.Module):
         :param features: (..., feature_dim)
         :return: (..., width)
         """
-        is_usable = features.dim() == 2 and usable(features, self.trunk.first.bias, differentiable=True)
-        if is_usable and (network := self._state_kernel()) is not None:
+        if (network := self._state_kernel(features)) is not None:
             assert self.state_net is not None
             return network.evaluate(features, self.state_net.first.bias.unsqueeze(0))
         state = features if self.state_net is None else self.state_net.full(features)
         return self.trunk.share(_STATE, state, bias=True)
 
-    def _state_kernel(self) -> Network | None:
-        """State network and state share of the first layer as one compiled network."""
-        if self._compiled_state is None and self.state_net is not None:
+    def _state_kernel(self, features: th.Tensor) -> Network | None:
+        """State network and state share of the first layer as one compiled network, None where it cannot be used."""
+        if self.state_net is None or features.dim() != 2 or not usable(features, self.trunk.first.bias, differentiable=True):
+            return None
+        if self._compiled_state is None:
             self._compiled_state = self.state_net.kernel(0, output=(self.trunk.first, f"weight_{_STATE}", "bias"))
         return self._compiled_state
 
@@ -186,15 +187,18 @@ class Denoiser(nn.Module):
         :param t: (..., n_times)
         :return: (..., width)
         """
-        mlp = self.time_net.mlp
-        if mlp is not None and usable(t, mlp.first.bias, differentiable=True) and (network := self._time_kernel(mlp)) is not None:
+        if (network := self._time_kernel(t)) is not None:
+            assert self.time_net.mlp is not None
             features = self.time_net.embed(t)
-            rows = network.evaluate(features.reshape(-1, features.shape[-1]), mlp.first.bias.unsqueeze(0))
+            rows = network.evaluate(features.reshape(-1, features.shape[-1]), self.time_net.mlp.first.bias.unsqueeze(0))
             return rows.view(*features.shape[:-1], network.output_dim)
         return self.trunk.share(_TIME, self.time_net(t))
 
-    def _time_kernel(self, mlp: MLP) -> Network | None:
-        """Time network and time share of the first layer as one compiled network."""
+    def _time_kernel(self, t: th.Tensor) -> Network | None:
+        """Time network and time share of the first layer as one compiled network, None where it cannot be used."""
+        mlp = self.time_net.mlp
+        if mlp is None or not usable(t, mlp.first.bias, differentiable=True):
+            return None
         if self._compiled_time is None:
             self._compiled_time = mlp.kernel(0, output=(self.trunk.first, f"weight_{_TIME}", None))
         return self._compiled_time

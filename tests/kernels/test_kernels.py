@@ -261,7 +261,7 @@ def test_the_limits_of_a_backward_pass(chain: bool) -> None:
             return run(denoiser, sampler, inputs[0], (5, 3), draws, "sample").sum()
         return denoiser(*inputs[1:]).sum()
 
-    weights = [denoiser.trunk.hidden[0].weight]
+    weights = [denoiser.trunk.get_parameter("hidden.0.weight")]
     with pytest.raises(RuntimeError, match="no second derivative"):
         th.autograd.grad(loss(), weights, create_graph=True)
     value = loss()
