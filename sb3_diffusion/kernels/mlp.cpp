@@ -248,17 +248,19 @@ Buffer transposed(const float* weight, int64_t in, int64_t out) {
     return result;
 }
 
+enum Passes { FORWARD = 1, BACKWARD = 2, BOTH = 3 };
+
 // The layers of a network in the form in which all threads read them.
 struct Prepared {
     const Network& network;
-    std::vector<Matrix> matrices;   // all layers but a narrow last one
-    std::vector<Buffer> biases;     // of the layers after the first, padded
-    std::vector<Matrix> transposes; // for gradients: of the layers after the first
-    Buffer narrow;                  // the last layer, by output
-    Buffer zeros;                   // a bias of nothing
-    int64_t width = 32;             // of the widest layer
+    std::vector<Matrix> matrices;    // for the forward pass: all layers but a narrow last one
+    std::vector<Matrix> transposes;  // for the backward pass: of the layers after the first
+    std::vector<Buffer> biases;      // of the layers after the first, padded
+    Buffer narrow;                   // the last layer, by output
+    Buffer zeros;                    // a bias of nothing
+    int64_t width = 32;              // of the widest layer
 
-    Prepared(const Network& network, bool forward, bool gradient, bool rearrange) : network(network) {
+    Prepared(const Network& network, Passes passes, bool rearrange = true) : network(network) {
         for (int64_t i = 0; i < network.n_layers; i++) {
             const Layer& layer = network.layers[i];
             width = std::max(width, padded(layer.out));
@@ -268,11 +270,13 @@ struct Prepared {
                 std::fill(bias, bias + padded(layer.out), 0.0f);
                 if (layer.bias) std::copy(layer.bias, layer.bias + layer.out, bias);
             }
-            if (forward && i + 1 == network.n_layers && layer.out <= NARROW)
-                narrow = transposed(layer.weight, layer.in, layer.out);
-            else if (forward)
-                matrices.emplace_back(layer.weight, layer.in, layer.out, rearrange);
-            if (gradient && i > 0)
+            if (passes & FORWARD) {
+                if (i + 1 == network.n_layers && layer.out <= NARROW)
+                    narrow = transposed(layer.weight, layer.in, layer.out);
+                else
+                    matrices.emplace_back(layer.weight, layer.in, layer.out, rearrange);
+            }
+            if (passes & BACKWARD && i > 0)
                 transposes.emplace_back(transposed(layer.weight, layer.in, layer.out).get(), layer.out, layer.in, true);
         }
         zeros = allocate(width);
@@ -284,15 +288,8 @@ struct Prepared {
     int64_t first_width() const { return padded(network.layers[0].out); }
 };
 
-// Where a network leaves the values of its hidden layers, and the derivatives of their activations, for a backward pass:
-// (hidden layers, rows, width of the widest layer) each.
-struct Record {
-    float *values, *slopes;
-    int64_t rows;
-};
-
-// Gradients with respect to the parameters, one behind the other as in Network.gradient_sizes of __init__.py: the weights
-// (in, padded out), but the last one (out, padded in), and the biases of the layers after the first.
+// Gradients with respect to the parameters, one behind the other, see Network._places in __init__.py: the weights (in, padded
+// out), but the last one (out, padded in), and the biases of the layers after the first.
 struct Gradients {
     std::vector<float*> weights, biases;
 
@@ -333,11 +330,12 @@ struct Worker {
         for (int64_t r = 0; r < rows; r++) context[r] = rows_of_context + (first + r) / repeat * net.first_width();
     }
 
-    // the next passes use the record's memory from row `first` on
-    void use(const Record& record, int64_t first) {
+    // The next pass leaves the values of the hidden layers, and the derivatives of their activations, in `record`
+    // (2, hidden layers, all rows, width) from row `first` on, or finds them there.
+    void use(float* record, int64_t all_rows, int64_t first) {
         for (int64_t i = 0; i < net.n_hidden(); i++) {
-            values[i] = record.values + (i * record.rows + first) * net.width;
-            slopes[i] = record.slopes + (i * record.rows + first) * net.width;
+            values[i] = record + (i * all_rows + first) * net.width;
+            slopes[i] = record + ((net.n_hidden() + i) * all_rows + first) * net.width;
         }
     }
 
@@ -452,13 +450,13 @@ struct Step {
 // evaluation can be followed by pull_back().
 void evaluate(const Network* network, const float* context, int64_t repeat, const float* x, float* y, float* gradient,
               float* record, int64_t rows, int64_t threads) {
-    const Prepared net(*network, true, gradient != nullptr, rows >= MANY);
+    const Prepared net(*network, gradient ? BOTH : FORWARD, rows >= MANY);
     const Buffer first_output = allocate(net.out());
     std::fill(first_output.get(), first_output.get() + net.out(), 0.0f);
     first_output[0] = 1.0f;
     for_all_blocks(net, gradient != nullptr, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
         worker.set_context(context, repeat, first, n);
-        if (record) worker.use(Record{record, record + net.n_hidden() * rows * net.width, rows}, first);
+        if (record) worker.use(record, rows, first);
         worker.forward(n, x + first * net.in(), nullptr, y + first * net.out());
         if (gradient) worker.backward(n, nullptr, first_output.get(), 0, gradient + first * net.in());
     });
@@ -469,10 +467,10 @@ void evaluate(const Network* network, const float* context, int64_t repeat, cons
 // arguments of the activations.
 void pull_back(const Network* network, const float* x, float* record, const float* y_gradient, float* x_gradient, float* sums,
                int64_t n_sums, int64_t rows, int64_t threads) {
-    const Prepared net(*network, false, true, true);
+    const Prepared net(*network, BACKWARD);
     sum_over_blocks(net, sums, n_sums, rows, threads, [&](Worker& worker, float* own, int64_t first, int64_t n) {
         const Gradients gradients(*network, own);
-        worker.use(Record{record, record + net.n_hidden() * rows * net.width, rows}, first);
+        worker.use(record, rows, first);
         worker.backward(n, x + first * net.in(), y_gradient + first * net.out(), net.out(), x_gradient + first * net.in(),
                         sums ? &gradients : nullptr);
     });
@@ -484,8 +482,8 @@ void pull_back(const Network* network, const float* x, float* record, const floa
 void run_chain(const Network* network, const float* context, int64_t repeat, const float* times, const Step* steps,
                int64_t n_steps, const float* draws, int64_t n_noisy, float clip_low, float clip_high, float* points,
                float* predictions, float* record, int64_t rows, int64_t threads) {
-    const Prepared net(*network, true, false, rows >= FEW);
-    const int64_t dim = net.in(), all_rows = n_steps * rows;
+    const Prepared net(*network, FORWARD, rows >= FEW);
+    const int64_t dim = net.in();
     for_all_blocks(net, false, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
         worker.set_context(context, repeat, first, n);
         const Buffer scratch = allocate(n * dim), estimate = allocate(n * dim);
@@ -497,7 +495,7 @@ void run_chain(const Network* network, const float* context, int64_t repeat, con
             float *next = points + ((k + 1) * rows + first) * dim, *prediction = scratch.get();
             if (record) {
                 prediction = predictions + (k * rows + first) * dim;
-                worker.use(Record{record, record + net.n_hidden() * all_rows * net.width, all_rows}, k * rows + first);
+                worker.use(record, n_steps * rows, k * rows + first);
             }
             worker.forward(n, point, times + k * net.first_width(), prediction);
             const float* draw = k < n_noisy ? draws + (k * rows + first) * dim : nullptr;
@@ -523,8 +521,8 @@ void run_chain(const Network* network, const float* context, int64_t repeat, con
 void pull_back_chain(const Network* network, const Step* steps, int64_t n_steps, float clip_low, float clip_high,
                      const float* points, float* gradients, float* predictions, float* record, float* encoded, float* sums,
                      int64_t n_sums, int64_t rows, int64_t threads) {
-    const Prepared net(*network, false, true, true);
-    const int64_t dim = net.in(), all_rows = n_steps * rows, width = net.first_width();
+    const Prepared net(*network, BACKWARD);
+    const int64_t dim = net.in(), width = net.first_width();
     sum_over_blocks(net, sums, n_sums, rows, threads, [&](Worker& worker, float* own, int64_t first, int64_t n) {
         const Gradients parameters(*network, own);
         float* times = own + n_sums - n_steps * width;
@@ -552,7 +550,7 @@ void pull_back_chain(const Network* network, const Step* steps, int64_t n_steps,
                 base_gradient[i] += to_base;
                 prediction[i] = to_prediction;
             }
-            worker.use(Record{record, record + net.n_hidden() * all_rows * net.width, all_rows}, k * rows + first);
+            worker.use(record, n_steps * rows, k * rows + first);
             worker.backward(n, at(points, k), prediction, dim, scratch.get(), &parameters);
             for (int64_t i = 0; i < n * dim; i++) gradient[i] += scratch[i];
             add_rows(n, worker.slopes[0], net.width, width, times + k * width);
