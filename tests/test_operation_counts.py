@@ -108,5 +108,23 @@ def test_acting_is_one_compiled_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls[0][0] <= 3
 
 
+def test_backpropagation_through_a_chain_is_one_compiled_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the calls of compiled code nor PyTorch's operations of an update grow with the number of steps."""
+    if kernels.load_kernels() is None:
+        pytest.skip("the compiled kernels need a C++ compiler")
+    method = next(method for method in METHODS if method.name == "DACER")
+    calls = []
+    for steps in (3, 12):
+        model = with_logger(make_filled(method.load(), policy_kwargs={"diffusion_steps": steps}))
+        model.train(UPDATES, batch_size=8)
+        counter = CompiledCalls()
+        monkeypatch.setattr(kernels, "load_kernels", lambda counter=counter: counter)
+        with OperationCounter() as operations:
+            model.train(UPDATES, batch_size=8)
+        monkeypatch.undo()
+        calls.append((counter.n_calls, sum(operations.counts.values())))
+    assert calls[0] == calls[1]
+
+
 if __name__ == "__main__":
     FILE.write_text(json.dumps({method.name: measure(method) for method in METHODS}, indent=2) + "\n", encoding="utf-8")

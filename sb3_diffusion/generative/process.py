@@ -11,7 +11,7 @@ from sb3_diffusion.generative.randomness import Randomness
 
 #: A network as the samplers call it: ``denoise(x, k)`` returns the prediction at state ``x`` for evaluation number ``k``
 #: (a Python integer, in order of execution), with the shape of ``x``. It may have a method
-#: ``run_chain(x, steps, draws, clip)`` that takes over a whole chain of linear updates, or declines by returning None
+#: ``run_chain(x, steps, draws, clip)`` that takes over a whole chain of linear updates and returns all its points, or None
 #: (see ``networks.denoiser.BoundDenoiser``).
 Denoise = Callable[[th.Tensor, int], th.Tensor]
 

@@ -222,12 +222,10 @@ class Sampler(nn.Module):
         draws = None
         if self.n_noisy_steps:
             draws = noise.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=self.times)
+        if (compiled := self._run_compiled(denoise, x, draws, visit)) is not None:
+            return compiled
         if visit is not None:
             visit(x)
-        elif (run_chain := getattr(denoise, "run_chain", None)) is not None:
-            samples = run_chain(x, self.coefficients, draws, (self.clip_low, self.clip_high))
-            if samples is not None:
-                return samples  # type: ignore[no-any-return]
         step_noise: tuple[th.Tensor, ...] = ()
         if draws is not None:
             step_noise = (draws * self.noise_std.view(-1, *(1 for _ in shape))).unbind(0)
@@ -243,6 +241,21 @@ class Sampler(nn.Module):
                 if visit is not None:
                     visit(x)
         return x
+
+    def _run_compiled(
+        self, denoise: Denoise, x: th.Tensor, draws: th.Tensor | None, visit: Callable[[th.Tensor], None] | None
+    ) -> th.Tensor | None:
+        """The chain in one call where the network can do that."""
+        run_chain = getattr(denoise, "run_chain", None)
+        points = None if run_chain is None else run_chain(x, self.coefficients, draws, (self.clip_low, self.clip_high))
+        if points is None:
+            return None
+        if visit is not None:
+            visit(points[0])
+            for point, step in zip(points[1:], self._steps, strict=True):
+                if not step.is_midpoint:
+                    visit(point)
+        return points[-1]  # type: ignore[no-any-return]
 
     def sample(
         self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True

@@ -5,7 +5,8 @@ Compiled CPU kernels: whole networks and diffusion chains in one call each.
 instruction set, and kept in ``~/.cache/sb3_diffusion`` (``$XDG_CACHE_HOME``). Without a compiler, everything runs through
 PyTorch's own operations after one warning. ``SB3_DIFFUSION_KERNELS=0`` switches the kernels off.
 
-The kernels take float32 CPU tensors and are no part of autograd; callers ask :func:`usable`.
+The kernels take float32 CPU tensors; callers ask :func:`usable`. Whole networks and whole chains are single nodes of autograd,
+which keep what their backward pass needs. They have no second derivative.
 """
 
 import contextlib
@@ -54,14 +55,18 @@ class _Network(ctypes.Structure):
     _fields_ = (("layers", ctypes.POINTER(_Layer)), ("n_layers", ctypes.c_int64), ("activation", ctypes.c_int64))
 
 
-def usable(*tensors: th.Tensor) -> bool:
+def usable(*tensors: th.Tensor, differentiable: bool = False) -> bool:
     """
-    Whether the kernels may work on these tensors here and now: float32 on the CPU, outside autograd and compilers.
+    Whether the kernels may work on these tensors here and now: float32 on the CPU, outside compilers and forward mode, and
+    outside autograd unless the caller takes part in it.
 
     :param tensors: representatives of inputs and weights
+    :param differentiable: whether the caller's kernel has a backward pass
     """
     # forward mode works without gradients being enabled
-    if th.is_grad_enabled() or forward_ad._current_level >= 0 or th.compiler.is_compiling() or _switched_off:
+    if (th.is_grad_enabled() and not differentiable) or forward_ad._current_level >= 0:
+        return False
+    if th.compiler.is_compiling() or _switched_off:
         return False
     if not all(tensor.dtype == th.float32 and tensor.is_cpu for tensor in tensors) or th.is_autocast_enabled("cpu"):
         return False
@@ -95,12 +100,27 @@ def load_kernels() -> ctypes.CDLL | None:
         return None
     pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
     network = ctypes.POINTER(_Network)
-    loaded.evaluate.argtypes = [network, pointer, integer, pointer, pointer, pointer, integer, integer]
-    loaded.run_chain.argtypes = [network, pointer, integer, pointer, pointer, integer, pointer, integer, real, real, pointer]
-    loaded.run_chain.argtypes += [integer, integer]
-    loaded.mish.argtypes = [pointer, pointer, pointer, integer, integer]
-    for function in (loaded.evaluate, loaded.run_chain, loaded.mish):
-        function.restype = None
+    signatures: dict[str, list[Any]] = {
+        "evaluate": [network, pointer, integer, *[pointer] * 4, integer, integer],
+        "pull_back": [network, *[pointer] * 5, *[integer] * 3],
+        "run_chain": [
+            network,
+            pointer,
+            integer,
+            pointer,
+            *[pointer, integer] * 2,
+            real,
+            real,
+            *[pointer] * 3,
+            integer,
+            integer,
+        ],
+        "pull_back_chain": [network, pointer, integer, real, real, *[pointer] * 6, *[integer] * 3],
+        "mish": [*[pointer] * 3, integer, integer],
+    }
+    for name, arguments in signatures.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = arguments, None
     return loaded
 
 
@@ -156,9 +176,13 @@ def _processor() -> str:
     return "\n".join((platform.machine(), platform.processor(), *flags[:2]))
 
 
+def _padded(columns: int) -> int:
+    return columns + -columns % PANEL
+
+
 def _pad(x: th.Tensor) -> th.Tensor:
     """Rows as the kernels read them: contiguous, with zeros up to a multiple of the widest tile."""
-    missing = -x.shape[-1] % PANEL
+    missing = _padded(x.shape[-1]) - x.shape[-1]
     return nn.functional.pad(x, (0, missing)) if missing else x.contiguous()
 
 
@@ -191,21 +215,40 @@ class Network:
         biases: list[tuple[Any, str | None]] = [(module._parameters, bias) for module, _, bias in layers]
         self._biases = [(i, parameters, name) for i, (parameters, name) in enumerate(biases) if name is not None]
         self._activation = ACTIVATIONS[activation]
-        self._n_members = n_members
+        self.n_members = n_members
         self._addresses: list[int] = []
         self._members: list[tuple[_Network, Any]] = []
-        self.output_dim: int = self._weights[-1][0][self._weights[-1][1]].shape[-1]
+        shapes: list[tuple[int, int]] = [tuple(parameters[name].shape[-2:]) for parameters, name in self._weights]
+        self.output_dim = shapes[-1][1]
+        self.first_width = _padded(shapes[0][1])
+        self._n_hidden, self._width = len(shapes) - 1, max(_padded(width) for _, width in shapes)
+        #: for each parameter the offset and strides of its gradient in a row of ``n_gradients`` numbers
+        self._places: list[tuple[int, tuple[int, int]]] = []
+        self.n_gradients = 0
+        for rows, columns in shapes[:-1]:
+            self._places.append((self.n_gradients, (_padded(columns), 1)))
+            self.n_gradients += rows * _padded(columns)
+        self._places.append((self.n_gradients, (1, _padded(shapes[-1][0]))))  # by output
+        self.n_gradients += shapes[-1][1] * _padded(shapes[-1][0])
+        for i, (_, columns) in enumerate(shapes[1:], start=1):
+            if biases[i][1] is not None:
+                self._places.append((self.n_gradients, (1, 1)))
+            self.n_gradients += _padded(columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles of the owner make their own when they need it
         return type(None), ()
 
+    def parameters(self) -> list[th.Tensor]:
+        """All weights in order, then the biases of the layers that have one."""
+        weights = [parameters[name] for parameters, name in self._weights]
+        return weights + [parameters[name] for _, parameters, name in self._biases]
+
     def members(self) -> list[tuple[_Network, Any]]:
         """The structures of all members, with what has to stay alive beside them."""
-        addresses = [parameters[name].data_ptr() for parameters, name in self._weights]
-        addresses += [parameters[name].data_ptr() for _, parameters, name in self._biases]
+        addresses = [parameter.data_ptr() for parameter in self.parameters()]
         if addresses != self._addresses:
-            self._members = [self._view(addresses, member) for member in range(self._n_members or 1)]
+            self._members = [self._view(addresses, member) for member in range(self.n_members or 1)]
             self._addresses = addresses
         return self._members
 
@@ -218,6 +261,15 @@ class Network:
             layers[i].bias = address + 4 * member * layers[i].outputs
         return _Network(layers, len(layers), self._activation), layers
 
+    def new_record(self, like: th.Tensor, *rows: int) -> th.Tensor:
+        """Memory for what a backward pass needs: ``([members,] 2, hidden layers, *rows, width)``, values and slopes."""
+        return like.new_empty((*self._lead, 2, self._n_hidden, *rows, self._width))
+
+    def new_chain_record(self, x: th.Tensor, n_steps: int) -> tuple[th.Tensor, th.Tensor]:
+        """The same for a chain: predictions ``(n_steps, rows, in)``, and the record of all evaluations."""
+        rows = x.numel() // x.shape[-1]
+        return x.new_empty((n_steps, rows, x.shape[-1])), self.new_record(x, n_steps, rows)
+
     def evaluate(self, x: th.Tensor, context: th.Tensor) -> th.Tensor:
         """
         :param x: ``(rows, in)``, the same for all members
@@ -225,27 +277,34 @@ class Network:
             ``rows / contexts`` consecutive rows
         :return: ``(rows, output_dim)`` or ``(members, rows, output_dim)``
         """
-        return self._evaluate(x, context, gradient=False)[0]
+        if th.is_grad_enabled():
+            return _Evaluation.apply(self, x, context, *self.parameters())  # type: ignore[no-any-return]
+        return self._evaluate(x, context)
 
     def evaluate_with_gradient(self, x: th.Tensor, context: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
+        Without autograd, for constants of a loss.
+
         :param x: see :meth:`evaluate`
         :param context: see :meth:`evaluate`
         :return: what :meth:`evaluate` returns, and the gradient of the first output with respect to ``x``,
             ``(rows, in)`` or ``(members, rows, in)``
         """
-        out, gradient = self._evaluate(x, context, gradient=True)
-        assert gradient is not None
-        return out, gradient
+        gradient = x.new_empty((*self._lead, *x.shape))
+        return self._evaluate(x, context, gradient), gradient
 
-    def _evaluate(self, x: th.Tensor, context: th.Tensor, gradient: bool) -> tuple[th.Tensor, th.Tensor | None]:
+    @property
+    def _lead(self) -> tuple[int, ...]:
+        return () if self.n_members is None else (self.n_members,)
+
+    def _evaluate(
+        self, x: th.Tensor, context: th.Tensor, gradient: th.Tensor | None = None, record: th.Tensor | None = None
+    ) -> th.Tensor:
         kernels, threads = load_kernels(), th.get_num_threads()
         assert kernels is not None
         x, context = x.contiguous(), _pad(context)
         (rows, inputs), contexts = x.shape, context.shape[-2]
-        lead = () if self._n_members is None else (self._n_members,)
-        out = x.new_empty((*lead, rows, self.output_dim))
-        slope = x.new_empty((*lead, rows, inputs)) if gradient else None
+        out = x.new_empty((*self._lead, rows, self.output_dim))
         for m, (network, _) in enumerate(self.members()):
             kernels.evaluate(
                 network,
@@ -253,11 +312,12 @@ class Network:
                 rows // max(contexts, 1),
                 x.data_ptr(),
                 out.data_ptr() + 4 * m * rows * self.output_dim,
-                None if slope is None else slope.data_ptr() + 4 * m * rows * inputs,
+                None if gradient is None else gradient.data_ptr() + 4 * m * rows * inputs,
+                None if record is None else record.data_ptr() + 4 * m * record[0].numel(),
                 rows,
                 threads,
             )
-        return out, slope
+        return out
 
     def run_chain(
         self,
@@ -275,13 +335,29 @@ class Network:
         :param context: encoded states ``(contexts, width)``; each serves ``rows / contexts`` consecutive rows of ``x``
         :param times: encoded times, ``(n_steps, width)``
         :param steps: coefficients, one row per evaluation; the columns are the members of ``Step`` in ``mlp.cpp``
-        :param draws: standard normal noise ``(n_noisy, ..., in)`` of the first steps
+        :param draws: standard normal noise ``(n_noisy, ..., in)`` of the first steps, constants
         :param clip: bounds of the state where a step clips it
-        :return: the samples, of the shape of ``x``
+        :return: all points at which the network was evaluated, and the sample as the last one, ``(n_steps + 1, ..., in)``
         """
+        if th.is_grad_enabled():
+            return _Chain.apply(self, steps, draws, clip, x, context, times, *self.parameters())  # type: ignore[no-any-return]
+        return self._run_chain(steps, draws, clip, x, context, times)
+
+    def _run_chain(
+        self,
+        steps: th.Tensor,
+        draws: th.Tensor | None,
+        clip: tuple[float, float],
+        x: th.Tensor,
+        context: th.Tensor,
+        times: th.Tensor,
+        kept: tuple[th.Tensor, th.Tensor] | None = None,
+    ) -> th.Tensor:
         kernels = load_kernels()
         assert kernels is not None
-        x, context, times = x.clone(memory_format=th.contiguous_format), _pad(context), _pad(times)
+        points = x.new_empty((len(steps) + 1, *x.shape))
+        points[0] = x
+        context, times = _pad(context), _pad(times)
         rows = x.numel() // x.shape[-1]
         draws_address, n_noisy = None, 0
         if draws is not None:
@@ -298,8 +374,141 @@ class Network:
             draws_address,
             n_noisy,
             *clip,
-            x.data_ptr(),
+            points.data_ptr(),
+            *((None, None) if kept is None else (kept[0].data_ptr(), kept[1].data_ptr())),
             rows,
             th.get_num_threads(),
         )
-        return x
+        return points
+
+    def split_gradients(self, sums: th.Tensor, needs: Sequence[bool]) -> list[th.Tensor | None]:
+        """
+        What a backward pass has summed up, see ``Gradients`` in ``mlp.cpp``.
+
+        :param sums: contiguous ``([members,] threads, numbers)``, the first thread's are the result
+        :param needs: which of :meth:`parameters` need a gradient
+        :return: gradients of :meth:`parameters`
+        """
+        lead = () if self.n_members is None else (sums.stride(0),)
+        return [
+            sums.as_strided(parameter.shape, (*lead, *strides)[-parameter.dim() :], offset) if need else None
+            for parameter, (offset, strides), need in zip(self.parameters(), self._places, needs, strict=True)
+        ]
+
+
+def _refuse_second_derivative() -> None:
+    if th.is_grad_enabled():
+        raise RuntimeError(
+            "The compiled kernels have no second derivative; for create_graph=True run the forward pass within "
+            "sb3_diffusion.kernels.switched_off()."
+        )
+
+
+class _Evaluation(th.autograd.Function):
+    """A network as one node: :meth:`Network.evaluate`."""
+
+    @staticmethod
+    def forward(ctx: Any, network: Network, x: th.Tensor, context: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
+        x = x.contiguous()
+        ctx.network = network
+        ctx.record = network.new_record(x, len(x)) if any(ctx.needs_input_grad) else None
+        ctx.save_for_backward(x, context, *parameters)
+        return network._evaluate(x, context, record=ctx.record)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        _refuse_second_derivative()
+        x, context, *_ = ctx.saved_tensors  # autograd checks that they and the parameters are those of the forward pass
+        kernels, threads, rows = load_kernels(), th.get_num_threads(), len(x)
+        assert kernels is not None
+        network, record, ctx.record = ctx.network, ctx.record, None
+        if record is None:  # an earlier pass has consumed it (retain_graph=True)
+            record = network.new_record(x, rows)
+            network._evaluate(x, context, record=record)
+        _, needs_x, needs_context, *needs = ctx.needs_input_grad
+        gradient, members = gradient.contiguous(), network.members()
+        x_gradient = x.new_empty((len(members), *x.shape))
+        sums = x.new_zeros((len(members), threads, network.n_gradients)) if any(needs) else None
+        for m, (member, _) in enumerate(members):
+            kernels.pull_back(
+                member,
+                x.data_ptr(),
+                record.data_ptr() + 4 * m * record.numel() // len(members),
+                gradient.data_ptr() + 4 * m * rows * network.output_dim,
+                x_gradient.data_ptr() + 4 * m * x.numel(),
+                None if sums is None else sums.data_ptr() + 4 * m * threads * network.n_gradients,
+                network.n_gradients,
+                rows,
+                threads,
+            )
+        context_gradient = None
+        if needs_context:
+            contexts, width = context.shape[-2:]
+            context_gradient = record[..., 1, 0, :, :width]
+            if contexts != rows:
+                context_gradient = context_gradient.unflatten(-2, (contexts, -1)).sum(-2)
+        return (
+            None,
+            x_gradient.sum(0) if needs_x else None,
+            context_gradient,
+            *([None] * len(needs) if sums is None else network.split_gradients(sums, needs)),
+        )
+
+
+class _Chain(th.autograd.Function):
+    """A whole reverse chain as one node: :meth:`Network.run_chain`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        network: Network,
+        steps: th.Tensor,
+        draws: th.Tensor | None,
+        clip: tuple[float, float],
+        x: th.Tensor,
+        context: th.Tensor,
+        times: th.Tensor,
+        *parameters: th.Tensor,
+    ) -> th.Tensor:
+        ctx.network, ctx.clip = network, clip
+        ctx.kept = network.new_chain_record(x, len(steps)) if any(ctx.needs_input_grad) else None
+        points = network._run_chain(steps, draws, clip, x, context, times, ctx.kept)
+        ctx.save_for_backward(points, steps, draws, context, times, *parameters)
+        return points
+
+    @staticmethod
+    def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        _refuse_second_derivative()
+        # autograd checks that they and the parameters are those of the forward pass
+        points, steps, draws, context, times, *_ = ctx.saved_tensors
+        kernels, threads = load_kernels(), th.get_num_threads()
+        assert kernels is not None
+        network, kept, ctx.kept = ctx.network, ctx.kept, None
+        if kept is None:  # an earlier pass has consumed it (retain_graph=True)
+            kept = network.new_chain_record(points[0], len(steps))
+            network._run_chain(steps, draws, ctx.clip, points[0], context, times, kept)
+        predictions, record = kept
+        _, _, _, _, needs_x, needs_context, needs_times, *needs = ctx.needs_input_grad
+        gradients = gradient.clone(memory_format=th.contiguous_format)
+        n_steps, rows, _ = predictions.shape
+        contexts, width = context.shape
+        encoded = points.new_zeros((rows, network.first_width))
+        sums = points.new_zeros((threads, network.n_gradients + n_steps * network.first_width))
+        ((member, _),) = network.members()
+        kernels.pull_back_chain(
+            member,
+            steps.data_ptr(),
+            n_steps,
+            *ctx.clip,
+            *(tensor.data_ptr() for tensor in (points, gradients, predictions, record, encoded, sums)),
+            sums.shape[1],
+            rows,
+            threads,
+        )
+        return (
+            *(None, None, None, None),
+            gradients[0] if needs_x else None,
+            encoded[:, :width].unflatten(0, (contexts, -1)).sum(1) if needs_context else None,
+            sums[0, network.n_gradients :].view(n_steps, -1)[:, :width] if needs_times else None,
+            *network.split_gradients(sums, needs),
+        )

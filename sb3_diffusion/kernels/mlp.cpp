@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -84,8 +85,9 @@ inline ValueAndSlope activate(vec x) {
     return {x, fill(1.0f)};
 }
 
-// ROWS x VECS registers of a matrix product: finish(row, vector, start(row, vector) + in @ weight)
-template <int ROWS, int VECS, typename Start, typename Finish>
+// ROWS x VECS registers of a matrix product: finish(row, vector, start(row, vector) + in @ weight); the rows of `in` may be
+// columns in memory
+template <int ROWS, int VECS, bool TRANSPOSED = false, typename Start, typename Finish>
 inline __attribute__((always_inline)) void tile(const float* in, int64_t in_stride, int64_t depth, const float* weight,
                                                 int64_t weight_stride, Start start, Finish finish) {
     vec sum[ROWS][VECS];
@@ -99,7 +101,7 @@ inline __attribute__((always_inline)) void tile(const float* in, int64_t in_stri
         for (int v = 0; v < VECS; v++) w[v] = load(weight + k * weight_stride + v * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; r++) {
-            const vec x = fill(in[r * in_stride + k]);
+            const vec x = fill(TRANSPOSED ? in[k * in_stride + r] : in[r * in_stride + k]);
 #pragma GCC unroll 16
             for (int v = 0; v < VECS; v++) sum[r][v] += x * w[v];
         }
@@ -212,6 +214,30 @@ void dot_products(int64_t rows, int64_t n, int64_t depth, const float* x, int64_
         }
 }
 
+// sums (in, padded out) += x (rows, in)^T @ y (rows, padded out)
+void add_products(int64_t rows, const float* x, int64_t x_stride, int64_t in, const float* y, int64_t y_stride, int64_t out,
+                  float* sums) {
+    const int64_t width = padded(out);
+    for (int64_t column = 0; column < width; column += PANEL) {
+        const auto add = [&](auto size, int64_t i) {
+            float* corner = sums + i * width + column;
+            tile<decltype(size)::value, 2, true>(
+                x + i, x_stride, rows, y + column, y_stride, [&](int r, int v) { return load(corner + r * width + v * LANES); },
+                [&](int r, int v, vec sum) { store(corner + r * width + v * LANES, sum); });
+        };
+        int64_t i = 0;
+        for (; i + TILE_ROWS <= in; i += TILE_ROWS) add(std::integral_constant<int, TILE_ROWS>(), i);
+        for (; i + 4 <= in; i += 4) add(std::integral_constant<int, 4>(), i);
+        for (; i < in; i++) add(std::integral_constant<int, 1>(), i);
+    }
+}
+
+// sums (n) += the rows of y (rows, n)
+void add_rows(int64_t rows, const float* y, int64_t y_stride, int64_t n, float* sums) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < n; j++) sums[j] += y[r * y_stride + j];
+}
+
 Buffer transposed(const float* weight, int64_t in, int64_t out) {
     Buffer result = allocate(in * out);
     constexpr int64_t SQUARE = 16;  // so that reads and writes stay in the cache
@@ -222,21 +248,21 @@ Buffer transposed(const float* weight, int64_t in, int64_t out) {
     return result;
 }
 
+enum Passes { FORWARD = 1, BACKWARD = 2, BOTH = 3 };
+
 // The layers of a network in the form in which all threads read them.
 struct Prepared {
     const Network& network;
-    std::vector<Matrix> matrices;    // all layers but a narrow last one
+    std::vector<Matrix> matrices;    // for the forward pass: all layers but a narrow last one
+    std::vector<Matrix> transposes;  // for the backward pass: of the layers after the first
     std::vector<Buffer> biases;      // of the layers after the first, padded
-    std::vector<Buffer> transposes;  // for gradients: of the layers between the first and the last
-    std::vector<Matrix> backward;
-    Buffer narrow;       // the last layer, by output
-    Buffer zeros;        // a bias of nothing
-    int64_t width = 32;  // of the widest layer
+    Buffer narrow;                   // the last layer, by output
+    Buffer zeros;                    // a bias of nothing
+    int64_t width = 32;              // of the widest layer
 
-    Prepared(const Network& network, bool rearrange, bool gradient = false) : network(network) {
+    Prepared(const Network& network, Passes passes, bool rearrange = true) : network(network) {
         for (int64_t i = 0; i < network.n_layers; i++) {
             const Layer& layer = network.layers[i];
-            const bool last = i + 1 == network.n_layers;
             width = std::max(width, padded(layer.out));
             if (i > 0) {
                 biases.push_back(allocate(padded(layer.out)));
@@ -244,38 +270,73 @@ struct Prepared {
                 std::fill(bias, bias + padded(layer.out), 0.0f);
                 if (layer.bias) std::copy(layer.bias, layer.bias + layer.out, bias);
             }
-            if (last && layer.out <= NARROW)
-                narrow = transposed(layer.weight, layer.in, layer.out);
-            else
-                matrices.emplace_back(layer.weight, layer.in, layer.out, rearrange);
-            if (gradient && i > 0 && !last) {
-                transposes.push_back(transposed(layer.weight, layer.in, layer.out));
-                backward.emplace_back(transposes.back().get(), layer.out, layer.in, true);
+            if (passes & FORWARD) {
+                if (i + 1 == network.n_layers && layer.out <= NARROW)
+                    narrow = transposed(layer.weight, layer.in, layer.out);
+                else
+                    matrices.emplace_back(layer.weight, layer.in, layer.out, rearrange);
             }
+            if (passes & BACKWARD && i > 0)
+                transposes.emplace_back(transposed(layer.weight, layer.in, layer.out).get(), layer.out, layer.in, true);
         }
         zeros = allocate(width);
         std::fill(zeros.get(), zeros.get() + width, 0.0f);
     }
     int64_t in() const { return network.layers[0].in; }
     int64_t out() const { return network.layers[network.n_layers - 1].out; }
+    int64_t n_hidden() const { return network.n_layers - 1; }
     int64_t first_width() const { return padded(network.layers[0].out); }
+};
+
+// Gradients with respect to the parameters, one behind the other, see Network._places in __init__.py: the weights (in, padded
+// out), but the last one (out, padded in), and the biases of the layers after the first.
+struct Gradients {
+    std::vector<float*> weights, biases;
+
+    Gradients(const Network& network, float* memory) {
+        const int64_t last = network.n_layers - 1;
+        for (int64_t i = 0; i <= last; i++) {
+            const Layer& layer = network.layers[i];
+            weights.push_back(memory);
+            memory += i < last ? layer.in * padded(layer.out) : layer.out * padded(layer.in);
+        }
+        biases.push_back(nullptr);
+        for (int64_t i = 1; i <= last; i++) {
+            biases.push_back(memory);
+            memory += padded(network.layers[i].out);
+        }
+    }
 };
 
 // What one thread needs to take a block of rows through a network.
 struct Worker {
     const Prepared& net;
     Buffer a, b;
-    std::vector<Buffer> slopes;  // for gradients: derivatives of the activations
+    std::vector<Buffer> own_slopes;
+    std::vector<float*> values, slopes;  // of the hidden layers
     std::vector<const float*> context;
 
     explicit Worker(const Prepared& net, bool gradient = false)
         : net(net), a(allocate(BLOCK * net.width)), b(allocate(BLOCK * net.width)), context(BLOCK) {
-        for (int64_t i = 0; gradient && i + 1 < net.network.n_layers; i++) slopes.push_back(allocate(BLOCK * net.width));
+        for (int64_t i = 0; i < net.n_hidden(); i++) {
+            values.push_back(i % 2 ? b.get() : a.get());
+            if (gradient) own_slopes.push_back(allocate(BLOCK * net.width));
+            slopes.push_back(gradient ? own_slopes.back().get() : nullptr);
+        }
     }
 
     // each row of `rows_of_context` serves `repeat` rows
     void set_context(const float* rows_of_context, int64_t repeat, int64_t first, int64_t rows) {
         for (int64_t r = 0; r < rows; r++) context[r] = rows_of_context + (first + r) / repeat * net.first_width();
+    }
+
+    // The next pass leaves the values of the hidden layers, and the derivatives of their activations, in `record`
+    // (2, hidden layers, all rows, width) from row `first` on, or finds them there.
+    void use(float* record, int64_t all_rows, int64_t first) {
+        for (int64_t i = 0; i < net.n_hidden(); i++) {
+            values[i] = record + (i * all_rows + first) * net.width;
+            slopes[i] = record + ((net.n_hidden() + i) * all_rows + first) * net.width;
+        }
     }
 
     template <Activation A, typename Start>
@@ -295,24 +356,22 @@ struct Worker {
     // y (rows, out) = network(x (rows, in)), where the first layer adds the context and `extra`
     template <Activation A>
     void forward(int64_t rows, const float* x, const float* extra, float* y) {
-        float *now = a.get(), *other = b.get();
-        const int64_t n_layers = net.network.n_layers, stride = net.width, out = net.out();
+        const int64_t n_hidden = net.n_hidden(), stride = net.width, out = net.out();
         if (!extra) extra = net.zeros.get();
         layer<A>(
             net.matrices[0], rows, x, net.in(),
-            [&](int64_t r, int64_t column) { return load(context[r] + column) + load(extra + column); }, now,
-            slopes.empty() ? nullptr : slopes[0].get());
-        for (int64_t i = 1; i < n_layers; i++) {
-            const float* bias = net.biases[i - 1].get();
+            [&](int64_t r, int64_t column) { return load(context[r] + column) + load(extra + column); }, values[0], slopes[0]);
+        for (int64_t i = 1; i <= n_hidden; i++) {
+            const float *bias = net.biases[i - 1].get(), *before = values[i - 1];
             const auto start = [&](int64_t, int64_t column) { return load(bias + column); };
-            if (i + 1 < n_layers) {
-                layer<A>(net.matrices[i], rows, now, stride, start, other, slopes.empty() ? nullptr : slopes[i].get());
-                std::swap(now, other);
+            if (i < n_hidden) {
+                layer<A>(net.matrices[i], rows, before, stride, start, values[i], slopes[i]);
             } else if (net.narrow) {
-                dot_products(rows, out, net.matrices[i - 1].out, now, stride, net.narrow.get(), bias, y);
+                dot_products(rows, out, net.network.layers[i].in, before, stride, net.narrow.get(), bias, y);
             } else {
-                layer<IDENTITY>(net.matrices[i], rows, now, stride, start, other, nullptr);
-                for (int64_t r = 0; r < rows; r++) std::copy(other + r * stride, other + r * stride + out, y + r * out);
+                float* wide = i % 2 ? b.get() : a.get();
+                layer<IDENTITY>(net.matrices[i], rows, before, stride, start, wide, nullptr);
+                for (int64_t r = 0; r < rows; r++) std::copy(wide + r * stride, wide + r * stride + out, y + r * out);
             }
         }
     }
@@ -321,26 +380,60 @@ struct Worker {
         net.network.activation == MISH ? forward<MISH>(rows, x, extra, y) : forward<RELU>(rows, x, extra, y);
     }
 
-    // gradient (rows, in) of the first output with respect to x, after forward()
-    void backward(int64_t rows, float* gradient) {
-        float *now = a.get(), *other = b.get();
-        const int64_t n_layers = net.network.n_layers, stride = net.width;
-        const Layer &first = net.network.layers[0], &last = net.network.layers[n_layers - 1];
-        const float* slope = slopes[static_cast<size_t>(n_layers - 2)].get();
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t j = 0; j < last.in; j++) now[r * stride + j] = last.weight[j * last.out] * slope[r * stride + j];
-        for (int64_t i = n_layers - 2; i > 0; i--) {
-            slope = slopes[static_cast<size_t>(i - 1)].get();
-            net.backward[static_cast<size_t>(i - 1)].multiply(
-                rows, now, stride, [](int64_t, int64_t) { return vec{}; },
+    // After forward(): from the gradient with respect to y (`y_stride` between rows, 0 for one that all rows share) to that with
+    // respect to x (rows, in). The slopes are replaced by the gradients with respect to the arguments of the activations. Adds
+    // to the gradients of the parameters, unless that is null.
+    void backward(int64_t rows, const float* x, const float* y_gradient, int64_t y_stride, float* x_gradient,
+                  const Gradients* sums = nullptr) {
+        const int64_t stride = net.width, last = net.n_hidden();
+        for (int64_t i = last; i > 0; i--) {
+            const Layer& layer = net.network.layers[i];
+            if (sums && i == last)
+                add_products(rows, y_gradient, y_stride, layer.out, values[i - 1], stride, layer.in, sums->weights[i]);
+            else if (sums)
+                add_products(rows, values[i - 1], stride, layer.in, y_gradient, y_stride, layer.out, sums->weights[i]);
+            if (sums) add_rows(rows, y_gradient, y_stride, layer.out, sums->biases[i]);
+            float* slope = slopes[i - 1];
+            net.transposes[i - 1].multiply(
+                rows, y_gradient, y_stride, [](int64_t, int64_t) { return vec{}; },
                 [&](int64_t r, int64_t column, vec sum) {
-                    store(other + r * stride + column, sum * load(slope + r * stride + column));
+                    float* p = slope + r * stride + column;
+                    store(p, sum * load(p));
                 });
-            std::swap(now, other);
+            y_gradient = slope, y_stride = stride;
         }
-        dot_products(rows, first.in, first.out, now, stride, first.weight, nullptr, gradient);
+        const Layer& first = net.network.layers[0];
+        if (sums) add_products(rows, x, first.in, first.in, y_gradient, stride, first.out, sums->weights[0]);
+        dot_products(rows, first.in, first.out, y_gradient, stride, first.weight, nullptr, x_gradient);
     }
 };
+
+// work(worker, first row, rows) for all blocks of rows, shared among the threads
+template <typename Work>
+void for_all_blocks(const Prepared& net, bool gradient, int64_t rows, int64_t threads, Work work) {
+    const int64_t size = block_size(rows, threads), blocks = (rows + size - 1) / size;
+#pragma omp parallel num_threads(static_cast<int>(std::clamp<int64_t>(blocks, 1, threads)))
+    {
+        Worker worker(net, gradient);
+#pragma omp for schedule(dynamic)
+        for (int64_t block = 0; block < blocks; block++) work(worker, block * size, std::min(size, rows - block * size));
+    }
+}
+
+// The same with memory (threads, n_sums) that each thread adds to, work(worker, sums, first row, rows), and that is added up
+// in the first row. Which blocks a thread gets is fixed, so that the sums are always the same.
+template <typename Work>
+void sum_over_blocks(const Prepared& net, float* sums, int64_t n_sums, int64_t rows, int64_t threads, Work work) {
+    const int64_t size = block_size(rows, threads), blocks = (rows + size - 1) / size;
+    const int64_t shares = std::clamp<int64_t>(blocks, 1, threads);
+#pragma omp parallel for num_threads(static_cast<int>(shares))
+    for (int64_t share = 0; share < shares; share++) {
+        Worker worker(net);
+        for (int64_t block = share; block < blocks; block += shares)
+            work(worker, sums + share * n_sums, block * size, std::min(size, rows - block * size));
+    }
+    for (int64_t share = 1; sums && share < shares; share++) add_rows(1, sums + share * n_sums, 0, n_sums, sums);
+}
 
 }  // namespace
 
@@ -353,61 +446,117 @@ struct Step {
 };
 
 // y (rows, out) = network(x (rows, in)), and the gradient (rows, in) of the first output unless that is null; each row of
-// `context` (rows / repeat, padded width) serves `repeat` rows of x
+// `context` (rows / repeat, padded width) serves `repeat` rows of x. With `record` (2, hidden layers, rows, width) the
+// evaluation can be followed by pull_back().
 void evaluate(const Network* network, const float* context, int64_t repeat, const float* x, float* y, float* gradient,
-              int64_t rows, int64_t threads) {
-    const Prepared prepared(*network, rows >= MANY, gradient != nullptr);
-    const int64_t size = block_size(rows, threads), blocks = (rows + size - 1) / size;
-#pragma omp parallel num_threads(static_cast<int>(std::clamp<int64_t>(blocks, 1, threads)))
-    {
-        Worker worker(prepared, gradient != nullptr);
-#pragma omp for schedule(dynamic)
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t first = block * size, n = std::min(size, rows - first);
-            worker.set_context(context, repeat, first, n);
-            worker.forward(n, x + first * prepared.in(), nullptr, y + first * prepared.out());
-            if (gradient) worker.backward(n, gradient + first * prepared.in());
-        }
-    }
+              float* record, int64_t rows, int64_t threads) {
+    const Prepared net(*network, gradient ? BOTH : FORWARD, rows >= MANY);
+    const Buffer first_output = allocate(net.out());
+    std::fill(first_output.get(), first_output.get() + net.out(), 0.0f);
+    first_output[0] = 1.0f;
+    for_all_blocks(net, gradient != nullptr, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
+        worker.set_context(context, repeat, first, n);
+        if (record) worker.use(record, rows, first);
+        worker.forward(n, x + first * net.in(), nullptr, y + first * net.out());
+        if (gradient) worker.backward(n, nullptr, first_output.get(), 0, gradient + first * net.in());
+    });
 }
 
-// The whole chain in place: x (rows, in); `times` (n_steps, padded width), `draws` (n_noisy, rows, in)
+// The backward pass of evaluate(): from the gradient with respect to y to that with respect to x, and to the parameters, see
+// Gradients: sums (threads, n_sums), or null. The second half of the record becomes the gradients with respect to the
+// arguments of the activations.
+void pull_back(const Network* network, const float* x, float* record, const float* y_gradient, float* x_gradient, float* sums,
+               int64_t n_sums, int64_t rows, int64_t threads) {
+    const Prepared net(*network, BACKWARD);
+    sum_over_blocks(net, sums, n_sums, rows, threads, [&](Worker& worker, float* own, int64_t first, int64_t n) {
+        const Gradients gradients(*network, own);
+        worker.use(record, rows, first);
+        worker.backward(n, x + first * net.in(), y_gradient + first * net.out(), net.out(), x_gradient + first * net.in(),
+                        sums ? &gradients : nullptr);
+    });
+}
+
+// A whole chain: points (n_steps + 1, rows, in), of which the first is given; a midpoint is where a step is continued from the
+// point before it. `times` (n_steps, padded width), `draws` (n_noisy, rows, in). `predictions` (n_steps, rows, in) and `record`
+// (2, hidden layers, n_steps, rows, width) are for pull_back_chain(), or null.
 void run_chain(const Network* network, const float* context, int64_t repeat, const float* times, const Step* steps,
-               int64_t n_steps, const float* draws, int64_t n_noisy, float clip_low, float clip_high, float* x, int64_t rows,
-               int64_t threads) {
-    const Prepared prepared(*network, rows >= FEW);
-    const int64_t dim = prepared.in();
-    const int64_t size = block_size(rows, threads), blocks = (rows + size - 1) / size;
-#pragma omp parallel num_threads(static_cast<int>(std::clamp<int64_t>(blocks, 1, threads)))
-    {
-        Worker worker(prepared);
-        Buffer prediction = allocate(BLOCK * dim), point = allocate(BLOCK * dim), estimate = allocate(BLOCK * dim);
-#pragma omp for schedule(dynamic)
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t first = block * size, n = std::min(size, rows - first);
-            worker.set_context(context, repeat, first, n);
-            float* base = x + first * dim;
-            std::copy(base, base + n * dim, point.get());
-            std::fill(estimate.get(), estimate.get() + n * dim, 0.0f);
-            for (int64_t k = 0; k < n_steps; k++) {
-                const Step& step = steps[k];
-                worker.forward(n, point.get(), times + k * prepared.first_width(), prediction.get());
-                const float* draw = k < n_noisy ? draws + (k * rows + first) * dim : nullptr;
-                for (int64_t i = 0; i < n * dim; i++) {
-                    float value = base[i] * step.state + prediction[i] * step.noise + estimate[i] * step.previous;
-                    if (step.needs_estimate != 0.0f) {
-                        float clean = base[i] * step.estimate_state + prediction[i] * step.estimate_noise;
-                        if (step.clip_estimate != 0.0f) clean = clip(clean, step.low, step.high);
-                        estimate[i] = clean;
-                        value += clean;
-                    }
-                    if (draw) value += draw[i] * step.noise_std;
-                    point[i] = step.clip_state != 0.0f ? clip(value, clip_low, clip_high) : value;
-                }
-                if (step.is_midpoint == 0.0f) std::copy(point.get(), point.get() + n * dim, base);
+               int64_t n_steps, const float* draws, int64_t n_noisy, float clip_low, float clip_high, float* points,
+               float* predictions, float* record, int64_t rows, int64_t threads) {
+    const Prepared net(*network, FORWARD, rows >= FEW);
+    const int64_t dim = net.in();
+    for_all_blocks(net, false, rows, threads, [&](Worker& worker, int64_t first, int64_t n) {
+        worker.set_context(context, repeat, first, n);
+        const Buffer scratch = allocate(n * dim), estimate = allocate(n * dim);
+        std::fill(estimate.get(), estimate.get() + n * dim, 0.0f);
+        const float* base = points + first * dim;
+        for (int64_t k = 0; k < n_steps; k++) {
+            const Step& step = steps[k];
+            const float* point = points + (k * rows + first) * dim;
+            float *next = points + ((k + 1) * rows + first) * dim, *prediction = scratch.get();
+            if (record) {
+                prediction = predictions + (k * rows + first) * dim;
+                worker.use(record, n_steps * rows, k * rows + first);
             }
+            worker.forward(n, point, times + k * net.first_width(), prediction);
+            const float* draw = k < n_noisy ? draws + (k * rows + first) * dim : nullptr;
+            for (int64_t i = 0; i < n * dim; i++) {
+                float value = base[i] * step.state + prediction[i] * step.noise + estimate[i] * step.previous;
+                if (step.needs_estimate != 0.0f) {
+                    const float clean = base[i] * step.estimate_state + prediction[i] * step.estimate_noise;
+                    estimate[i] = step.clip_estimate != 0.0f ? clip(clean, step.low, step.high) : clean;
+                    value += estimate[i];
+                }
+                if (draw) value += draw[i] * step.noise_std;
+                next[i] = step.clip_state != 0.0f ? clip(value, clip_low, clip_high) : value;
+            }
+            if (step.is_midpoint == 0.0f) base = next;
         }
-    }
+    });
+}
+
+// The backward pass of run_chain(), from the last step to the first. `gradients` (n_steps + 1, rows, in) are those with respect
+// to the points, of which the first becomes that of the starting point. `encoded` (rows, padded width) takes the gradients with
+// respect to the context of each row, `sums` (threads, n_sums) those with respect to the parameters, see Gradients, and behind
+// them the times (n_steps, padded width). Consumes predictions and record.
+void pull_back_chain(const Network* network, const Step* steps, int64_t n_steps, float clip_low, float clip_high,
+                     const float* points, float* gradients, float* predictions, float* record, float* encoded, float* sums,
+                     int64_t n_sums, int64_t rows, int64_t threads) {
+    const Prepared net(*network, BACKWARD);
+    const int64_t dim = net.in(), width = net.first_width();
+    sum_over_blocks(net, sums, n_sums, rows, threads, [&](Worker& worker, float* own, int64_t first, int64_t n) {
+        const Gradients parameters(*network, own);
+        float* times = own + n_sums - n_steps * width;
+        const Buffer scratch = allocate(n * dim), estimate = allocate(n * dim);
+        std::fill(estimate.get(), estimate.get() + n * dim, 0.0f);
+        for (int64_t k = n_steps - 1; k >= 0; k--) {
+            const Step& step = steps[k];
+            int64_t start = k;  // where the step began
+            while (start > 0 && steps[start - 1].is_midpoint != 0.0f) start--;
+            const auto at = [&](auto* values, int64_t point) { return values + (point * rows + first) * dim; };
+            const float *base = at(points, start), *next = at(points, k + 1), *next_gradient = at(gradients, k + 1);
+            float *base_gradient = at(gradients, start), *gradient = at(gradients, k), *prediction = at(predictions, k);
+            for (int64_t i = 0; i < n * dim; i++) {
+                const bool stopped = step.clip_state != 0.0f && (next[i] <= clip_low || next[i] >= clip_high);
+                const float out = stopped ? 0.0f : next_gradient[i];
+                float to_base = out * step.state, to_prediction = out * step.noise;
+                if (step.needs_estimate != 0.0f) {
+                    const float clean = base[i] * step.estimate_state + prediction[i] * step.estimate_noise;
+                    const bool clipped = step.clip_estimate != 0.0f && (clean < step.low || clean > step.high);
+                    const float to_clean = clipped ? 0.0f : out + estimate[i];
+                    to_base += to_clean * step.estimate_state, to_prediction += to_clean * step.estimate_noise;
+                    estimate[i] = 0.0f;
+                }
+                estimate[i] += out * step.previous;
+                base_gradient[i] += to_base;
+                prediction[i] = to_prediction;
+            }
+            worker.use(record, n_steps * rows, k * rows + first);
+            worker.backward(n, at(points, k), prediction, dim, scratch.get(), &parameters);
+            for (int64_t i = 0; i < n * dim; i++) gradient[i] += scratch[i];
+            add_rows(n, worker.slopes[0], net.width, width, times + k * width);
+            for (int64_t r = 0; r < n; r++) add_rows(1, worker.slopes[0] + r * net.width, 0, width, encoded + (first + r) * width);
+        }
+    });
 }
 
 // out = mish(x), and its derivative unless `slope` is null; n numbers, `out` may be `x`

@@ -93,9 +93,12 @@ class BoundDenoiser:
         :param steps: coefficients, see :meth:`~sb3_diffusion.kernels.Network.run_chain`
         :param draws: standard normal noise of the first steps, ``(n_noisy, ...)`` with the shape of ``x`` behind
         :param clip: bounds of the state where a step clips it
-        :return: the samples; None where the kernels cannot do it
+        :return: all points at which the network was evaluated, and the samples as the last one, ``(n_evaluations + 1, ...)``;
+            None where the kernels cannot do it
         """
-        if usable(x, self.c) and isinstance(self.trunk, MLP) and (network := self.trunk.kernel(_ACTION)) is not None:
+        # the draws are constants there
+        is_usable = usable(x, self.c, differentiable=True) and (draws is None or not draws.requires_grad)
+        if is_usable and isinstance(self.trunk, MLP) and (network := self.trunk.kernel(_ACTION)) is not None:
             return network.run_chain(x, self.c, self.e, steps, draws, clip)
         return None
 
@@ -163,15 +166,17 @@ class Denoiser(nn.Module):
         :param features: (..., feature_dim)
         :return: (..., width)
         """
-        if usable(features, self.trunk.first.bias) and features.dim() == 2 and (network := self._state_kernel()) is not None:
+        if (network := self._state_kernel(features)) is not None:
             assert self.state_net is not None
             return network.evaluate(features, self.state_net.first.bias.unsqueeze(0))
         state = features if self.state_net is None else self.state_net.full(features)
         return self.trunk.share(_STATE, state, bias=True)
 
-    def _state_kernel(self) -> Network | None:
-        """State network and state share of the first layer as one compiled network."""
-        if self._compiled_state is None and self.state_net is not None:
+    def _state_kernel(self, features: th.Tensor) -> Network | None:
+        """State network and state share of the first layer as one compiled network, None where it cannot be used."""
+        if self.state_net is None or features.dim() != 2 or not usable(features, self.trunk.first.bias, differentiable=True):
+            return None
+        if self._compiled_state is None:
             self._compiled_state = self.state_net.kernel(0, output=(self.trunk.first, f"weight_{_STATE}", "bias"))
         return self._compiled_state
 
@@ -182,15 +187,18 @@ class Denoiser(nn.Module):
         :param t: (..., n_times)
         :return: (..., width)
         """
-        mlp = self.time_net.mlp
-        if mlp is not None and usable(t, mlp.first.bias) and (network := self._time_kernel(mlp)) is not None:
+        if (network := self._time_kernel(t)) is not None:
+            assert self.time_net.mlp is not None
             features = self.time_net.embed(t)
-            rows = network.evaluate(features.reshape(-1, features.shape[-1]), mlp.first.bias.unsqueeze(0))
+            rows = network.evaluate(features.reshape(-1, features.shape[-1]), self.time_net.mlp.first.bias.unsqueeze(0))
             return rows.view(*features.shape[:-1], network.output_dim)
         return self.trunk.share(_TIME, self.time_net(t))
 
-    def _time_kernel(self, mlp: MLP) -> Network | None:
-        """Time network and time share of the first layer as one compiled network."""
+    def _time_kernel(self, t: th.Tensor) -> Network | None:
+        """Time network and time share of the first layer as one compiled network, None where it cannot be used."""
+        mlp = self.time_net.mlp
+        if mlp is None or not usable(t, mlp.first.bias, differentiable=True):
+            return None
         if self._compiled_time is None:
             self._compiled_time = mlp.kernel(0, output=(self.trunk.first, f"weight_{_TIME}", None))
         return self._compiled_time

@@ -96,7 +96,7 @@ class MLP(Backbone):
 
     def evaluate(self, i: int, part: th.Tensor, others: th.Tensor) -> th.Tensor:
         """See :meth:`Backbone.evaluate`."""
-        network = self._kernel_for(i, part, others)
+        network = self._kernel_for(i, part, others, differentiable=True)
         if network is None:
             return super().evaluate(i, part, others)
         rows, contexts = _as_rows(part, others, self.n_members)
@@ -111,8 +111,8 @@ class MLP(Backbone):
         out, gradient = network.evaluate_with_gradient(*_as_rows(part, others, self.n_members))
         return out.view(*lead, self.output_dim), gradient.view(*lead, part.shape[-1])
 
-    def _kernel_for(self, i: int, part: th.Tensor, others: th.Tensor) -> Network | None:
-        if not usable(part, others):
+    def _kernel_for(self, i: int, part: th.Tensor, others: th.Tensor, differentiable: bool = False) -> Network | None:
+        if not usable(part, others, differentiable=differentiable):
             return None
         # rows of `others` have to serve equally many consecutive rows of `part`
         lead = part.shape[:-1]

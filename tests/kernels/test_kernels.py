@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from sb3_diffusion import kernels
 from sb3_diffusion.generative.continuous import ContinuousDiffusion
 from sb3_diffusion.generative.ddpm import DiscreteDiffusion
-from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.generative.solvers import SOLVERS
 from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
@@ -104,8 +104,34 @@ def test_value_gradients(
 
 
 @needs_compiler
-@pytest.mark.parametrize("process", [ContinuousDiffusion(), DiscreteDiffusion()])
+@pytest.mark.parametrize("activation", ["relu", "mish"])
+@pytest.mark.parametrize("n_members", [None, 3])
 @pytest.mark.parametrize(
+    ("widths", "action_dim", "output_dim"), [((256, 256), 3, 1), ((64,), 1, 2), ((40, 72, 33), 21, 21), ((16, 16), 2, 9)]
+)
+@pytest.mark.parametrize("shape", [(0,), (1,), (130,), (7, 4)])
+def test_gradients_of_networks(
+    activation: str, n_members: int | None, widths: tuple[int, ...], action_dim: int, output_dim: int, shape: tuple[int, ...]
+) -> None:
+    """One node of autograd against float64, for the input, the contexts and every parameter."""
+    th.manual_seed(0)
+    network = MLP([action_dim], widths, output_dim, activation, n_members)
+    randomize(network)
+    lead = () if n_members is None else (n_members,)
+    part = th.randn(*shape, action_dim, requires_grad=True)
+    others = th.randn(*lead, shape[0], widths[0], requires_grad=True)
+    parameters = [parameter for name, parameter in network.named_parameters() if name != "first.bias"]  # part of the contexts
+    got, want = network.evaluate(0, part, others), by_hand(network, 0, part, others)
+    assert got.grad_fn is not None and "View" in type(got.grad_fn).__name__
+    direction = th.randn_like(got)
+    got_gradients = th.autograd.grad((got * direction).sum(), [part, others, *parameters])
+    want_gradients = th.autograd.grad((want * direction.double()).sum(), [part, others, *parameters])
+    for mine, exact in zip(got_gradients, want_gradients, strict=True):
+        largest = float(exact.abs().max()) if exact.numel() else 0.0
+        th.testing.assert_close(mine, exact, rtol=1e-5, atol=1e-5 * max(1.0, largest))
+
+
+CHAINS = pytest.mark.parametrize(
     ("solver", "options"),
     [
         *((solver, options) for solver in SOLVERS for options in ({}, {"clip": False})),
@@ -115,19 +141,67 @@ def test_value_gradients(
         ("dpm++2m", {"lower_order_final": False}),
     ],
 )
+
+
+def run(
+    denoiser: Denoiser, sampler: Any, observations: th.Tensor, shape: tuple[int, ...], noise: RecordedDraws, method: str
+) -> th.Tensor:
+    """A chain, or all its states, in the number format of the networks."""
+    bound = denoiser.bind(denoiser.encode_state(observations), denoiser.encode_time(sampler.times.unsqueeze(-1)))
+    return getattr(sampler, method)(bound, shape, noise, clip_output=False)  # type: ignore[no-any-return]
+
+
+def chain_draws(shape: tuple[int, ...]) -> RecordedDraws:
+    return RecordedDraws({"sample.x_T": th.randn(shape), "sample.step_noise": th.randn(5, *shape)})
+
+
+@needs_compiler
+@pytest.mark.parametrize("process", [ContinuousDiffusion(), DiscreteDiffusion()])
+@CHAINS
 @pytest.mark.parametrize("shape", [(0, 3), (1, 3), (40, 3), (6, 5, 3)])
 def test_chains(process: Any, solver: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
-    """The whole chain equals its steps one by one, which run when every state is asked for."""
+    """The whole chain, and every state of it, equals its steps one by one."""
     th.manual_seed(0)
-    denoiser = Denoiser(4, 3, net_arch=(64, 64))
-    sampler = process.sampler(5, solver, **options)
+    denoiser, sampler, draws = Denoiser(4, 3, net_arch=(64, 64)), process.sampler(5, solver, **options), chain_draws(shape)
+    observations = th.randn(shape[0], 4)
     with th.no_grad():
-        context = denoiser.encode_state(th.randn(shape[0], 4))
-        bound = denoiser.bind(context, denoiser.encode_time(sampler.times.unsqueeze(-1)))
-        compiled = sampler.sample(bound, shape, Randomness(th.Generator().manual_seed(1)))
-        states = sampler.chain(bound, shape, Randomness(th.Generator().manual_seed(1)))
-    # rounding errors are those of the largest state that the chain passed, which is in the hundreds where it is not clipped
-    th.testing.assert_close(compiled, states[-1], rtol=0.0, atol=1e-6 * float(max([1.0, *states.abs().flatten().tolist()])))
+        sample = run(denoiser, sampler, observations, shape, draws, "sample")
+        compiled = run(denoiser, sampler, observations, shape, draws, "chain")
+        with kernels.switched_off():
+            states = run(denoiser, sampler, observations, shape, draws, "chain")
+    assert th.equal(compiled[-1], sample)
+    # rounding errors are those of the largest state that the chain passed, which is in the hundreds where it is not clipped,
+    # and the first estimates of the clean sample multiply those of the network
+    size = float(max([1.0, *states.abs().flatten().tolist()]))
+    th.testing.assert_close(compiled, states, rtol=0.0, atol=2e-5 * size)
+
+
+@needs_compiler
+@CHAINS
+@pytest.mark.parametrize("shape", [(1, 3), (40, 3), (6, 5, 3)])
+def test_gradients_of_chains(solver: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """Backpropagation through the steps, from all states, against PyTorch's operations in float64."""
+    th.manual_seed(0)
+    denoiser = Denoiser(4, 3, net_arch=(64, 40))
+    exact = copy.deepcopy(denoiser).double()
+    sampler, draws = ContinuousDiffusion().sampler(5, solver, **options), chain_draws(shape)
+    observations, direction = th.randn(shape[0], 4), th.randn(sampler.steps + 1, *shape)
+    gradients = []
+    for network, chain in ((denoiser, sampler), (exact, copy.deepcopy(sampler).double())):
+        number = next(network.parameters()).dtype
+        inputs = observations.to(number).requires_grad_()
+        states = run(network, chain, inputs, shape, draws, "chain")
+        gradients.append(th.autograd.grad((states * direction).sum(), [inputs, *network.parameters()]))
+    for mine, want in zip(*gradients, strict=True):
+        th.testing.assert_close(mine.double(), want, rtol=1e-4, atol=1e-5 * float(max(1.0, want.abs().max())))
+
+
+def test_the_formula_that_the_chains_are_compared_with() -> None:
+    """The gradient of PyTorch's chain, by finite differences."""
+    sampler, draws = ContinuousDiffusion().sampler(3).double(), chain_draws((2, 3))
+    denoiser = Denoiser(4, 3, net_arch=(8, 8)).double()
+    observations = th.randn(2, 4, dtype=th.float64, requires_grad=True)
+    assert th.autograd.gradcheck(lambda x: run(denoiser, sampler, x, (2, 3), draws, "sample"), observations)
 
 
 @needs_compiler
@@ -143,6 +217,9 @@ def test_other_instruction_sets(architecture: str, monkeypatch: pytest.MonkeyPat
         for shape in ((1,), (5,), (130,), (7, 4)):
             test_networks("mish", None, (40, 72, 33), 21, 21, shape)
             test_networks("relu", 3, (256, 256), 3, 1, shape)
+            test_gradients_of_networks("mish", None, (40, 72, 33), 21, 21, shape)
+            test_gradients_of_networks("relu", 3, (256, 256), 3, 1, shape)
+        test_gradients_of_chains("ddpm", {}, (40, 3))
         test_value_gradients("mish", (40, 72, 33), ScalarCritics, "min", (30, 7))
         test_rows_do_not_depend_on_their_neighbours_or_on_threads()
     finally:
@@ -160,6 +237,41 @@ def test_rows_do_not_depend_on_their_neighbours_or_on_threads() -> None:
         assert th.equal(network.evaluate(0, part, others), whole)
         for rows in (1, 3, 5, 17, 100):
             assert th.equal(network.evaluate(0, part[:rows], others[:rows]), whole[:rows])
+
+
+@needs_compiler
+def test_gradients_are_the_same_every_time() -> None:
+    network = MLP([3], [64, 64], 3, "mish")
+    part, others = th.randn(500, 3), th.randn(500, 64)
+    th.set_num_threads(4)
+    runs = [th.autograd.grad(network.evaluate(0, part, others).sum(), list(network.hidden.parameters())) for _ in range(5)]
+    assert all(th.equal(first, other) for again in runs for first, other in zip(runs[0], again, strict=True))
+
+
+@needs_compiler
+@pytest.mark.parametrize("chain", [False, True])
+def test_the_limits_of_a_backward_pass(chain: bool) -> None:
+    """A second pass gives the same; second derivatives and changed weights are refused, not computed wrongly."""
+    denoiser = Denoiser(4, 3, net_arch=(32, 32))
+    sampler, draws = ContinuousDiffusion().sampler(3), chain_draws((5, 3))
+    inputs = [th.randn(5, 4), th.randn(5, 3), th.randn(5, 32), th.randn(32)]
+
+    def loss() -> th.Tensor:
+        if chain:
+            return run(denoiser, sampler, inputs[0], (5, 3), draws, "sample").sum()
+        return denoiser(*inputs[1:]).sum()
+
+    weights = [denoiser.trunk.get_parameter("hidden.0.weight")]
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        th.autograd.grad(loss(), weights, create_graph=True)
+    value = loss()
+    (first,) = th.autograd.grad(value, weights, retain_graph=True)
+    assert first.abs().sum() > 0.0 and th.equal(th.autograd.grad(value, weights)[0], first)
+    value = loss()
+    with th.no_grad():
+        weights[0].add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        th.autograd.grad(value, weights)
 
 
 @needs_compiler
