@@ -22,9 +22,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from zoo.enjoy import SavedArgumentsLoader
 from zoo.machine import cpu_name
 from zoo.manager import hyperparameter_file
+from zoo.run_files import read_yaml
 
 DATA = Path(__file__).parent / "data"
 PRICES = {"n_particles": "{} particles", "batch_size": "batches of {}", "diffusion_steps": "{} diffusion steps"}
@@ -38,8 +38,7 @@ def read_saved(run: Path, name: str) -> dict[str, Any]:
     :return: Its content
     """
     (path,) = run.glob(f"*/{name}")
-    saved: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=SavedArgumentsLoader)
-    return saved
+    return read_yaml(path)
 
 
 def reductions(config: dict[str, Any], algo: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import optuna
 import numpy as np
+import optuna
 import yaml
 from optuna.samplers import BaseSampler
 from rl_zoo3.exp_manager import ExperimentManager
@@ -21,8 +21,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, sync_envs_normalization
 
-from sb3_diffusion.core.checkpoints import save_agent
 from sb3_diffusion.core.checkpoint_store import write_atomically
+from sb3_diffusion.core.checkpoints import save_agent
 from sb3_diffusion.envs.snapshot import SnapshotServer
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
 from sb3_diffusion.core.checkpoint_store import CheckpointStore, write_atomically
 from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
 
-from .enjoy import SavedArgumentsLoader
+from .run_files import read_yaml
 
 FOLDER = "resume"
 FINISHED = "finished.json"
@@ -25,17 +24,6 @@ _NOT_PASSED_ON = {
     *("log_folder", "uuid"),  # the folder is known
     *("conf_file", "hyperparams", "storage", "study_name", "trial_id"),  # their result is in config.yml
 }
-
-
-class RunLoader(SavedArgumentsLoader):
-    """Safe loader of a run's own files, in which tuples have a Python tag."""
-
-
-def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
-    return tuple(loader.construct_sequence(node, deep=True))
-
-
-RunLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 @dataclass
@@ -97,12 +85,9 @@ def open_run(folder: str | Path) -> Run:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=RunLoader)
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}); start the training again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} does not hold settings; start the training again.")
-    return content
+        return read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{' '.join(str(error).split())} Start the training again.") from error
 
 
 def finished(folder: str | Path) -> bool:

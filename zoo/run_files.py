@@ -9,7 +9,7 @@ MAX_BYTES = 1_000_000
 
 
 class SavedArgumentsLoader(yaml.SafeLoader):
-    """Safe loader that also knows the one Python tag rl-zoo3 writes: an ordered dictionary."""
+    """Safe loader that also knows the two Python tags rl-zoo3 writes: ordered dictionaries and tuples."""
 
 
 def _ordered_dict(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> dict[str, Any]:
@@ -17,7 +17,12 @@ def _ordered_dict(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> dict[str,
     return dict(pairs)
 
 
+def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
 SavedArgumentsLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
+SavedArgumentsLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
