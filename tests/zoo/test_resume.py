@@ -85,7 +85,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if tag != "time/fps"]
+    tags = [tag for tag in events.Tags()["scalars"] if tag not in ("time/fps", "time/time_elapsed")]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
