@@ -33,7 +33,7 @@ from sb3_diffusion.networks.activations import ACTIVATIONS
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 MAX_ELEMENTS = 2 * 10**7
-"""Largest number of entries of the spaces of an agent, and of an array among its arguments."""
+"""Largest number of entries of a space, over all its parts."""
 
 
 class NotPlain(TypeError):

@@ -6,6 +6,7 @@ import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -38,11 +39,13 @@ def zeros(size: int) -> bytes:
 
 
 def lying_zip(name: str, stream: bytes, declared: int) -> bytes:
-    """An archive of one member that declares another size than it has."""
-    sizes = struct.pack("<LLL", 0, len(stream), declared)
-    common = struct.pack("<HHHHH", 20, 0, zipfile.ZIP_DEFLATED, 0, 33) + sizes + struct.pack("<HH", len(name), 0)
-    local = b"PK\x03\x04" + common + name.encode() + stream
-    central = b"PK\x01\x02" + struct.pack("<H", 20) + common + struct.pack("<HHHLL", 0, 0, 0, 0, 0) + name.encode()
+    """An archive of one member that declares whatever size it likes."""
+    sizes = struct.pack("<LLL", 0, len(stream), min(declared, 2**32 - 1))
+    common = struct.pack("<HHHHH", 45, 0, zipfile.ZIP_DEFLATED, 0, 33) + sizes + struct.pack("<H", len(name))
+    large = struct.pack("<HHQ", 1, 8, declared) if declared >= 2**32 - 1 else b""
+    local = b"PK\x03\x04" + common + struct.pack("<H", 0) + name.encode() + stream
+    central = b"PK\x01\x02" + struct.pack("<H", 45) + common + struct.pack("<HHHHLL", len(large), 0, 0, 0, 0, 0)
+    central += name.encode() + large
     return local + central + b"PK\x05\x06" + struct.pack("<HHHHLLH", 0, 0, 1, 1, len(central), len(local), 0)
 
 
@@ -133,14 +136,14 @@ def test_limits_by_declared_size() -> None:
         archive.read("a", max_bytes=1999)
 
 
-@pytest.mark.parametrize("declared", [100, 4 * 2**20, 2**29])
-def test_a_bomb_that_lies_about_its_size(declared: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("declared", [100, 4 * 2**20, 2**29, TEN_GIGABYTES])
+def test_a_bomb_of_ten_gigabytes(declared: int, tmp_path: Path) -> None:
     bomb = lying_zip("sb3_diffusion.json", zeros(TEN_GIGABYTES), declared)
     assert len(bomb) < 16 * 2**20
     path = tmp_path / "bomb.zip"
     path.write_bytes(bomb)
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"bomb.zip: sb3_diffusion.json .*(damaged|more than)"):
+    with pytest.raises(ValueError, match=r"bomb.zip: .*sb3_diffusion.json.* (is damaged|declares)"):
         load_agent(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -158,22 +161,13 @@ def test_a_bomb_within_the_weights() -> None:
         pass
 
 
-@pytest.mark.expensive
-def test_an_honest_bomb_of_ten_gigabytes(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.zip"
-    chunk = bytes(2**24)
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("policy.pth", "w", force_zip64=True) as file,
-    ):
-        for _ in range(TEN_GIGABYTES // len(chunk)):
-            file.write(chunk)
-    tracemalloc.start()
-    with pytest.raises(ValueError, match=r"'policy.pth' declares 10,737,418,240 bytes"):
-        load_agent(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2**20
+def test_what_is_read_counts_too() -> None:
+    with open_archive(zipped(("a", bytes(2**21)))) as archive:
+        archive.sizes = MappingProxyType({"a": 10})
+        with pytest.raises(ValueError, match="a is larger than the 1,000 bytes"):
+            archive.read("a", max_bytes=1000)
+        with pytest.raises(ValueError, match="a is truncated"):
+            archive.read("a")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no zip at all" * 100, b"PK\x05\x06" + bytes(18)[:10]])
