@@ -322,6 +322,30 @@ def test_a_progress_bar_may_be_added(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "60/60" in capfd.readouterr().out
 
 
+def test_one_tensorboard_run(tmp_path: Path) -> None:
+    """What was logged behind the checkpoint (30) and before the crash (59) must not appear twice."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def run(folder: Path, crash_at: int | None = None, resume: bool = False) -> None:
+        model = sac(environment(PointEnv), tensorboard_log=str(folder / "tb"))
+        checkpoints = TrainingCheckpoints(folder / "resume", every=30, resume=resume, max_share=None)
+        model.learn(80, callback=[Crash(crash_at), checkpoints], log_interval=1)
+
+    run(tmp_path / "whole")
+    with pytest.raises(Interruption):
+        run(tmp_path / "pieces", crash_at=59)
+    run(tmp_path / "pieces", resume=True)
+    logged = []
+    for name in ("whole", "pieces"):
+        (folder,) = (tmp_path / name / "tb").iterdir()
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        tags = [tag for tag in events.Tags()["scalars"] if tag != "time/fps"]
+        logged.append({tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags})
+    assert len(logged[0]["rollout/ep_rew_mean"]) == 8
+    assert logged[0] == logged[1]
+
+
 def test_only_new_rows_are_written(tmp_path: Path) -> None:
     train(tmp_path, lambda env: sac(env, buffer_size=1000), env_id=PointEnv, every=20)
     checkpoint, _ = CheckpointStore(tmp_path / "resume").latest()
