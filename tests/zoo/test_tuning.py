@@ -246,11 +246,14 @@ def storage(tmp_path: Path) -> str:
     return name
 
 
-def test_the_command_for_the_best_trial_keeps_what_is_no_part_of_a_search() -> None:
+def test_the_command_for_the_best_trial_keeps_what_is_no_part_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "zoo/train.py"])
     typed = "zoo/train.py --algo qsm -n 50 --sampler=random -optimize --n-trials 3 --storage sqlite:///a.db -params tau:0.1"
     expected = "python zoo/train.py --algo qsm -n 50 --storage sqlite:///a.db -params tau:0.1 --study-name demo"
     assert tuning.train_command(typed.split(), "demo") == expected.split()
     assert tuning.train_command([*typed.split(), "--study-name=mine"], "mine")[-1] == "--study-name=mine"
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "zoo.train"])
+    assert tuning.train_command(typed.split(), "demo")[:4] == ["python", "-m", "zoo.train", "--algo"]
 
 
 @pytest.mark.parametrize("trial_id", [0, 1])
