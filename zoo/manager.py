@@ -197,7 +197,7 @@ class Manager(ExperimentManager):
             fail("train.py", str(error))
         print(f"Study {study.study_name}, sampler {self.sampler}, pruner {self.pruner}")
         tuning.Search(study, self.objective, lock, self.n_trials, self.max_total_trials).run(self.n_jobs)
-        train = tuning.train_command(self.algo, self.env_name.gym_id, self.log_folder, self.storage, study.study_name)
+        train = tuning.train_command(sys.argv, study.study_name) if self.storage is not None else []
         tuning.print_summary(study, train)
         # the same name for every worker: the last one has seen all trials
         report = f"report_{self.env_name}_{study.study_name.replace('/', '-')}"

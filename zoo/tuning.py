@@ -9,7 +9,7 @@ import math
 import shlex
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,6 +26,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from . import figures
+
+SEARCH_OPTIONS = {
+    **dict.fromkeys(["-optimize", "--optimize-hyperparameters", "--no-optim-plots"], True),
+    **dict.fromkeys(["--n-trials", "--max-total-trials", "--n-jobs", "--sampler", "--pruner"], False),
+    **dict.fromkeys(["--n-startup-trials", "--n-evaluations", "--optimization-log-path", "--trial-id"], False),
+}
+"""Options that only a search has, and whether they are flags."""
 
 SQLITE_TIMEOUT = 60
 """Seconds that a worker waits for another one that writes; SQLite's own default is too short for many workers."""
@@ -335,17 +342,22 @@ def draw_history(study: optuna.Study) -> Figure:
     return figure
 
 
-def train_command(algo: str, env_id: str, log_folder: str, storage: str | None, study_name: str) -> list[str]:
+def train_command(argv: Sequence[str], study_name: str) -> list[str]:
     """
-    :param algo: Algorithm
-    :param env_id: Environment
-    :param log_folder: Value of ``--log-folder``
-    :param storage: Value of ``--storage``
-    :param study_name: Name of the study
-    :return: Command that trains with settings of a study; empty if it is in memory
+    Turn the command of a search into one that trains with settings of its study.
+
+    :param argv: The command, without the interpreter
+    :param study_name: Name of the study, which need not have been given
     """
-    if storage is None:
-        return []
-    program = ["-m", f"{__package__}.train"] if "-m" in sys.orig_argv else [sys.argv[0]]
-    folder = ["-f", log_folder] if log_folder != "logs" else []
-    return ["python", *program, "--algo", algo, "--env", env_id, *folder, "--storage", storage, "--study-name", study_name]
+    program = ["-m", f"{__package__}.train"] if "-m" in sys.orig_argv else [argv[0]]
+    command, is_value = ["python", *program], False
+    for word in argv[1:]:
+        option, assignment, _ = word.partition("=")
+        if is_value:
+            is_value = False
+        elif option in SEARCH_OPTIONS:
+            is_value = not assignment and not SEARCH_OPTIONS[option]
+        else:
+            command.append(word)
+    named = any(word.partition("=")[0] == "--study-name" for word in command)
+    return command if named else [*command, "--study-name", study_name]

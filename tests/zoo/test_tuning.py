@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -146,11 +147,12 @@ def test_two_trainings_share_a_study_and_its_best_trial_is_trained(tmp_path: Pat
 
     command = re.search(r"^Train with its settings: python (.*)$", summary, flags=re.MULTILINE)
     assert command
-    check(run(*command.group(1).split(), *TINY, TINY_POLICY, cwd=tmp_path))
+    check(run(*shlex.split(command.group(1)), cwd=tmp_path))
     config = tmp_path / "logs" / "qsm" / "Pendulum-v1_1" / "Pendulum-v1" / "config.yml"
     saved = yaml.load(config.read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)
     settings = convert_params(best.params)
     assert {key: saved[key] for key in settings} == settings
+    assert saved["buffer_size"] == 200  # -params of the search
 
 
 # -- trials that fail -------------------------------------------------------------------------------------------------------
@@ -242,6 +244,16 @@ def storage(tmp_path: Path) -> str:
     search.run()
     search.study.ask()
     return name
+
+
+def test_the_command_for_the_best_trial_keeps_what_is_no_part_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "zoo/train.py"])
+    typed = "zoo/train.py --algo qsm -n 50 --sampler=random -optimize --n-trials 3 --storage sqlite:///a.db -params tau:0.1"
+    expected = "python zoo/train.py --algo qsm -n 50 --storage sqlite:///a.db -params tau:0.1 --study-name demo"
+    assert tuning.train_command(typed.split(), "demo") == expected.split()
+    assert tuning.train_command([*typed.split(), "--study-name=mine"], "mine")[-1] == "--study-name=mine"
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "zoo.train"])
+    assert tuning.train_command(typed.split(), "demo")[:4] == ["python", "-m", "zoo.train", "--algo"]
 
 
 @pytest.mark.parametrize("trial_id", [0, 1])
