@@ -113,14 +113,7 @@ def _clear_errors(repository: Repository, action: str, hint: str = "") -> Iterat
     """
     try:
         yield
-    except (
-        HfHubHTTPError,
-        CONNECTION_ERROR,
-        EntryNotFoundError,
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except (CONNECTION_ERROR, EntryNotFoundError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, HubError):
             raise
         reason = redact(f"{action} {repository.url} failed: {_reason(error, repository)}{hint}")

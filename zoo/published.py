@@ -209,7 +209,7 @@ def pickled_names(path: Path) -> list[str]:
     What the pickles in an archive of Stable-Baselines3 import when they are opened, found without opening them.
 
     :param path: The archive
-    :return: Names in alphabetical order
+    :return: Names in alphabetical order, fit for a terminal
     """
     with open_archive(path) as archive:
         data = json.loads(archive.read("data"))
@@ -217,7 +217,7 @@ def pickled_names(path: Path) -> list[str]:
     for value in data.values():
         if isinstance(value, dict) and ":serialized:" in value:
             names |= _imports(base64.b64decode(value[":serialized:"]))
-    return sorted(names)
+    return sorted("".join(letter if letter.isprintable() else "?" for letter in name) for name in names)
 
 
 def _imports(pickled: bytes) -> set[str]:

@@ -125,7 +125,10 @@ def test_too_many_members() -> None:
 
 def test_limits_by_declared_size() -> None:
     content = zipped(("a", bytes(2000)), ("b", bytes(2000)))
-    for limits, reason in (({"max_member_bytes": 1999}, "'a' declares 2,000 bytes"), ({"max_total_bytes": 3999}, "4,000 bytes")):
+    for limits, reason in (
+        ({"max_member_bytes": 1999}, "'a' declares 2,000 bytes"),
+        ({"max_total_bytes": 3999}, "4,000 bytes"),
+    ):
         with pytest.raises(ValueError, match=reason), open_archive(content, "bad.zip", **limits):
             pass
     with open_archive(content) as archive, pytest.raises(ValueError, match="a declares 2,000 bytes, more than the 1,999"):
