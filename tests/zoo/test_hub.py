@@ -562,10 +562,10 @@ def test_a_wrapper_of_ones_own_can_be_published(hub: Hub) -> None:
     logs = hub.cwd / "logs"
     shutil.copytree(hub.runs / "logs", logs)
     config = logs / "sdac" / f"{ENV}_1" / ENV / "config.yml"
-    write_yaml(config, {**read_yaml(config), "env_wrapper": "gymnasium.wrappers.RecordEpisodeStatistics"})
+    write_yaml(config, {**read_yaml(config), "env_wrapper": "gymnasium.wrappers.OrderEnforcing"})
     assert "Obeying settings that need --trust-remote-code: " in hub.good("push_to_hub", *PUSH, "-f", str(logs))
     message = hub.bad("enjoy", *ACT, "--from-hub", "-orga", "me")
-    assert "'gymnasium.wrappers.RecordEpisodeStatistics' would run code" in message
+    assert "'gymnasium.wrappers.OrderEnforcing' would run code" in message
     out = hub.good("enjoy", *ACT, "--from-hub", "-orga", "me", "--trust-remote-code")
     assert "Obeying settings that need --trust-remote-code: " in out
     assert len(scores(out)) == 4
