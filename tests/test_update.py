@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_diffusion.core.batch import Batch
-from sb3_diffusion.core.metrics import TrainingDiverged
+from sb3_diffusion.core.metrics import MetricLog, TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from tests.envs import PointEnv
 from tests.helpers import (
@@ -373,3 +373,9 @@ def test_acting_by_cuda_graph_follows_the_training(algorithm: Algorithm) -> None
         th.testing.assert_close(graph, eager, rtol=0.0, atol=1e-4)
         model.train(3, 8)
         model.policy.set_training_mode(False)
+
+
+def test_updates_without_metrics_have_no_means(algorithm: Algorithm) -> None:
+    log = MetricLog(first_update=1)
+    log.append({})
+    assert log.means(make(algorithm).replay_buffer, num_timesteps=0) == {}

@@ -58,7 +58,7 @@ def test_what_is_fine(tmp_path: Path) -> None:
         assert dict(archive.sizes) == {"a/b.txt": 1, "..c": 1, "big": 2**20}
         assert archive.read("a/b.txt") == b"1"
         files = archive.extract(tmp_path / "new")
-        with pytest.raises(ValueError, match="has no member 'data'; it has a/b.txt"):
+        with pytest.raises(ValueError, match=r"has no member 'data'; it has a/b.txt"):
             archive.read("data")
         with pytest.raises(ValueError, match=r"'a/b.txt' is in the way of a file .*use an empty folder"):
             archive.extract(tmp_path / "new")
@@ -125,12 +125,10 @@ def test_too_many_members() -> None:
 
 def test_limits_by_declared_size() -> None:
     content = zipped(("a", bytes(2000)), ("b", bytes(2000)))
-    for limits, reason in (
-        ({"max_member_bytes": 1999}, "'a' declares 2,000 bytes"),
-        ({"max_total_bytes": 3999}, "4,000 bytes"),
-    ):
-        with pytest.raises(ValueError, match=reason), open_archive(content, "bad.zip", **limits):
-            pass
+    with pytest.raises(ValueError, match="'a' declares 2,000 bytes"), open_archive(content, "bad.zip", max_member_bytes=1999):
+        pass
+    with pytest.raises(ValueError, match="declare 4,000 bytes"), open_archive(content, "bad.zip", max_total_bytes=3999):
+        pass
     with open_archive(content) as archive, pytest.raises(ValueError, match="a declares 2,000 bytes, more than the 1,999"):
         archive.read("a", max_bytes=1999)
 
@@ -156,7 +154,7 @@ def test_a_bomb_within_the_weights() -> None:
     refused(zipped(("a", bytes(50 * 2**20)), method=zipfile.ZIP_DEFLATED), r"'a' would grow from [\d,]+ to 52,428,800 bytes")
     with open_archive(content) as archive:
         weights = archive.read("policy.pth")
-    with pytest.raises(ValueError, match="data.pkl' is compressed"), open_archive(weights, compressed=False):
+    with pytest.raises(ValueError, match=r"data.pkl' is compressed"), open_archive(weights, compressed=False):
         pass
 
 

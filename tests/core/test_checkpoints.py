@@ -1,5 +1,6 @@
 """Agents that are loaded without running anything in the file: what comes back, and what is refused."""
 
+import base64
 import io
 import json
 import pickle
@@ -92,8 +93,9 @@ def test_every_algorithm_acts_and_trains_on(algorithm: type[OffPolicyDiffusion],
     assert_identical(model.get_parameters(), loaded.get_parameters())
     assert loaded.buffer_size == model.buffer_size and loaded.replay_buffer_class is model.replay_buffer_class
     # with a replay buffer the two train on alike
-    further = load_agent(tmp_path / "agent", PointEnv(), device="cpu")
+    further: Any = load_agent(tmp_path / "agent", PointEnv(), device="cpu")
     assert_identical(model.get_parameters(), further.get_parameters())
+    candidate: Any
     for candidate in (model, further):
         candidate.replay_buffer = model.replay_buffer
         np.random.seed(1)
@@ -267,7 +269,7 @@ def test_file_objects_and_endings(tmp_path: Path) -> None:
         model.save(file)
     assert same_actions(model, load_agent(tmp_path / "open")) and same_actions(model, QSM.load(tmp_path / "open"))
     assert save_agent(model, tmp_path / "new" / "agent") == tmp_path / "new" / "agent.zip"
-    with pytest.raises(FileNotFoundError, match="no file .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent"):
         load_agent(tmp_path / "absent")
 
 
@@ -444,7 +446,7 @@ def canary(tmp_path: Path) -> Path:
 
 
 def test_the_data_of_stable_baselines3_is_never_opened(agent: Path, tmp_path: Path, canary: Path) -> None:
-    serialized = {":type:": "x", ":serialized:": __import__("base64").b64encode(pickle.dumps(Bomb(canary))).decode()}
+    serialized = {":type:": "x", ":serialized:": base64.b64encode(pickle.dumps(Bomb(canary))).decode()}
     members = members_of(agent) | {"data": json.dumps({"policy_class": serialized}).encode()}
     path = write(tmp_path / "bomb.zip", members)
     assert same_actions(load_agent(agent), load_agent(path)) and load_normalization(path, vector_env(1))

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from stable_baselines3 import TD3
+
+from sb3_diffusion import DACER, load_agent
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -54,6 +57,8 @@ def test_train_then_enjoy(tmp_path: Path) -> None:
     assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [30, 60]
     assert {"config.yml", "args.yml", "command.txt"} <= {path.name for path in (folder / "HalfCheetah-v5").iterdir()}
     assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+    for name in ("HalfCheetah-v5", "best_model"):
+        assert type(load_agent(folder / f"{name}.zip")) is DACER
 
     # the command that training printed
     command = re.search(r"Watch it with: python (.*)", out)
@@ -114,6 +119,8 @@ def test_saved_settings_are_those_of_the_file(tmp_path: Path) -> None:
     saved = yaml.load(config.read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)
     assert saved["policy_kwargs"] == {"net_arch": [256, 256], "activation_fn": "relu"}
     assert saved["learning_starts"] == 40
+    agent = load_agent(config.parents[1] / "Pendulum-v1.zip")
+    assert type(agent) is TD3 and agent.num_timesteps == 60
 
 
 def test_benchmark_speed(tmp_path: Path) -> None:
