@@ -113,14 +113,7 @@ def _clear_errors(repository: Repository, action: str, hint: str = "") -> Iterat
     """
     try:
         yield
-    except (
-        HfHubHTTPError,
-        CONNECTION_ERROR,
-        EntryNotFoundError,
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except (CONNECTION_ERROR, EntryNotFoundError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, HubError):
             raise
         reason = redact(f"{action} {repository.url} failed: {_reason(error, repository)}{hint}")
@@ -186,7 +179,7 @@ def contents(folder: Path, algo: str, env_id: str) -> dict[str, bytes | Path]:
     for member, content in members.items():
         files[f"{name}/{member}"] = content
     if NORMALIZATION in members:
-        files["vec_normalize.pkl"] = _pickled_statistics(PublishedAgent(folder, env_id, algo))
+        files["vec_normalize.pkl"] = _pickled_statistics(PublishedAgent(folder, env_id, algo, trust=True))
     token = _token()
     for path, source in files.items():
         content = source.read_bytes() if isinstance(source, Path) else source

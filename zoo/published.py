@@ -92,10 +92,12 @@ class PublishedAgent:
         if extra.is_file():
             env_kwargs.update(read_yaml(extra))
         wanted = {key: hyperparams[key] for key in ("env_wrapper", "vec_env_wrapper", "frame_stack") if hyperparams.get(key)}
-        if not self.trust:
+        try:
             self._check_settings(wanted, env_kwargs, config)
-        elif "env_wrapper" in wanted or "vec_env_wrapper" in wanted:
-            print(f"--trust-remote-code: running the wrappers of {config}: {wanted}")
+        except ValueError:
+            if not self.trust:
+                raise
+            print(f"Obeying settings that need --trust-remote-code: {wanted | {'env_kwargs': env_kwargs}}")
         return wanted, env_kwargs
 
     def _check_settings(self, wanted: dict[str, Any], env_kwargs: dict[str, Any], config: Path) -> None:
@@ -107,7 +109,7 @@ class PublishedAgent:
         wrappers = wanted.get("env_wrapper", [])
         for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
             names = list(wrapper) if isinstance(wrapper, dict) else [wrapper]
-            unknown = [name for name in names if name not in SAFE_WRAPPERS]
+            unknown = [name for name in names if not isinstance(name, str) or name not in SAFE_WRAPPERS]
             if unknown:
                 self._refuse(config, f"env_wrapper: {unknown[0]!r} would run code that the file names")
             if not _harmless(list(wrapper.values()) if isinstance(wrapper, dict) else []):
@@ -209,7 +211,7 @@ def pickled_names(path: Path) -> list[str]:
     What the pickles in an archive of Stable-Baselines3 import when they are opened, found without opening them.
 
     :param path: The archive
-    :return: Names in alphabetical order
+    :return: Names in alphabetical order, fit for a terminal
     """
     with open_archive(path) as archive:
         data = json.loads(archive.read("data"))
@@ -217,7 +219,7 @@ def pickled_names(path: Path) -> list[str]:
     for value in data.values():
         if isinstance(value, dict) and ":serialized:" in value:
             names |= _imports(base64.b64decode(value[":serialized:"]))
-    return sorted(names)
+    return sorted("".join(letter if letter.isprintable() else "?" for letter in name) for name in names)
 
 
 def _imports(pickled: bytes) -> set[str]:

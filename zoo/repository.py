@@ -135,7 +135,7 @@ def write_repository(
         (new / "train_eval_metrics.zip").write_bytes(zipped(_metrics(run.folder)))
 
         # from here on the agent is what has been written
-        agent = PublishedAgent(new, run.env_id, run.algo)
+        agent = PublishedAgent(new, run.env_id, run.algo, trust=True)  # settings of the user's own
         evaluations = [
             evaluate(agent, deterministic=kind, n_eval_episodes=n_eval_episodes, n_envs=n_envs, seed=seed, device=device)
             for kind in (True, False)

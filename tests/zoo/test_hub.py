@@ -540,6 +540,7 @@ def test_python_in_settings_is_refused(hub: Hub, name: str) -> None:
             "env_wrapper: [{os.system: {command: ls}}]",
             "config.yml is refused: env_wrapper: 'os.system' would run",
         ),
+        ("config.yml", "env_wrapper: [[os.system]]", "config.yml is refused: env_wrapper: ['os.system'] would run code"),
         ("config.yml", "vec_env_wrapper: os.system", "config.yml is refused: vec_env_wrapper: 'os.system' would run code"),
         ("config.yml", "frame_stack: __import__('os')", "config.yml is refused: frame_stack"),
         ("config.yml", "frame_stack: 1000000000", "config.yml is refused: frame_stack: 1000000000 is not a number from 1 to"),
@@ -554,6 +555,20 @@ def test_python_in_settings_is_refused(hub: Hub, name: str) -> None:
 def test_settings_that_name_code_or_files_are_refused(hub: Hub, name: str, content: str, expected: str) -> None:
     hub.stranger(**{name: content.encode()})
     assert expected in hub.bad("enjoy", *ACT, *FROM_STRANGER)
+
+
+def test_a_wrapper_of_ones_own_can_be_published(hub: Hub) -> None:
+    """Who downloads the agent has to allow it."""
+    logs = hub.cwd / "logs"
+    shutil.copytree(hub.runs / "logs", logs)
+    config = logs / "sdac" / f"{ENV}_1" / ENV / "config.yml"
+    write_yaml(config, {**read_yaml(config), "env_wrapper": "gymnasium.wrappers.OrderEnforcing"})
+    assert "Obeying settings that need --trust-remote-code: " in hub.good("push_to_hub", *PUSH, "-f", str(logs))
+    message = hub.bad("enjoy", *ACT, "--from-hub", "-orga", "me")
+    assert "'gymnasium.wrappers.OrderEnforcing' would run code" in message
+    out = hub.good("enjoy", *ACT, "--from-hub", "-orga", "me", "--trust-remote-code")
+    assert "Obeying settings that need --trust-remote-code: " in out
+    assert len(scores(out)) == 4
 
 
 def test_settings_are_not_evaluated(hub: Hub) -> None:
