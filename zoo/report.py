@@ -251,7 +251,7 @@ def _groups(cells: list[CellState]) -> list[dict[str, str]]:
             command = cell.result["command"].replace(f"--seed {cell.seed}", "--seed SEED")
             kind = "deterministic" if final["deterministic"] else "stochastic"
             protocol = (
-                f"Budget: {final['budget']:,} environment steps. Evaluation: {settings['eval_episodes']} {kind} episodes "
+                f"Budget: {final['budget']:,} environment steps. Evaluation: {_count(settings['eval_episodes'], f'{kind} episode')} "
                 f"every {settings['eval_freq']:,} steps and at the end."
             )
             seeds[cell.algo, cell.env, command, protocol].append(cell.seed)
@@ -339,7 +339,7 @@ def _curves(cells: list[CellState]) -> Picture | None:
     if not panels:
         return None
     figure = draw(panels, "evaluation return\n(mean over episodes)")
-    text = "Return of the agent during training, at every evaluation. The line under the figure says what is drawn."
+    text = "Mean return over the episodes of every evaluation during training."
     return _picture(figure, f"Learning curves on {', '.join(panels)}", text)
 
 
