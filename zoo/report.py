@@ -250,9 +250,10 @@ def _groups(cells: list[CellState]) -> list[dict[str, str]]:
             final, settings = cell.result["final"], cell.settings
             command = cell.result["command"].replace(f"--seed {cell.seed}", "--seed SEED")
             kind = "deterministic" if final["deterministic"] else "stochastic"
+            episodes = _count(settings["eval_episodes"], f"{kind} episode")
             protocol = (
-                f"Budget: {final['budget']:,} environment steps. Evaluation: {_count(settings['eval_episodes'], f'{kind} episode')} "
-                f"every {settings['eval_freq']:,} steps and at the end."
+                f"Budget: {final['budget']:,} environment steps. Evaluation: {episodes} every {settings['eval_freq']:,} steps "
+                "and at the end."
             )
             seeds[cell.algo, cell.env, command, protocol].append(cell.seed)
     return [
