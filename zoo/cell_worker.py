@@ -118,6 +118,8 @@ def _try(cell: Cell, retries: int, stop: Callable[[], bool], train: Path) -> Out
             if status != 0:
                 raise CellFileError(f"the training ended with {_describe(status)}")
             result = collect(cell) | {"attempts": attempts}
+            if stop():  # the cell may belong to somebody else by now
+                raise Stopped
             write(cell.folder, "result", result)
         except CellFileError as error:
             attempt["error"] = str(error)

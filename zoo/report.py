@@ -250,9 +250,10 @@ def _groups(cells: list[CellState]) -> list[dict[str, str]]:
             final, settings = cell.result["final"], cell.settings
             command = cell.result["command"].replace(f"--seed {cell.seed}", "--seed SEED")
             kind = "deterministic" if final["deterministic"] else "stochastic"
+            episodes = _count(settings["eval_episodes"], f"{kind} episode")
             protocol = (
-                f"Budget: {final['budget']:,} environment steps. Evaluation: {settings['eval_episodes']} {kind} episodes "
-                f"every {settings['eval_freq']:,} steps and at the end."
+                f"Budget: {final['budget']:,} environment steps. Evaluation: {episodes} every {settings['eval_freq']:,} steps "
+                "and at the end."
             )
             seeds[cell.algo, cell.env, command, protocol].append(cell.seed)
     return [
@@ -339,7 +340,7 @@ def _curves(cells: list[CellState]) -> Picture | None:
     if not panels:
         return None
     figure = draw(panels, "evaluation return\n(mean over episodes)")
-    text = "Return of the agent during training, at every evaluation. The line under the figure says what is drawn."
+    text = "Mean return over the episodes of every evaluation during training."
     return _picture(figure, f"Learning curves on {', '.join(panels)}", text)
 
 

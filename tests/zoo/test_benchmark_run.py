@@ -238,7 +238,7 @@ def test_cell_of_a_living_owner_is_left_alone_then_waited_for(tmp_path: Path) ->
 
 
 def test_lock_of_a_silent_owner_elsewhere_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells_module, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(cells_module, "LEASE_SECONDS", 10.0)
     cell = one_cell(tmp_path)
     path = cell.folder / "cell.lease"
     lock = lease(path)
