@@ -45,7 +45,13 @@ def make_search(objective: Any, n_trials: int = 1, storage: str | None = None, *
 
 def make_manager(tmp_path: Path, **kwargs: Any) -> Manager:
     small = {"learning_starts": 10, "buffer_size": 50, "policy_kwargs": {"net_arch": [8], "diffusion_steps": 2}}
-    options: dict[str, Any] = {"n_timesteps": 20, "n_eval_episodes": 1, "n_evaluations": 1, "sampler": "random", "hyperparams": small}
+    options: dict[str, Any] = {
+        "n_timesteps": 20,
+        "n_eval_episodes": 1,
+        "n_evaluations": 1,
+        "sampler": "random",
+        "hyperparams": small,
+    }
     return Manager(argparse.Namespace(), "qsm", "Pendulum-v1", str(tmp_path / "logs"), **(options | kwargs))
 
 
