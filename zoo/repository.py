@@ -1,13 +1,10 @@
 """The folder of an agent that can be published: what is in it, how a run becomes one, how one is checked."""
 
 import datetime
-import importlib.metadata
 import io
 import json
-import platform
 import re
 import shutil
-import subprocess
 import tempfile
 import zipfile
 from dataclasses import dataclass, field
@@ -31,6 +28,7 @@ from sb3_diffusion.core.checkpoints import NORMALIZATION
 
 from .machine import cpu_name
 from .model_card import model_card
+from .provenance import git_commit, package_versions
 from .published import PublishedAgent, agent_name
 from .replay import record
 from .run_files import read_yaml, saved_env_kwargs, write_yaml
@@ -63,8 +61,7 @@ PUBLISHED_ARGUMENTS = (
     "num_threads",
     "truncate_last_trajectory",
 )
-PACKAGES = ("sb3_diffusion", "stable-baselines3", "rl-zoo3", "torch", "gymnasium", "numpy", "mujoco", "dm-control", "shimmy")
-ROOT = Path(__file__).resolve().parents[1]
+SIMULATORS = ("mujoco", "dm-control", "shimmy")
 
 
 @dataclass(frozen=True)
@@ -274,7 +271,7 @@ def _results(run: Run, evaluations: list[dict[str, Any]], training: dict[str, An
     """Content of ``results.json``: what rl-zoo3 writes there, and more."""
     first = evaluations[0]
     names = ("mean_reward", "std_reward", "is_deterministic", "n_eval_episodes")
-    commit = _git_commit()
+    commit = git_commit()
     return {
         **{name: first[name] for name in names},
         "eval_datetime": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -285,34 +282,13 @@ def _results(run: Run, evaluations: list[dict[str, Any]], training: dict[str, An
         "training": training,
         "versions": _versions(run.env_id),
         "evaluated_on": cpu_name(),
-        **({"commit": commit} if commit else {}),
+        **({"commit": f"commit {commit}, when the agent was evaluated"} if commit else {}),
     }
 
 
 def _versions(env_id: str) -> dict[str, str]:
-    versions = {"python": platform.python_version()}
     simulated = "mujoco" in str(gym.spec(env_id).entry_point) or env_id.startswith("dm_control/")
-    for package in PACKAGES:
-        if package in ("mujoco", "dm-control", "shimmy") and not simulated:
-            continue
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _git_commit() -> str | None:
-    """Commit of the clone that this file is in, if it is one."""
-    if not (ROOT / ".git").exists():
-        return None
-    git = ["git", "-C", str(ROOT)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode != 0
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"commit {commit}{' with local changes' if changed else ''}, when the agent was evaluated"
+    return {name: release for name, release in package_versions().items() if simulated or name not in SIMULATORS}
 
 
 def check_folder(folder: Path, name: str) -> list[Path]:
