@@ -90,8 +90,9 @@ def save_agent(model: BaseAlgorithm, path: str | Path, *, optimizer_state: bool 
 
     :param model: The agent, of one of our algorithms or of Stable-Baselines3's
     :param path: The file; ``.zip`` is added if it has no ending. It is replaced only when the new one is complete
-    :param optimizer_state: Whether to keep what the optimizers remember, two thirds of the file. Without, the loaded agent
-        acts the same, and its optimizers start afresh when it is trained on
+    :param optimizer_state: Whether to keep what the optimizers remember, two thirds of the file, and the weights of a target
+        or previous actor. Without, the loaded agent acts the same; when it is trained on, its optimizers start afresh, and
+        the other actor starts as a copy of the actor
     :return: The file
     """
     content = io.BytesIO()
@@ -104,6 +105,7 @@ def save_agent(model: BaseAlgorithm, path: str | Path, *, optimizer_state: bool 
         for name in model._get_torch_save_params()[0]:
             if isinstance(recursive_getattr(model, name), th.optim.Optimizer):
                 members[f"{name}.pth"] = _without_state(members[f"{name}.pth"])
+        members["policy.pth"] = _with_one_actor(members["policy.pth"])
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, data in members.items():
@@ -208,6 +210,16 @@ def _without_state(member: bytes) -> bytes:
     saved = th.load(io.BytesIO(member), weights_only=True)
     content = io.BytesIO()
     th.save({**saved, "state": {}}, content)
+    return content.getvalue()
+
+
+def _with_one_actor(member: bytes) -> bytes:
+    """No method acts with its ``actor_target``; weights that are the same tensor twice are stored once."""
+    saved = th.load(io.BytesIO(member), weights_only=True)
+    prefix = "actor_target."
+    shared = {name: saved[f"actor.{name.removeprefix(prefix)}"] if name.startswith(prefix) else saved[name] for name in saved}
+    content = io.BytesIO()
+    th.save(shared, content)
     return content.getvalue()
 
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_diffusion
-from sb3_diffusion import QSM, load_agent, load_normalization, save_agent
+from sb3_diffusion import DPMD, QSM, load_agent, load_normalization, save_agent
 from sb3_diffusion.core import checkpoints
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.plain import space_from_plain, space_to_plain
@@ -257,6 +257,22 @@ def test_small_files_without_the_optimizers(tmp_path: Path) -> None:
         assert same_actions(model, loaded) and set(optimizer_states(loaded)) == {0}
     assert 0 not in optimizer_states(load_agent(full)) and 0 not in optimizer_states(model)
     assert load_agent(small, PointEnv()).learn(20).num_timesteps == 20
+
+
+def test_small_files_hold_one_actor(tmp_path: Path) -> None:
+    model = make(DPMD, policy_kwargs={"net_arch": {"pi": [64, 64], "qf": [4]}}, refresh_interval=1000).learn(30)
+    full, small = (save_agent(model, tmp_path / f"{keep}", optimizer_state=keep) for keep in (True, False))
+    sizes = {}
+    for path in (full, small):
+        with zipfile.ZipFile(path) as archive:
+            sizes[path] = archive.getinfo("policy.pth").file_size
+    assert sizes[small] < 0.6 * sizes[full]
+    for loaded in (load_agent(small), DPMD.load(small)):
+        assert same_actions(model, loaded)
+        assert all(map(th.equal, loaded.actor_target.parameters(), loaded.actor.parameters()))
+        addresses = {parameter.data_ptr() for parameter in loaded.policy.parameters()}
+        assert len(addresses) == len(list(loaded.policy.parameters())), "nothing is shared in memory"
+    assert not all(map(th.equal, load_agent(full).actor_target.parameters(), model.actor.parameters()))
 
 
 def test_file_objects_and_endings(tmp_path: Path) -> None:
