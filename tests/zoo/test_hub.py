@@ -402,7 +402,16 @@ def wait_for_fault(hub: Hub, fault: Fault, how: int) -> str:
     command = [sys.executable, "-m", "zoo.push_to_hub", *PUSH, "-f", str(hub.runs / "logs"), "--as-written"]
     variables = environment(hub.server.endpoint, hub.home, TOKEN)
     hub.written()
-    client = subprocess.Popen(command, cwd=hub.cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    client = subprocess.Popen(
+        command,
+        cwd=hub.cwd,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts what it sends to the background with interrupts ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert fault.reached.wait(100)
     client.send_signal(how)
     _, error = client.communicate(timeout=100)

@@ -231,7 +231,7 @@ def test_states_of_a_run(tmp_path: Path) -> None:
     [
         ("missing folder", "there is no folder"),
         ("missing settings", "0 files */args.yml instead of one"),
-        ("python tag", "args.yml is refused, line 2: could not determine a constructor for the tag"),
+        ("python tag", "args.yml is refused, line 1: could not determine a constructor for the tag"),
         ("old", "was not written by a version that can resume; start the training again."),
         ("never", "was trained with --resume-freq 0 and has no checkpoints"),
         ("options", "--resume takes all settings from the run; remove -n 5 --seed=3"),
