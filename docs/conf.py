@@ -19,6 +19,7 @@ extensions = [
     "sphinx_copybutton",
     # ours, in docs/_ext
     "common_parameters",
+    "pretrained_table",
     "results_table",
     "results_overview",
     "shares_table",

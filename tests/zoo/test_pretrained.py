@@ -1,0 +1,30 @@
+"""The agents that come with the clone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zoo.published import PRETRAINED, PublishedAgent
+from zoo.repository import check_folder, evaluate
+
+AGENTS = sorted(path.parent for path in PRETRAINED.glob("*/results.json"))
+MAX_BYTES = 2_200_000  # the categorical critics of DIME take 2.17 MB, everything else is below 2 MB
+
+
+@pytest.mark.parametrize("folder", AGENTS, ids=[folder.name for folder in AGENTS])
+def test_acts_as_its_card_says(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert folder.name == f"{results['algorithm']}-{results['env_id']}"
+    assert all(path.stat().st_size < MAX_BYTES for path in check_folder(folder, folder.name))
+    agent = PublishedAgent(folder, results["env_id"])
+    (reported,) = (scores for scores in results["evaluations"] if scores["is_deterministic"])
+    n_envs = reported["n_envs"]
+    again = evaluate(agent, deterministic=True, n_eval_episodes=n_envs, n_envs=n_envs, seed=reported["seed"])
+    # the first episodes of all environments; other processors round differently
+    assert sorted(again["returns"])[n_envs // 2] == pytest.approx(sorted(reported["returns"][:n_envs])[n_envs // 2], rel=0.05)
+
+
+def test_the_promised_agents_are_there() -> None:
+    names = {folder.name for folder in AGENTS}
+    assert {"sdac-Pendulum-v1", "dpmd-Hopper-v5"} <= names
