@@ -267,12 +267,14 @@ def test_small_files_hold_one_actor(tmp_path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             sizes[path] = archive.getinfo("policy.pth").file_size
     assert sizes[small] < 0.6 * sizes[full]
-    for loaded in (load_agent(small), DPMD.load(small)):
+    agents: list[Any] = [load_agent(small), DPMD.load(small)]
+    for loaded in agents:
         assert same_actions(model, loaded)
         assert all(map(th.equal, loaded.actor_target.parameters(), loaded.actor.parameters()))
         addresses = {parameter.data_ptr() for parameter in loaded.policy.parameters()}
         assert len(addresses) == len(list(loaded.policy.parameters())), "nothing is shared in memory"
-    assert not all(map(th.equal, load_agent(full).actor_target.parameters(), model.actor.parameters()))
+    complete: Any = load_agent(full)
+    assert not all(map(th.equal, complete.actor_target.parameters(), model.actor.parameters()))
 
 
 def test_file_objects_and_endings(tmp_path: Path) -> None:
