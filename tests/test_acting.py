@@ -174,10 +174,11 @@ def counted(function: Callable[..., Any], name: str, counts: Counter[str]) -> Ca
 def test_an_environment_step_costs_one_policy_call(n_envs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(DACER, vector_env(n_envs), learning_starts=0, gradient_steps=0)
     counts: Counter[str] = Counter()
-    for owner, name in ((model.policy, "_predict"), (model.actor, "encode"), (model.actor, "sample"), (model.critic, "q")):
+    actor = model.actor
+    for owner, name in ((model.policy, "_predict"), (actor, "extract_features"), (actor, "act"), (model.critic, "q")):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name), name, counts))
     model.learn(10 * n_envs)
-    assert counts == {"_predict": 10, "encode": 10, "sample": 10}
+    assert counts == {"_predict": 10, "extract_features": 10, "act": 10}
 
 
 class Kernels(TorchDispatchMode):

@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_diffusion.core.particles import PROPOSALS, boltzmann_noise, particle_value_gradients, propose_clean
+from sb3_diffusion.generative.process import ChainSampler
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
@@ -62,29 +63,47 @@ class GuidedActor(DiffusionActor):
         """
         return self._guides[0].encode(observations)
 
+    def act(
+        self,
+        observations: PyTorchObs,
+        noise: Randomness,
+        label: str,
+        n_candidates: int | None = None,
+        evaluating: bool = False,
+    ) -> th.Tensor:
+        """See :meth:`DiffusionActor.act`; the chain is that of :meth:`sample`."""
+        chain = self.evaluation_chain if evaluating else self.acting_chain
+        return self._follow_critics(chain, self.encode(observations), noise, label, n_candidates)
+
     def sample(
         self,
         context: th.Tensor,
         noise: Randomness,
         label: str,
         n_candidates: int | None = None,
-        acting: bool = False,
         clip_output: bool = True,
-        evaluating: bool = False,
     ) -> th.Tensor:
         """
-        Run the reverse chain; the noise of every step is estimated from fresh particles named ``"<label>.particles"``.
+        Run the update's chain; the noise of every step is estimated from fresh particles named ``"<label>.particles"``.
 
         :param context: Result of :meth:`encode`
         :param noise: Source of the starting point, the step noise and the particles
         :param label: Prefix of the names of the draws
         :param n_candidates: Independent samples per row, ``None`` for one without a candidate axis
-        :param acting: Use the acting chain (``sampling_steps``) instead of the update's (``diffusion_steps``)
         :param clip_output: Clamp the result to [-1, 1]
-        :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
         :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         """
-        chain = self.chain_for(acting, evaluating)
+        return self._follow_critics(self.update_chain, context, noise, label, n_candidates, clip_output)
+
+    def _follow_critics(
+        self,
+        chain: ChainSampler,
+        context: th.Tensor,
+        noise: Randomness,
+        label: str,
+        n_candidates: int | None,
+        clip_output: bool = True,
+    ) -> th.Tensor:
         batch, action_dim = context.shape[1], self.action_dim
         times = chain.times.unsqueeze(-1)
 
@@ -97,9 +116,8 @@ class GuidedActor(DiffusionActor):
             eps, _ = boltzmann_noise(values.view(a_0.shape[:2]), gradients.view(a_0.shape), slope, sigma, self.temperature)
             return eps.view(x.shape)
 
-        shape = (batch, action_dim) if n_candidates is None else (batch, n_candidates, action_dim)
         with th.no_grad():
-            return chain.sample(denoise, shape, noise, label, clip_output=clip_output)
+            return chain.sample(denoise, self._sample_shape(batch, n_candidates), noise, label, clip_output=clip_output)
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         """
@@ -110,7 +128,7 @@ class GuidedActor(DiffusionActor):
         """
         zero = th.zeros_like(self.bank_particles[0])
         draws = {"sample.x_T": zero, "sample.step_noise": zero, "sample.particles": self.bank_particles}
-        return self.sample(self.encode(observations), FixedParticles(draws), "sample", acting=True)
+        return self.act(observations, FixedParticles(draws), "sample")
 
 
 class GuidedPolicy(DiffusionPolicy):

@@ -115,6 +115,17 @@ def load_kernels() -> ctypes.CDLL | None:
             integer,
             integer,
         ],
+        "encode_and_run_chain": [
+            *[network, pointer, pointer, integer],
+            *[network, pointer, pointer],
+            network,
+            *[pointer, integer] * 2,
+            real,
+            real,
+            *[pointer] * 2,
+            integer,
+            integer,
+        ],
         "pull_back_chain": [network, pointer, integer, real, real, *[pointer] * 6, *[integer] * 3],
         "mish": [*[pointer] * 3, integer, integer],
     }
@@ -394,6 +405,74 @@ class Network:
             sums.as_strided(parameter.shape, (*lead, *strides)[-parameter.dim() :], offset) if need else None
             for parameter, (offset, strides), need in zip(self.parameters(), self._places, needs, strict=True)
         ]
+
+
+class EncodedChain:
+    """
+    A chain together with the networks that encode its states and times, in one call and without autograd.
+
+    :param network: the network of the chain
+    :param states: network that encodes the states
+    :param times: network that encodes the times
+    :param biases: owners of the biases ``bias`` of the first layers of these two
+    """
+
+    def __init__(self, network: Network, states: Network, times: Network, biases: tuple[nn.Module, nn.Module]):
+        self._networks = (network, states, times)
+        self._biases: list[Any] = [module._parameters for module in biases]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # copies and pickles of the owner make their own when they need it
+        return type(None), ()
+
+    def run(
+        self,
+        x: th.Tensor,
+        features: th.Tensor,
+        embedded: th.Tensor,
+        steps: th.Tensor,
+        draws: th.Tensor | None,
+        clip: tuple[float, float],
+    ) -> th.Tensor:
+        """
+        See :meth:`Network.run_chain`.
+
+        :param x: starting points ``(..., in)``
+        :param features: inputs of the states' network ``(contexts, features)``
+        :param embedded: inputs of the times' network ``(n_steps, features)``
+        :param steps: coefficients
+        :param draws: noise of the first steps
+        :param clip: bounds of the state where a step clips it
+        :return: all points, the sample as the last one
+        """
+        kernels = load_kernels()
+        assert kernels is not None
+        network, states, times = [network.members()[0][0] for network in self._networks]
+        state_bias, time_bias = [_pad(parameters["bias"]) for parameters in self._biases]
+        # names keep what is not contiguous alive during the call
+        x, features, embedded = x.contiguous(), features.contiguous(), embedded.contiguous()
+        draws = None if draws is None else draws.contiguous()
+        points = x.new_empty((len(steps) + 1, *x.shape))
+        kernels.encode_and_run_chain(
+            states,
+            state_bias.data_ptr(),
+            features.data_ptr(),
+            len(features),
+            times,
+            time_bias.data_ptr(),
+            embedded.data_ptr(),
+            network,
+            steps.data_ptr(),
+            len(steps),
+            None if draws is None else draws.data_ptr(),
+            0 if draws is None else len(draws),
+            *clip,
+            x.data_ptr(),
+            points.data_ptr(),
+            x.numel() // x.shape[-1],
+            th.get_num_threads(),
+        )
+        return points
 
 
 def _refuse_second_derivative() -> None:

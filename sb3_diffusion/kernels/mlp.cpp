@@ -189,8 +189,10 @@ struct Matrix {
         for (int64_t column = 0; column < width; column += PANEL) {
             int64_t r = 0;
             for (; r + TILE_ROWS <= rows; r += TILE_ROWS) part<TILE_ROWS, 2>(r, column, x, x_stride, start, finish);
-            for (; r + 4 <= rows; r += 4) part<4, 2>(r, column, x, x_stride, start, finish);
-            for (; r < rows; r++) part<1, 2>(r, column, x, x_stride, start, finish);
+            if (TILE_ROWS > 8 && r + 8 <= rows) part<8, 2>(r, column, x, x_stride, start, finish), r += 8;
+            if (r + 4 <= rows) part<4, 2>(r, column, x, x_stride, start, finish), r += 4;
+            if (r + 2 <= rows) part<2, 2>(r, column, x, x_stride, start, finish), r += 2;
+            if (r < rows) part<1, 2>(r, column, x, x_stride, start, finish);
         }
     }
 };
@@ -512,6 +514,30 @@ void run_chain(const Network* network, const float* context, int64_t repeat, con
             if (step.is_midpoint == 0.0f) base = next;
         }
     });
+}
+
+// run_chain() from `start` (rows, in), with contexts and times that two other networks compute: the states' from `features`
+// (n_states, in), of which each serves rows / n_states rows, the times' from `embedded` (n_steps, in).
+void encode_and_run_chain(const Network* state_network, const float* state_bias, const float* features, int64_t n_states,
+                          const Network* time_network, const float* time_bias, const float* embedded, const Network* network,
+                          const Step* steps, int64_t n_steps, const float* draws, int64_t n_noisy, float clip_low, float clip_high,
+                          const float* start, float* points, int64_t rows, int64_t threads) {
+    const int64_t out = network->layers[0].out, width = padded(out);
+    const auto encode = [&](const Network* encoder, const float* bias, const float* x, int64_t n) {
+        Buffer encoded = allocate(n * width);
+        float* y = encoded.get();
+        evaluate(encoder, bias, std::max<int64_t>(n, 1), x, y, nullptr, nullptr, n, threads);
+        for (int64_t r = n - 1; r >= 0 && out < width; r--) {  // make room for the padding, from the last row on
+            std::copy_backward(y + r * out, y + (r + 1) * out, y + r * width + out);
+            std::fill(y + r * width + out, y + (r + 1) * width, 0.0f);
+        }
+        return encoded;
+    };
+    const Buffer context = encode(state_network, state_bias, features, n_states);
+    const Buffer times = encode(time_network, time_bias, embedded, n_steps);
+    std::copy(start, start + rows * network->layers[0].in, points);
+    run_chain(network, context.get(), rows / std::max<int64_t>(n_states, 1), times.get(), steps, n_steps, draws, n_noisy, clip_low,
+              clip_high, points, nullptr, nullptr, rows, threads);
 }
 
 // The backward pass of run_chain(), from the last step to the first. `gradients` (n_steps + 1, rows, in) are those with respect

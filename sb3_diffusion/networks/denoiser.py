@@ -1,12 +1,13 @@
 """The network of a diffusion or flow policy: noise or velocity as a function of the noisy action, the time and the state."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch as th
 from torch import nn
 
-from sb3_diffusion.kernels import Network, usable
+from sb3_diffusion.kernels import EncodedChain, Network, usable
 from sb3_diffusion.networks.backbones import resolve_backbone
 from sb3_diffusion.networks.embeddings import TimeEmbedding, resolve_time_embedding
 from sb3_diffusion.networks.layers import Backbone
@@ -103,6 +104,36 @@ class BoundDenoiser:
         return None
 
 
+class FreshDenoiser:
+    """
+    A denoiser for states that are seen once, as when acting; see :meth:`Denoiser.bind_features`. Where the compiled kernels
+    can do it, states, times and chain are one call.
+
+    :param denoiser: the denoiser
+    :param features: state features, (batch, feature_dim)
+    :param t: diffusion times of the evaluations, (n_evaluations, n_times)
+    """
+
+    def __init__(self, denoiser: "Denoiser", features: th.Tensor, t: th.Tensor) -> None:
+        self.denoiser = denoiser
+        self.features, self.t = features, t
+
+    @cached_property
+    def bound(self) -> BoundDenoiser:
+        """The same with states and times encoded."""
+        return self.denoiser.bind(self.denoiser.encode_state(self.features), self.denoiser.encode_time(self.t))
+
+    def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
+        return self.bound(x, k)
+
+    def run_chain(
+        self, x: th.Tensor, steps: th.Tensor, draws: th.Tensor | None, clip: tuple[float, float]
+    ) -> th.Tensor | None:
+        """See :meth:`BoundDenoiser.run_chain`."""
+        points = self.denoiser.run_chain(x, self.features, self.t, steps, draws, clip)
+        return self.bound.run_chain(x, steps, draws, clip) if points is None else points
+
+
 class Denoiser(nn.Module):
     """
     Predicts noise (or a velocity) from a noisy action, the diffusion time and the state.
@@ -158,6 +189,7 @@ class Denoiser(nn.Module):
         )
         self._compiled_state: Network | None = None
         self._compiled_time: Network | None = None
+        self._encoded_chain: EncodedChain | None = None
 
     def encode_state(self, features: th.Tensor) -> th.Tensor:
         """
@@ -227,6 +259,52 @@ class Denoiser(nn.Module):
         :return: function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
         """
         return BoundDenoiser(self.trunk, c, e)
+
+    def bind_features(self, features: th.Tensor, t: th.Tensor) -> FreshDenoiser:
+        """
+        :meth:`bind` for states and times that nothing else needs encoded.
+
+        :param features: state features, (batch, feature_dim)
+        :param t: diffusion times of the evaluations, (n_evaluations, n_times)
+        :return: function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
+        """
+        return FreshDenoiser(self, features, t)
+
+    def run_chain(
+        self,
+        x: th.Tensor,
+        features: th.Tensor,
+        t: th.Tensor,
+        steps: th.Tensor,
+        draws: th.Tensor | None,
+        clip: tuple[float, float],
+    ) -> th.Tensor | None:
+        """
+        Encoders and a whole reverse chain by one call of the compiled kernels, without autograd.
+
+        :param x: starting points, (batch, action_dim) or (batch, n, action_dim)
+        :param features: state features, (batch, feature_dim)
+        :param t: diffusion times of the evaluations, (n_evaluations, n_times)
+        :param steps: see :meth:`BoundDenoiser.run_chain`
+        :param draws: see :meth:`BoundDenoiser.run_chain`
+        :param clip: see :meth:`BoundDenoiser.run_chain`
+        :return: see :meth:`BoundDenoiser.run_chain`
+        """
+        if not usable(x, features) or features.dim() != 2:
+            return None
+        if self._encoded_chain is None:  # not yet, or never
+            self._encoded_chain = self._make_encoded_chain(features, t)
+        if self._encoded_chain is None:
+            return None
+        return self._encoded_chain.run(x, features, self.time_net.embed(t), steps, draws, clip)
+
+    def _make_encoded_chain(self, features: th.Tensor, t: th.Tensor) -> EncodedChain | None:
+        state, time = self._state_kernel(features), self._time_kernel(t)
+        network = self.trunk.kernel(_ACTION) if isinstance(self.trunk, MLP) else None
+        if state is None or time is None or network is None:
+            return None
+        assert self.state_net is not None and self.time_net.mlp is not None
+        return EncodedChain(network, state, time, (self.state_net.first, self.time_net.mlp.first))
 
     def full(self, x: th.Tensor, t: th.Tensor, features: th.Tensor) -> th.Tensor:
         """

@@ -107,7 +107,10 @@ class DiffusionActor(BaseModel):
         :param t: Diffusion times ``(..., 1)``
         :return: Encoded times ``(..., hidden)``
         """
-        return self.denoiser.encode_time(t if self.time_input == "t" else self.process.log_snr(t))
+        return self.denoiser.encode_time(self._network_time(t))
+
+    def _network_time(self, t: th.Tensor) -> th.Tensor:
+        return t if self.time_input == "t" else self.process.log_snr(t)
 
     def bind(self, context: th.Tensor, times: th.Tensor) -> Callable[[th.Tensor, int], th.Tensor]:
         """
@@ -162,14 +165,31 @@ class DiffusionActor(BaseModel):
             derivative = forward_ad.unpack_dual(output).tangent
         return derivative  # type: ignore[no-any-return]
 
-    def chain_for(self, acting: bool, evaluating: bool) -> ChainSampler:
+    def act(
+        self,
+        observations: PyTorchObs,
+        noise: Randomness,
+        label: str,
+        n_candidates: int | None = None,
+        evaluating: bool = False,
+    ) -> th.Tensor:
         """
-        The sampler for a purpose.
+        Actions for observations that nothing else needs encoded, by the chain of ``sampling_steps``.
 
-        :param acting: Acting, not updating
-        :param evaluating: Acting deterministically
+        :param observations: Batch of observations
+        :param noise: Source of the starting point and of the step noise
+        :param label: Prefix of the names of the draws
+        :param n_candidates: Independent samples per row, ``None`` for one without a candidate axis
+        :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
+        :return: Actions in [-1, 1], ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         """
-        return self.evaluation_chain if evaluating else self.acting_chain if acting else self.update_chain
+        chain = self.evaluation_chain if evaluating else self.acting_chain
+        features = self.extract_features(observations, self.features_extractor)
+        denoise = self.denoiser.bind_features(features, self._network_time(chain.times.view(len(chain.times), -1)))
+        return chain.sample(denoise, self._sample_shape(len(features), n_candidates), noise, label)
+
+    def _sample_shape(self, batch: int, n_candidates: int | None) -> tuple[int, ...]:
+        return (batch, self.action_dim) if n_candidates is None else (batch, n_candidates, self.action_dim)
 
     def sample(
         self,
@@ -177,26 +197,21 @@ class DiffusionActor(BaseModel):
         noise: Randomness,
         label: str,
         n_candidates: int | None = None,
-        acting: bool = False,
         clip_output: bool = True,
-        evaluating: bool = False,
     ) -> th.Tensor:
         """
-        Run the reverse chain, differentiable unless called under ``no_grad``.
+        Run the update's chain (``diffusion_steps``), differentiable unless called under ``no_grad``.
 
         :param context: Result of :meth:`encode`, ``(batch, hidden)``
         :param noise: Source of the starting point and of the step noise
         :param label: Prefix of the names of the draws
         :param n_candidates: Independent samples per row, ``None`` for one without a candidate axis
-        :param acting: Use the acting chain (``sampling_steps``) instead of the update's (``diffusion_steps``)
         :param clip_output: Clamp the result to [-1, 1]; the clamp has no gradient outside the box
-        :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
         :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         """
-        chain = self.chain_for(acting, evaluating)
-        batch = (context.shape[0],) if n_candidates is None else (context.shape[0], n_candidates)
+        chain = self.update_chain
         denoise = self.bind(context, chain.times)
-        return chain.sample(denoise, (*batch, self.action_dim), noise, label, clip_output=clip_output)
+        return chain.sample(denoise, self._sample_shape(len(context), n_candidates), noise, label, clip_output=clip_output)
 
     def sample_states(self, context: th.Tensor, noise: Randomness, label: str) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -257,7 +272,6 @@ class DiffusionActor(BaseModel):
         :param observations: Batch of observations
         :return: Actions in [-1, 1], ``(batch, action_dim)``
         """
-        context = self.encode(observations)
-        zero = th.zeros((), device=context.device)
+        zero = th.zeros((), device=self.device)
         silence = RecordedDraws({"sample.x_T": zero, "sample.step_noise": zero})
-        return self.sample(context, silence, "sample", evaluating=True)
+        return self.act(observations, silence, "sample", evaluating=True)

@@ -380,10 +380,9 @@ class DiffusionPolicy(BasePolicy):
         :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
         :return: Actions in [-1, 1], ``(batch, action_dim)``
         """
-        context = self.actor.encode(observations)
         if n_candidates == 1:
-            return self.actor.sample(context, noise, label, acting=True, evaluating=evaluating)
-        candidates = self.actor.sample(context, noise, label, n_candidates, acting=True, evaluating=evaluating)
+            return self.actor.act(observations, noise, label, evaluating=evaluating)
+        candidates = self.actor.act(observations, noise, label, n_candidates, evaluating)
         critic = self.critic if critic is None else critic
         return best_candidates(candidates, critic.q(candidates, critic.encode(observations)).amin(0))
 

@@ -115,7 +115,7 @@ def test_the_target_critics_choose_when_evaluating() -> None:
     assert policy.choose_with_target and not bandit_model(SDAC).policy.choose_with_target
     observations = th.zeros(1, 1)
     bank = RecordedDraws({"act.x_T": policy.bank_x, "act.step_noise": policy.bank_steps})
-    candidates = policy.actor.sample(policy.actor.encode(observations), bank, "act", 16, acting=True)
+    candidates = policy.actor.act(observations, bank, "act", 16)
     actions = {}
     for name, sign in (("critic_target", 1.0), ("critic", -1.0)):
         del policy._modules[name]

@@ -196,6 +196,31 @@ def test_gradients_of_chains(solver: str, options: dict[str, Any], shape: tuple[
         th.testing.assert_close(mine.double(), want, rtol=1e-4, atol=1e-5 * float(max(1.0, want.abs().max())))
 
 
+@needs_compiler
+@pytest.mark.parametrize("widths", [(64, 64), (40, 24), (33,)])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 3), (7, 3), (3, 10, 3)])
+def test_a_chain_with_its_encoders(widths: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Encoders and chain in one call equal the encoders, and the chain after them."""
+    denoiser, sampler = Denoiser(4, 3, net_arch=widths, state_arch=(20,), time_dim=6), ContinuousDiffusion().sampler(6)
+    observations, times, draws = th.randn(shape[0], 4), sampler.times.unsqueeze(-1), chain_draws(shape)
+
+    def act(network: Denoiser) -> th.Tensor:
+        return sampler.sample(network.bind_features(observations, times), shape, draws)
+
+    with th.no_grad():
+        expected = run(denoiser, sampler, observations, shape, draws, "sample").clamp(-1.0, 1.0)
+        assert th.equal(act(denoiser), expected) and denoiser._encoded_chain is not None
+        assert th.equal(act(copy.deepcopy(denoiser)), expected)
+        with kernels.switched_off():
+            th.testing.assert_close(act(denoiser), expected, rtol=0.0, atol=2e-5)
+        for parameter in denoiser.parameters():  # it follows them
+            parameter.data = parameter.data.clone() * 0.5
+        th.testing.assert_close(
+            act(denoiser), run(denoiser, sampler, observations, shape, draws, "sample").clamp(-1.0, 1.0), rtol=0.0, atol=0.0
+        )
+    assert act(denoiser).requires_grad
+
+
 def test_the_formula_that_the_chains_are_compared_with() -> None:
     """The gradient of PyTorch's chain, by finite differences."""
     sampler, draws = ContinuousDiffusion().sampler(3).double(), chain_draws((2, 3))
