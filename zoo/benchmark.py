@@ -19,10 +19,10 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from .cell_worker import Outcome
-from .cells import Cell, Settings, expand, plan
-from .grid import LocalRunner, RayRunner, Runner, run_cells, summary
-from .registry import check_algorithm, check_environment, fail, register_algorithms
+from .benchmarking.cell_worker import Outcome
+from .benchmarking.cells import Cell, Settings, expand, plan
+from .benchmarking.grid import LocalRunner, RayRunner, Runner, run_cells, summary
+from .training.registry import check_algorithm, check_environment, fail, register_algorithms
 
 PROG = "benchmark.py"
 NEEDED = 'install what is missing with: pip install -c constraints.txt -e ".[benchmark]"'
@@ -153,7 +153,7 @@ def report_command(args: argparse.Namespace) -> int:
     :return: Exit status
     """
     try:
-        from .report import make_report
+        from .benchmarking.report import make_report
     except ModuleNotFoundError as error:
         fail(PROG, f"{error}; {NEEDED}")
     try:

@@ -34,12 +34,12 @@ from tqdm import trange
 
 from sb3_diffusion.envs import quiet_mujoco
 
-from .hub import HubError, Repository
+from .hub.client import HubError, Repository
+from .hub.published import PRETRAINED, PublishedAgent, agent_name
+from .hub.repository import read_results, read_source
 from .load_from_hub import FOLDER, fetch
-from .published import PRETRAINED, PublishedAgent, agent_name
-from .registry import check_command_line, fail, register_algorithms
-from .repository import read_results, read_source
-from .run_files import saved_env_kwargs
+from .training.registry import check_command_line, fail, register_algorithms
+from .training.run_files import saved_env_kwargs
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
 

@@ -14,10 +14,10 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from .hub import HubError, Repository, download
-from .published import agent_name, has_description, pickled_names
-from .registry import check_command_line, fail, register_algorithms
-from .repository import read_results
+from .hub.client import HubError, Repository, download
+from .hub.published import agent_name, has_description, pickled_names
+from .hub.repository import read_results
+from .training.registry import check_command_line, fail, register_algorithms
 
 PROG = "load_from_hub.py"
 FOLDER = "hub"

@@ -27,7 +27,7 @@ from stable_baselines3.common.monitor import LoadMonitorResultsError, load_resul
 from stable_baselines3.common.results_plotter import ts2xy
 
 from .figures import Curve, caption, check_output, draw_runs, learning_axes, line_style, save, title
-from .registry import fail
+from .training.registry import fail
 
 PROG = "plot.py"
 RUN_FOLDER = re.compile(r"(?P<env>.+?)_(?P<number>\d+)(_.+)?")  # with --uuid, the id follows the number

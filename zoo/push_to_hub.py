@@ -20,10 +20,10 @@ from rl_zoo3.utils import StoreDict, get_model_path
 
 from sb3_diffusion.envs import quiet_mujoco
 
-from .hub import HubError, Repository, contents, push
-from .published import agent_name
-from .registry import check_command_line, fail, register_algorithms
-from .repository import Run, read_results, write_repository
+from .hub.client import HubError, Repository, contents, push
+from .hub.published import agent_name
+from .hub.repository import Run, read_results, write_repository
+from .training.registry import check_command_line, fail, register_algorithms
 
 quiet_mujoco()
 

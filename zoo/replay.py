@@ -102,7 +102,7 @@ def play(folder: Path, env_id: str, steps: int, seed: int) -> tuple[float, int, 
     :param seed: Seed of the environment
     :return: Pictures per second, number of pictures, the pictures (height, width, 3)
     """
-    from .published import PublishedAgent  # the parent process needs none of this
+    from .hub.published import PublishedAgent  # the parent process needs none of this
 
     agent = PublishedAgent(folder, env_id)
     env = agent.make_env(seed=seed, render_mode="rgb_array")
@@ -151,7 +151,7 @@ def main() -> None:
     """Record in this process."""
     from sb3_diffusion.envs import quiet_mujoco
 
-    from .registry import check_environment, fail, register_algorithms
+    from .training.registry import check_environment, fail, register_algorithms
 
     quiet_mujoco()
     args = parse_arguments()

@@ -17,10 +17,10 @@ import rl_zoo3.train
 
 from sb3_diffusion.envs import quiet_mujoco
 
-from .manager import Manager
-from .registry import check_command_line, fail, register_algorithms
-from .resume import continue_run, finished, option_parser, parse_options
-from .tracking import check_tracking
+from .training.manager import Manager
+from .training.registry import check_command_line, fail, register_algorithms
+from .training.resume import continue_run, finished, option_parser, parse_options
+from .training.tracking import check_tracking
 
 PROG = "train.py"
 

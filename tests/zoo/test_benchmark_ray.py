@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from zoo.cell_worker import Outcome
-from zoo.cells import Cell, Settings, expand, lease, plan, read_result
-from zoo.grid import RayRunner, run_cells
+from zoo.benchmarking.cell_worker import Outcome
+from zoo.benchmarking.cells import Cell, Settings, expand, lease, plan, read_result
+from zoo.benchmarking.grid import RayRunner, run_cells
 
 FAKE = Path(__file__).with_name("fake_train.py")
 N_CELLS, N_BEFORE = 6, 2

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, trim_mean
 
-from zoo import report, scores
-from zoo.cells import Settings, expand, plan, write
-from zoo.scores import CellState, aggregate, environment_table, interquartile_mean, read_benchmark, score_table
+from zoo.benchmarking import report, scores
+from zoo.benchmarking.cells import Settings, expand, plan, write
+from zoo.benchmarking.scores import CellState, aggregate, environment_table, interquartile_mean, read_benchmark, score_table
 
 SETTINGS = Settings(n_timesteps=40, eval_freq=20, eval_episodes=2)
 

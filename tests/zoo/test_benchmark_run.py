@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from zoo import cells as cells_module
 from zoo.benchmark import make_cells
-from zoo.cell_worker import Outcome, training_command, work
-from zoo.cells import Cell, CellFileError, Settings, expand, lease, plan, read, read_result
-from zoo.grid import LocalRunner, RayRunner, run_cells, summary
+from zoo.benchmarking import cells as cells_module
+from zoo.benchmarking.cell_worker import Outcome, training_command, work
+from zoo.benchmarking.cells import Cell, CellFileError, Settings, expand, lease, plan, read, read_result
+from zoo.benchmarking.grid import LocalRunner, RayRunner, run_cells, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_train.py")
@@ -27,8 +27,8 @@ DRIVER = """
 import signal
 import sys
 from pathlib import Path
-from zoo.cells import Settings, expand, plan
-from zoo.grid import LocalRunner, run_cells
+from zoo.benchmarking.cells import Settings, expand, plan
+from zoo.benchmarking.grid import LocalRunner, run_cells
 signal.signal(signal.SIGINT, signal.default_int_handler)  # is switched off in what a shell starts in the background
 root, train, jobs, params, seeds = sys.argv[1:]
 settings = Settings(n_timesteps=40, eval_freq=20, eval_episodes=2, params=tuple(params.split()))

@@ -90,6 +90,14 @@ def test_dm_control_as_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "command", sorted(path.stem for path in (ROOT / "zoo").glob("*.py") if "__main__" in path.read_text("utf-8"))
+)
+def test_help(command: str, tmp_path: Path) -> None:
+    """A percent sign in a help text is enough to break it."""
+    assert "usage:" in check(run(script(command), "--help", cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("train", "--algo", "dacr", "--env", "Hopper-v5"), "unknown algorithm 'dacr'; did you mean dacer?"),

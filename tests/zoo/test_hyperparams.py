@@ -14,8 +14,8 @@ from rl_zoo3.utils import ALGOS
 from sb3_diffusion.envs import DMC_TASKS
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.taxonomy import available_methods
-from zoo.manager import Manager, hyperparameter_file
-from zoo.registry import register_algorithms
+from zoo.training.manager import Manager, hyperparameter_file
+from zoo.training.registry import register_algorithms
 
 register_algorithms()
 

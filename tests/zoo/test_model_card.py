@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from zoo.model_card import agent_file, code, model_card, text, training_command
-from zoo.published import agent_name
+from zoo.hub.model_card import agent_file, code, model_card, text, training_command
+from zoo.hub.published import agent_name
 
 EVIL = "</td><script>alert(1)</script>\n---\n```\n# owned ![x](https://evil.example/x.png) | `a` <img src=x onerror=y>"
 

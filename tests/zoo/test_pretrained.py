@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.published import PRETRAINED, PublishedAgent
-from zoo.repository import check_folder, evaluate
+from zoo.hub.published import PRETRAINED, PublishedAgent
+from zoo.hub.repository import check_folder, evaluate
 
 AGENTS = sorted(path.parent for path in PRETRAINED.glob("*/results.json"))
 MAX_BYTES = 2_200_000  # the categorical critics of DIME take 2.17 MB, everything else is below 2 MB

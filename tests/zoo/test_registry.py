@@ -12,8 +12,8 @@ from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_diffusion.taxonomy import available_methods
-from zoo.manager import Manager
-from zoo.registry import check_algorithm, check_command_line, check_environment, register_algorithms
+from zoo.training.manager import Manager
+from zoo.training.registry import check_algorithm, check_command_line, check_environment, register_algorithms
 
 from .test_hyperparams import constructor_arguments
 

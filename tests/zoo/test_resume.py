@@ -20,7 +20,7 @@ import torch as th
 import yaml
 
 from tests.helpers import assert_identical
-from zoo.resume import finished, open_run, parse_options, resumable
+from zoo.training.resume import finished, open_run, parse_options, resumable
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "policy_kwargs:dict(net_arch=[16],diffusion_steps=2)"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zoo.run_files import MAX_BYTES, read_yaml, saved_env_kwargs, write_yaml
+from zoo.training.run_files import MAX_BYTES, read_yaml, saved_env_kwargs, write_yaml
 
 BOMB = "!!python/object/apply:os.system ['touch {path}']"
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from zoo.manager import Manager
-from zoo.registry import register_algorithms
-from zoo.tracking import check_tracking
+from zoo.training.manager import Manager
+from zoo.training.registry import register_algorithms
+from zoo.training.tracking import check_tracking
 
 from .test_cli import ROOT, check, run, script
 

@@ -22,9 +22,9 @@ from rl_zoo3.utils import ALGOS
 
 from sb3_diffusion.taxonomy import available_methods
 from tests.envs import PointEnv
-from zoo import tuning
-from zoo.manager import Manager
-from zoo.registry import convert_params, register_algorithms
+from zoo.training import tuning
+from zoo.training.manager import Manager
+from zoo.training.registry import convert_params, register_algorithms
 
 from .test_cli import ROOT, TINY, check, run, script
 from .test_hyperparams import load
@@ -79,7 +79,7 @@ def test_every_sample_of_a_search_space_constructs(name: str, n_samples: int) ->
 WORKER = """
 import sys
 import optuna
-from zoo import tuning
+from zoo.training import tuning
 
 storage = sys.argv[1]
 lock = tuning.storage_lock(storage)

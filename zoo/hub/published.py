@@ -24,9 +24,9 @@ from sb3_diffusion import load_agent, load_normalization
 from sb3_diffusion.core.archives import open_archive
 from sb3_diffusion.core.checkpoints import DESCRIPTION
 
-from .run_files import read_yaml, saved_env_kwargs
+from ..training.run_files import read_yaml, saved_env_kwargs
 
-PRETRAINED = Path(__file__).resolve().parent / "pretrained"
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 MAX_STACK = 100
 # A wrapper is code that a settings file names. These do nothing but convert observations and actions.
 SAFE_WRAPPERS = frozenset(

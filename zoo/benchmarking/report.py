@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 
 from sb3_diffusion import __version__
 
+from ..figures import CONFIDENCE, MIN_RUNS, line_style, title
+from ..plot import draw
 from .cells import DATA
-from .figures import CONFIDENCE, MIN_RUNS, line_style, title
-from .plot import draw
 from .scores import (
     Aggregate,
     CellState,
@@ -116,9 +116,9 @@ def page_content(
     Tables and figures as the template wants them.
 
     :param cells: What the folders hold
-    :param scores: See :func:`~zoo.scores.score_table`
-    :param environments: See :func:`~zoo.scores.environment_table`
-    :param aggregates: See :func:`~zoo.scores.aggregate`
+    :param scores: See :func:`~zoo.benchmarking.scores.score_table`
+    :param environments: See :func:`~zoo.benchmarking.scores.environment_table`
+    :param aggregates: See :func:`~zoo.benchmarking.scores.aggregate`
     """
     algos, envs = list(scores["algorithm"].unique()), list(scores["environment"].unique())
     n_done = int((scores["state"] == "done").sum())

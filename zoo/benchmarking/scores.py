@@ -16,8 +16,8 @@ import pandas as pd
 from arch.bootstrap import IIDBootstrap, IndependentSamplesBootstrap
 from scipy.stats import trim_mean
 
+from ..figures import CONFIDENCE, MIN_RUNS
 from .cells import DATA, CellFileError, read, read_result
-from .figures import CONFIDENCE, MIN_RUNS
 
 N_RESAMPLES = 2000
 CURVE_COLUMNS = ("algorithm", "environment", "seed", "timesteps", "mean_return", "std_return", "n_episodes")
@@ -33,7 +33,7 @@ class CellState:
     :param algo: Name of the algorithm on the command line
     :param env: Id of the environment
     :param seed: Seed
-    :param settings: See :class:`~zoo.cells.Settings`
+    :param settings: See :class:`~zoo.benchmarking.cells.Settings`
     :param state: ``"done"``, ``"failed"``, ``"damaged"`` or ``"missing"``
     :param problem: Why it is not done
     :param result: Content of ``result.json`` of a cell that is done

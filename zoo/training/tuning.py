@@ -25,7 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from . import figures
+from .. import figures
+from . import ZOO
 
 SEARCH_OPTIONS = {
     **dict.fromkeys(["-optimize", "--optimize-hyperparameters", "--no-optim-plots"], True),
@@ -349,7 +350,7 @@ def train_command(argv: Sequence[str], study_name: str) -> list[str]:
     :param argv: The command, without the interpreter
     :param study_name: Name of the study, which need not have been given
     """
-    program = ["-m", f"{__package__}.train"] if "-m" in sys.orig_argv else [argv[0]]
+    program = ["-m", f"{ZOO}.train"] if "-m" in sys.orig_argv else [argv[0]]
     command, is_value = ["python", *program], False
     for word in argv[1:]:
         option, assignment, _ = word.partition("=")

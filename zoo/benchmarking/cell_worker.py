@@ -17,13 +17,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import Timeout, lock_descriptor
 
+from ..machine import cpu_name
+from ..provenance import git_commit, package_versions
+from ..training.manager import FINAL_EVALUATION
+from ..training.resume import finished, resumable
 from .cells import FORMAT, Cell, CellFileError, check, lease, read, read_result, write
-from .machine import cpu_name
-from .manager import FINAL_EVALUATION
-from .provenance import git_commit, package_versions
-from .resume import finished, resumable
 
-TRAIN = Path(__file__).resolve().with_name("train.py")
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 TAIL_LINES = 15
 GRACE_SECONDS = 10.0
 """A training that is told to stop gets so much time before it is killed."""

@@ -26,12 +26,12 @@ from sb3_diffusion import load_normalization, save_agent
 from sb3_diffusion.core.archives import open_archive
 from sb3_diffusion.core.checkpoints import NORMALIZATION
 
-from .machine import cpu_name
+from ..machine import cpu_name
+from ..provenance import git_commit, package_versions
+from ..replay import record
+from ..training.run_files import read_yaml, saved_env_kwargs, write_yaml
 from .model_card import model_card
-from .provenance import git_commit, package_versions
 from .published import PublishedAgent, agent_name
-from .replay import record
-from .run_files import read_yaml, saved_env_kwargs, write_yaml
 
 MB = 1_000_000
 SETTINGS = ("config.yml", "args.yml", "env_kwargs.yml")

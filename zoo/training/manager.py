@@ -27,7 +27,7 @@ from sb3_diffusion.envs.snapshot import SnapshotServer
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods
 
-from . import tuning
+from . import ZOO, tuning
 from .registry import DMC_PREFIX, fail
 from .resume import Run, make_checkpoints, mark_finished
 from .tracking import make_logger
@@ -44,7 +44,7 @@ def hyperparameter_file(algo: str) -> Path:
 
     :param algo: Name on the command line
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     installed = here / "hyperparams"
     return (installed if installed.is_dir() else here.parent / "hyperparams") / f"{algo}.yml"
 
@@ -271,5 +271,5 @@ def _linear_schedule(key: str, text: str) -> LinearSchedule:
 
 def _enjoy_program() -> str:
     if "-m" in sys.orig_argv:
-        return f"python -m {__package__}.enjoy"
+        return f"python -m {ZOO}.enjoy"
     return f"python {Path(sys.argv[0]).with_name('enjoy.py')}"

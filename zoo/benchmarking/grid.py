@@ -72,7 +72,7 @@ class RayRunner:
             raise ValueError('--ray-address needs Ray; install it with: pip install -c constraints.txt -e ".[ray]"') from None
         self.ray, self.retries, self.gpus, self.train = ray, retries, gpus, train
         # the tasks import this package; the root of a clone is not a folder that Python searches
-        path = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        path = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         try:
             _knock(address)
             ray.init(address=address, runtime_env={"env_vars": path}, logging_level=logging.WARNING)

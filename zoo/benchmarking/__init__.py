@@ -1,0 +1,1 @@
+"""Grids of trainings: cells and their locks, workers, local or on a Ray cluster, statistics and the page about them."""

@@ -1,0 +1,1 @@
+"""Agents in the layout of the Hugging Face Hub: written, checked, sent, received, read."""
