@@ -131,7 +131,7 @@ def option_parser() -> argparse.ArgumentParser:
         metavar="N",
         type=int,
         help="store all that --resume needs every N steps, 0 for never "
-        f"(default: every {DEFAULT_EVERY} steps, less often where it would take more than {100 * MAX_SHARE:.0f} %% of the time)",
+        f"(default: every {DEFAULT_EVERY} steps, less often where it would take more than {100 * MAX_SHARE:g}%% of the time)",
     )
     return parser
 
