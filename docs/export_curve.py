@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -84,6 +85,30 @@ def describe(run: Path, commit: str) -> dict[str, Any]:
     }
 
 
+def read_commits(entry: dict[str, Any]) -> dict[int, str]:
+    """
+    :param entry: Entry of ``results.json``
+    :return: The commit of each seed
+    """
+    groups = re.findall(r"(\w+) \(seeds? ([^)]+)\)", entry["commit"])
+    if not groups:
+        return dict.fromkeys(entry["seeds"], entry["commit"])
+    return {int(seed): commit for commit, seeds in groups for seed in re.findall(r"\d+", seeds)}
+
+
+def write_commits(commits: dict[int, str]) -> str:
+    """
+    :param commits: The commit of each seed
+    :return: The same in words, such as ``1a2b3c4 (seed 0), 5d6e7f8 (seeds 1 and 2)``
+    """
+    groups: dict[str, list[str]] = {}
+    for seed, commit in sorted(commits.items()):
+        groups.setdefault(commit, []).append(str(seed))
+    if len(groups) == 1:
+        return next(iter(groups))
+    return ", ".join(f"{commit} (seed{'s' * (len(seeds) > 1)} {' and '.join(seeds)})" for commit, seeds in groups.items())
+
+
 def export(run: Path, commit: str) -> Path:
     """
     :param run: Folder of the run
@@ -98,9 +123,10 @@ def export(run: Path, commit: str) -> Path:
     name = f"{run.parent.name}-{run.name.rpartition('_')[0]}"
     entries = json.loads((DATA / "results.json").read_text(encoding="utf-8"))
     known = entries.get(name, entry)
-    if different := [key for key in entry if key != "seeds" and known.get(key) != entry[key]]:
+    if different := [key for key in entry if key not in ("seeds", "commit") and known.get(key) != entry[key]]:
         raise ValueError(f"{run} differs from the other runs of {name} in {', '.join(different)}; remove its entry first.")
-    entries[name] = {**entry, "seeds": sorted({*known["seeds"], seed})}
+    commits = {**read_commits(known), seed: commit}
+    entries[name] = {**entry, "seeds": sorted(commits), "commit": write_commits(commits)}
 
     target = DATA / "curves" / f"{name}-seed{seed}.csv"
     with np.load(run / "evaluations.npz") as evaluations:

@@ -25,9 +25,9 @@ def pretrained_table(folder: Path) -> str:
             f"{number(score['mean_reward'])} ± {number(score['std_reward'])}"
             for score in sorted(results["evaluations"], key=lambda score: not score["is_deterministic"])
         ]
-        training = results["training"]
-        rows.append([f"`{path.parent.name}`", *scores, f"{training['timesteps']:,}", str(training["seed"])])
-    header = ["Agent", "Deterministic", "Stochastic", "Steps", "Seed"]
+        training, episodes = results["training"], len(results["evaluations"][0]["returns"])
+        rows.append([f"`{path.parent.name}`", *scores, str(episodes), f"{training['timesteps']:,}", str(training["seed"])])
+    header = ["Agent", "Deterministic", "Stochastic", "Episodes", "Steps", "Seed"]
     return markdown_table(header, rows)
 
 
