@@ -36,6 +36,7 @@ def golden_model(algorithm: type[OffPolicyDiffusion], case: Case, **kwargs: Any)
         load_critics(model.critic_target.ensemble, sub(case, "params/critic_target"))
     # ours clips the last state of the chain, which may exceed the box by 1e-3; the reference does not
     model.actor.sample = partial(model.actor.sample, clip_output=False)
+    model.actor.act = partial(model.actor.act, clip_output=False)
     return model
 
 

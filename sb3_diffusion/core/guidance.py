@@ -70,10 +70,11 @@ class GuidedActor(DiffusionActor):
         label: str,
         n_candidates: int | None = None,
         evaluating: bool = False,
+        clip_output: bool = True,
     ) -> th.Tensor:
         """See :meth:`DiffusionActor.act`; the chain is that of :meth:`sample`."""
         chain = self.evaluation_chain if evaluating else self.acting_chain
-        return self._follow_critics(chain, self.encode(observations), noise, label, n_candidates)
+        return self._follow_critics(chain, self.encode(observations), noise, label, n_candidates, clip_output)
 
     def sample(
         self,
@@ -102,7 +103,7 @@ class GuidedActor(DiffusionActor):
         noise: Randomness,
         label: str,
         n_candidates: int | None,
-        clip_output: bool = True,
+        clip_output: bool,
     ) -> th.Tensor:
         batch, action_dim = context.shape[1], self.action_dim
         times = chain.times.unsqueeze(-1)

@@ -172,6 +172,7 @@ class DiffusionActor(BaseModel):
         label: str,
         n_candidates: int | None = None,
         evaluating: bool = False,
+        clip_output: bool = True,
     ) -> th.Tensor:
         """
         Actions for observations that nothing else needs encoded, by the chain of ``sampling_steps``.
@@ -181,12 +182,14 @@ class DiffusionActor(BaseModel):
         :param label: Prefix of the names of the draws
         :param n_candidates: Independent samples per row, ``None`` for one without a candidate axis
         :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
-        :return: Actions in [-1, 1], ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
+        :param clip_output: Clamp the result to [-1, 1]
+        :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         """
         chain = self.evaluation_chain if evaluating else self.acting_chain
         features = self.extract_features(observations, self.features_extractor)
         denoise = self.denoiser.bind_features(features, self._network_time(chain.times.view(len(chain.times), -1)))
-        return chain.sample(denoise, self._sample_shape(len(features), n_candidates), noise, label)
+        shape = self._sample_shape(len(features), n_candidates)
+        return chain.sample(denoise, shape, noise, label, clip_output=clip_output)
 
     def _sample_shape(self, batch: int, n_candidates: int | None) -> tuple[int, ...]:
         return (batch, self.action_dim) if n_candidates is None else (batch, n_candidates, self.action_dim)
