@@ -290,7 +290,7 @@ class Denoiser(nn.Module):
         :param clip: see :meth:`BoundDenoiser.run_chain`
         :return: see :meth:`BoundDenoiser.run_chain`
         """
-        if not usable(x, features) or features.dim() != 2:
+        if not usable(x, features, self.trunk.first.bias) or features.dim() != 2:
             return None
         if self._encoded_chain is None:  # not yet, or never
             self._encoded_chain = self._make_encoded_chain(features, t)

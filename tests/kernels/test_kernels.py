@@ -219,6 +219,9 @@ def test_a_chain_with_its_encoders(widths: tuple[int, ...], shape: tuple[int, ..
             act(denoiser), run(denoiser, sampler, observations, shape, draws, "sample").clamp(-1.0, 1.0), rtol=0.0, atol=0.0
         )
     assert act(denoiser).requires_grad
+    denoiser.double()  # which the kernels would read as float32; PyTorch says that the types do not fit
+    with th.no_grad(), pytest.raises(RuntimeError, match="type"):
+        act(denoiser)
 
 
 def test_the_formula_that_the_chains_are_compared_with() -> None:
