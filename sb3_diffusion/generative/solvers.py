@@ -217,11 +217,10 @@ class Sampler(nn.Module):
     def _run(
         self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str, visit: Callable[[th.Tensor], None] | None
     ) -> th.Tensor:
-        shape = tuple(shape)
-        x = noise.normal(shape, f"{label}.x_T", like=self.times)
-        draws = None
+        shape, like, draws = tuple(shape), self.times, None
+        x = noise.normal(shape, f"{label}.x_T", like=like)
         if self.n_noisy_steps:
-            draws = noise.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=self.times)
+            draws = noise.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=like)
         if (compiled := self._run_compiled(denoise, x, draws, visit)) is not None:
             return compiled
         if visit is not None:

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -516,28 +517,23 @@ void run_chain(const Network* network, const float* context, int64_t repeat, con
     });
 }
 
-// run_chain() from `start` (rows, in), with contexts and times that two other networks compute: the states' from `features`
-// (n_states, in), of which each serves rows / n_states rows, the times' from `embedded` (n_steps, in).
+// run_chain() from `start` (rows, in), with contexts that another network computes from `features` (n_states, in), of which
+// each serves rows / n_states rows.
 void encode_and_run_chain(const Network* state_network, const float* state_bias, const float* features, int64_t n_states,
-                          const Network* time_network, const float* time_bias, const float* embedded, const Network* network,
-                          const Step* steps, int64_t n_steps, const float* draws, int64_t n_noisy, float clip_low, float clip_high,
-                          const float* start, float* points, int64_t rows, int64_t threads) {
-    const int64_t out = network->layers[0].out, width = padded(out);
-    const auto encode = [&](const Network* encoder, const float* bias, const float* x, int64_t n) {
-        Buffer encoded = allocate(n * width);
-        float* y = encoded.get();
-        evaluate(encoder, bias, std::max<int64_t>(n, 1), x, y, nullptr, nullptr, n, threads);
-        for (int64_t r = n - 1; r >= 0 && out < width; r--) {  // make room for the padding, from the last row on
-            std::copy_backward(y + r * out, y + (r + 1) * out, y + r * width + out);
-            std::fill(y + r * width + out, y + (r + 1) * width, 0.0f);
-        }
-        return encoded;
-    };
-    const Buffer context = encode(state_network, state_bias, features, n_states);
-    const Buffer times = encode(time_network, time_bias, embedded, n_steps);
+                          const Network* network, const float* times, const Step* steps, int64_t n_steps, const float* draws,
+                          int64_t n_noisy, float clip_low, float clip_high, const float* start, float* points, int64_t rows,
+                          int64_t threads) {
+    const int64_t out = network->layers[0].out, width = padded(out), repeat = std::max<int64_t>(n_states, 1);
+    const Buffer context = allocate(n_states * width);
+    float* y = context.get();
+    evaluate(state_network, state_bias, repeat, features, y, nullptr, nullptr, n_states, threads);
+    for (int64_t r = n_states - 1; r >= 0 && out < width; r--) {  // make room for the padding, from the last row on
+        std::copy_backward(y + r * out, y + (r + 1) * out, y + r * width + out);
+        std::fill(y + r * width + out, y + (r + 1) * width, 0.0f);
+    }
     std::copy(start, start + rows * network->layers[0].in, points);
-    run_chain(network, context.get(), rows / std::max<int64_t>(n_states, 1), times.get(), steps, n_steps, draws, n_noisy, clip_low,
-              clip_high, points, nullptr, nullptr, rows, threads);
+    run_chain(network, y, rows / repeat, times, steps, n_steps, draws, n_noisy, clip_low, clip_high, points, nullptr, nullptr,
+              rows, threads);
 }
 
 // The backward pass of run_chain(), from the last step to the first. `gradients` (n_steps + 1, rows, in) are those with respect
@@ -608,5 +604,16 @@ void mish(const float* x, float* out, float* slope, int64_t n, int64_t threads) 
             }
         }
     }
+}
+
+// `n` pieces of memory of `sizes` bytes, one behind the other
+void copy_pieces(const char* const* pieces, const int64_t* sizes, int64_t n, char* copy) {
+    for (int64_t i = 0; i < n; copy += sizes[i], i++) std::memcpy(copy, pieces[i], sizes[i]);
+}
+
+bool pieces_equal(const char* const* pieces, const int64_t* sizes, int64_t n, const char* copy) {
+    for (int64_t i = 0; i < n; copy += sizes[i], i++)
+        if (std::memcmp(copy, pieces[i], sizes[i]) != 0) return false;
+    return true;
 }
 }

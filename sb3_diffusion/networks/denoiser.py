@@ -9,7 +9,7 @@ from torch import nn
 
 from sb3_diffusion.kernels import EncodedChain, Network, usable
 from sb3_diffusion.networks.backbones import resolve_backbone
-from sb3_diffusion.networks.embeddings import TimeEmbedding, resolve_time_embedding
+from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS, TimeEmbedding, resolve_time_embedding
 from sb3_diffusion.networks.layers import Backbone
 from sb3_diffusion.networks.mlp import MLP
 
@@ -293,18 +293,30 @@ class Denoiser(nn.Module):
         if not usable(x, features, self.trunk.first.bias) or features.dim() != 2:
             return None
         if self._encoded_chain is None:  # not yet, or never
-            self._encoded_chain = self._make_encoded_chain(features, t)
+            self._encoded_chain = self._make_encoded_chain(features)
         if self._encoded_chain is None:
             return None
-        return self._encoded_chain.run(x, features, self.time_net.embed(t), steps, draws, clip)
+        return self._encoded_chain.run(x, features, t, steps, draws, clip)
 
-    def _make_encoded_chain(self, features: th.Tensor, t: th.Tensor) -> EncodedChain | None:
-        state, time = self._state_kernel(features), self._time_kernel(t)
+    def _make_encoded_chain(self, features: th.Tensor) -> EncodedChain | None:
+        states = self._state_kernel(features)
         network = self.trunk.kernel(_ACTION) if isinstance(self.trunk, MLP) else None
-        if state is None or time is None or network is None:
+        if states is None or network is None:
             return None
-        assert self.state_net is not None and self.time_net.mlp is not None
-        return EncodedChain(network, state, time, (self.state_net.first, self.time_net.mlp.first))
+        assert self.state_net is not None
+        return EncodedChain(network, states, self.state_net.first, self.encode_time, self._time_sources())
+
+    def _time_sources(self) -> list[tuple[nn.Module, str]] | None:
+        """All parameters and buffers on which :meth:`encode_time` depends, None if it may depend on something else."""
+        if type(self.time_net.embedding) not in TIME_EMBEDDINGS.values():
+            return None
+        own = [
+            (m, name)
+            for m in self.time_net.modules()
+            for name, value in (m._parameters | m._buffers).items()
+            if value is not None
+        ]
+        return [*own, (self.trunk.first, f"weight_{_TIME}")]
 
     def full(self, x: th.Tensor, t: th.Tensor, features: th.Tensor) -> th.Tensor:
         """

@@ -42,4 +42,6 @@ class ExplorationNoise(nn.Module):
         """
         if self.scale == 0.0:
             return actions
-        return (actions + self.std() * noise.normal(actions.shape, label, like=actions)).clamp(-1.0, 1.0)
+        draw, std = noise.normal(actions.shape, label, like=actions), self.std()
+        noisy = th.addcmul(actions, std, draw) if isinstance(std, th.Tensor) else th.add(actions, draw, alpha=std)
+        return noisy.clamp_(-1.0, 1.0)

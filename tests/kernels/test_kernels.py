@@ -20,6 +20,7 @@ from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.generative.solvers import SOLVERS
 from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.networks.embeddings import RawTime
 from sb3_diffusion.networks.mlp import MLP
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="the compiled kernels need a C++ compiler")
@@ -224,6 +225,69 @@ def test_a_chain_with_its_encoders(widths: tuple[int, ...], shape: tuple[int, ..
         act(denoiser)
 
 
+@needs_compiler
+@pytest.mark.parametrize("embedding", ["fourier", "sinusoidal", "raw"])
+def test_encoded_times_are_used_again_until_something_changes(embedding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = Denoiser(4, 3, net_arch=(64, 64), time_dim=6, time_embedding=embedding, time_arch=(6,))
+    sampler, observations, draws = ContinuousDiffusion().sampler(6, clip=False), th.randn(1, 4), chain_draws((1, 3))
+    calls: list[int] = []
+    encode_time, trunk = denoiser.encode_time, denoiser.trunk
+    assert isinstance(trunk, MLP)
+    weight: th.Tensor = trunk.first.get_parameter("weight_1")
+
+    def counted(t: th.Tensor) -> th.Tensor:
+        calls.append(len(t))
+        return encode_time(t)
+
+    monkeypatch.setattr(denoiser, "encode_time", counted)
+
+    def encodings(times: th.Tensor | None = None, chain: Any = sampler) -> int:
+        """How often acting encodes the times; the action has to be that of fresh ones."""
+        calls.clear()
+        times = chain.times.unsqueeze(-1) if times is None else times
+        with th.inference_mode():
+            action = chain.sample(denoiser.bind_features(observations, times), (1, 3), draws, clip_output=False)
+            fresh = denoiser.bind(denoiser.encode_state(observations), encode_time(times))
+            assert th.equal(action, chain.sample(fresh, (1, 3), draws, clip_output=False))
+        return len(calls)
+
+    assert [encodings(), encodings()] == [1, 0]
+    with th.no_grad():
+        for parameter in (*denoiser.time_net.parameters(), weight):
+            parameter.view(-1)[-1] += 1e-3  # the last number
+            assert [encodings(), encodings()] == [1, 0]
+            parameter.data.view(-1)[0] += 1e-3  # which autograd does not count
+            assert [encodings(), encodings()] == [1, 0]
+            parameter.data = parameter.data + 1e-3  # somewhere else in memory
+            assert [encodings(), encodings()] == [1, 0]
+    with th.inference_mode():
+        weight.mul_(0.9)  # which it does not count either
+    assert [encodings(), encodings()] == [1, 0]
+    for _ in range(2):  # the same memory, but fewer times
+        assert encodings(sampler.times[:1].unsqueeze(-1), ContinuousDiffusion().sampler(1, clip=False)) == 1
+        assert encodings() == 1
+    with th.no_grad():
+        trunk.first.get_parameter("weight_0").mul_(0.9)  # not their business
+    assert encodings() == 0
+
+
+@needs_compiler
+def test_times_of_a_foreign_embedding_are_encoded_every_time() -> None:
+    class Drifting(RawTime):
+        factor = 1.0
+
+        def forward(self, t: th.Tensor) -> th.Tensor:
+            return self.factor * t
+
+    denoiser = Denoiser(4, 3, net_arch=(64, 64), time_embedding=Drifting, time_arch=(6,))
+    sampler, observations, draws = ContinuousDiffusion().sampler(6, clip=False), th.randn(1, 4), chain_draws((1, 3))
+    bound = denoiser.bind_features(observations, sampler.times.unsqueeze(-1))
+    with th.no_grad():
+        before = sampler.sample(bound, (1, 3), draws, clip_output=False)
+        Drifting.factor = 2.0
+        assert not th.equal(sampler.sample(bound, (1, 3), draws, clip_output=False), before)
+
+
 def test_the_formula_that_the_chains_are_compared_with() -> None:
     """The gradient of PyTorch's chain, by finite differences."""
     sampler, draws = ContinuousDiffusion().sampler(3).double(), chain_draws((2, 3))
@@ -238,7 +302,7 @@ def test_the_formula_that_the_chains_are_compared_with() -> None:
 def test_other_instruction_sets(architecture: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tiles of other sizes, for processors with narrower registers than this one may have."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kernels, "FLAGS", (*kernels.FLAGS, f"-march={architecture}"))
+    monkeypatch.setattr(kernels.library, "FLAGS", (*kernels.library.FLAGS, f"-march={architecture}"))
     kernels.load_kernels.cache_clear()
     assert kernels.load_kernels() is not None
     try:
