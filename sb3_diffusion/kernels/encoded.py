@@ -57,6 +57,11 @@ class EncodedChain:
         # copies and pickles of the owner make their own when they need it
         return type(None), ()
 
+    @property
+    def weight(self) -> th.Tensor:
+        """One of the parameters, for :func:`~sb3_diffusion.kernels.usable`."""
+        return self._state_owner["bias"]  # type: ignore[no-any-return]
+
     def run(
         self,
         x: th.Tensor,

@@ -180,11 +180,16 @@ struct Matrix {
     template <typename Start, typename Finish>
     void multiply(int64_t rows, const float* x, int64_t x_stride, Start start, Finish finish) const {
         if (!own) {
-            for (int64_t r = 0; r < rows; r++) {
+            int64_t r = 0;
+            const auto row = [&](auto rows) {  // or several, which read the weights once
+                constexpr int ROWS = decltype(rows)::value, VECS = WIDE / ROWS;
                 int64_t column = 0;
-                for (; column + WIDE * LANES <= width; column += WIDE * LANES) part<1, WIDE>(r, column, x, x_stride, start, finish);
-                for (; column < width; column += PANEL) part<1, 2>(r, column, x, x_stride, start, finish);
-            }
+                for (; column + VECS * LANES <= width; column += VECS * LANES) part<ROWS, VECS>(r, column, x, x_stride, start, finish);
+                for (; column < width; column += PANEL) part<ROWS, 2>(r, column, x, x_stride, start, finish);
+                r += ROWS;
+            };
+            while (r + 2 <= rows) row(std::integral_constant<int, 2>());
+            if (r < rows) row(std::integral_constant<int, 1>());
             return;
         }
         for (int64_t column = 0; column < width; column += PANEL) {

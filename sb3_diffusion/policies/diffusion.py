@@ -337,10 +337,10 @@ class DiffusionPolicy(BasePolicy):
         """
         if self._observes_vectors and isinstance(observation, np.ndarray):
             shape = self.observation_space.shape
-            if observation.shape == shape:
-                return th.as_tensor(np.array(observation[None]), device=self.device), False
-            if observation.shape[1:] == shape:
-                return th.as_tensor(np.array(observation), device=self.device), True
+            single = observation.shape == shape
+            if single or observation.shape[1:] == shape:
+                copied = np.array(observation[None] if single else observation)
+                return th.from_numpy(copied).to(self.device), not single
         return super().obs_to_tensor(observation)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

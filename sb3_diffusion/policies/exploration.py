@@ -29,10 +29,6 @@ class ExplorationNoise(nn.Module):
         self.scale = scale
         self.log_alpha = None if initial_alpha is None else nn.Parameter(th.tensor(math.log(initial_alpha)))
 
-    def std(self) -> th.Tensor | float:
-        """Current standard deviation; a scalar tensor when ``alpha`` is learned."""
-        return self.scale if self.log_alpha is None else self.scale * self.log_alpha.detach().exp()
-
     def forward(self, actions: th.Tensor, noise: Randomness, label: str) -> th.Tensor:
         """
         :param actions: Actions in [-1, 1], any shape
@@ -42,6 +38,9 @@ class ExplorationNoise(nn.Module):
         """
         if self.scale == 0.0:
             return actions
-        draw, std = noise.normal(actions.shape, label, like=actions), self.std()
-        noisy = th.addcmul(actions, std, draw) if isinstance(std, th.Tensor) else th.add(actions, draw, alpha=std)
+        draw, log_alpha = noise.normal(actions.shape, label, like=actions), self.log_alpha
+        if log_alpha is None:
+            noisy = th.add(actions, draw, alpha=self.scale)
+        else:
+            noisy = th.addcmul(actions, log_alpha.detach().exp(), draw, value=self.scale)
         return noisy.clamp_(-1.0, 1.0)
