@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch.autograd import forward_ad
 
@@ -17,6 +16,7 @@ from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import ChainSampler, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.policies.features import ObservationModel
 
 TIME_INPUTS = ("t", "logsnr")
 
@@ -41,7 +41,7 @@ class NoisyActions(NamedTuple):
     eps: th.Tensor
 
 
-class DiffusionActor(BaseModel):
+class DiffusionActor(ObservationModel):
     """
     Policy whose actions are the end of a reverse diffusion (or flow) chain, conditioned on the observation.
 
@@ -80,10 +80,7 @@ class DiffusionActor(BaseModel):
             raise ValueError("time_input='logsnr' needs a signal-to-noise ratio, which process='controlled' has not; use 't'.")
         if time_input == "logsnr" and isinstance(process, FlowMatching):
             raise ValueError("time_input='logsnr' is infinite at the pure noise where a flow begins; use 't'.")
-        super().__init__(
-            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
-        )
-        self._observes_vectors = isinstance(observation_space, spaces.Box) and not is_image_space(observation_space)
+        super().__init__(observation_space, action_space, features_extractor, normalize_images)
         self.action_dim = get_action_dim(action_space)
         self.denoiser = denoiser
         self.process = process
@@ -91,19 +88,6 @@ class DiffusionActor(BaseModel):
         self.acting_chain = acting_chain
         self.time_input = time_input
         self.evaluation_chain = evaluation_chain
-
-    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
-        """
-        Preprocess observations and extract features.
-
-        :param obs: Batch of observations
-        :param features_extractor: The features extractor to use
-        :return: Features ``(batch, features_dim)``
-        """
-        if self._observes_vectors and type(features_extractor) is FlattenExtractor:  # two calls of modules less per action
-            assert isinstance(obs, th.Tensor)
-            return obs.float().flatten(1)
-        return super().extract_features(obs, features_extractor)
 
     def encode(self, observations: PyTorchObs) -> th.Tensor:
         """

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
+from sb3_diffusion.policies.features import ObservationModel
 from sb3_diffusion.policies.precision import check_precision
 
 CRITIC_HEADS: dict[str, type[ScalarCritics] | type[GaussianCritics] | type[CategoricalCritics]] = {
@@ -18,7 +18,7 @@ CRITIC_HEADS: dict[str, type[ScalarCritics] | type[GaussianCritics] | type[Categ
 }
 
 
-class CriticEnsemble(BaseModel):
+class CriticEnsemble(ObservationModel):
     """
     Ensemble of action-value functions with a common features extractor.
 
@@ -45,9 +45,7 @@ class CriticEnsemble(BaseModel):
         share_features_extractor: bool = False,
         particle_precision: str = "float32",
     ):
-        super().__init__(
-            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
-        )
+        super().__init__(observation_space, action_space, features_extractor, normalize_images)
         self.ensemble = ensemble
         self.share_features_extractor = share_features_extractor
         self.particle_precision = check_precision(particle_precision)

@@ -30,6 +30,7 @@ from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CRITIC_HEADS, CriticEnsemble
 from sb3_diffusion.policies.exploration import ExplorationNoise
+from sb3_diffusion.policies.features import is_vector_space
 from sb3_diffusion.policies.multiplier import Multiplier
 
 PROCESSES: dict[str, tuple[str, ...]] = {
@@ -176,7 +177,7 @@ class DiffusionPolicy(BasePolicy):
         self.randomness = Randomness()
         #: Stands in for :meth:`explore`, a CUDA graph of it
         self.explore_graph: Callable[[PyTorchObs], th.Tensor] | None = None
-        self._observes_vectors = isinstance(observation_space, spaces.Box) and not is_image_space(observation_space)
+        self._observes_vectors = is_vector_space(observation_space)
         self._extracts_purely = self.features_extractor_class in (FlattenExtractor, NatureCNN, CombinedExtractor)
         acting_steps = sampling_steps or diffusion_steps
         self._build_actor(

@@ -41,6 +41,8 @@ class ExplorationNoise(nn.Module):
         draw, log_alpha = noise.normal(actions.shape, label, like=actions), self.log_alpha
         if log_alpha is None:
             noisy = th.add(actions, draw, alpha=self.scale)
+        elif th.is_inference_mode_enabled() and log_alpha.is_cpu:  # a number costs less than operations, and nobody waits
+            noisy = th.add(actions, draw, alpha=self.scale * math.exp(log_alpha.item()))
         else:
             noisy = th.addcmul(actions, log_alpha.detach().exp(), draw, value=self.scale)
         return noisy.clamp_(-1.0, 1.0)
