@@ -9,7 +9,7 @@ from torch import nn
 from sb3_diffusion.generative import conversions
 from sb3_diffusion.generative.process import Denoise, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import check_bounds, check_choice, check_steps
+from sb3_diffusion.generative.solvers import CompiledStep, check_bounds, check_choice, check_steps, run_compiled
 
 #: What clipping applies to.
 FLOW_CLIP_TARGETS = ("output", "state")
@@ -50,6 +50,7 @@ class FlowSampler(nn.Module):
     """
 
     times: th.Tensor
+    coefficients: th.Tensor | None
 
     def __init__(
         self,
@@ -72,6 +73,17 @@ class FlowSampler(nn.Module):
         self._rule = FLOW_SOLVERS[solver]
         times = [(i + node) / steps for i in range(steps) for node in self._rule.nodes]
         self.register_buffer("times", th.tensor(times), persistent=False)
+        self.register_buffer("coefficients", self._table(), persistent=False)
+
+    def _table(self) -> th.Tensor | None:
+        """The steps as a compiled chain reads them; None for rules whose updates take several velocities."""
+        *others, last = self._rule.weights
+        if any(others):
+            return None
+        # lengths from the state to the points at which the next stages begin, and to the end of the step
+        between = [CompiledStep(state=1.0, noise=node / self.steps, is_midpoint=True) for node in self._rule.nodes[1:]]
+        end = CompiledStep(state=1.0, noise=last / self.steps, clip_state=self._clip_state)
+        return th.tensor([*between, end] * self.steps)
 
     def _step(self, velocity: Denoise, x: th.Tensor, first_evaluation: int) -> th.Tensor:
         width = 1.0 / self.steps
@@ -88,6 +100,11 @@ class FlowSampler(nn.Module):
         self, velocity: Denoise, shape: Sequence[int], noise: Randomness, label: str, visit: Callable[[th.Tensor], None] | None
     ) -> th.Tensor:
         x = noise.normal(tuple(shape), f"{label}.x_T", like=self.times)
+        if self.coefficients is not None:
+            is_midpoint = [weight == 0.0 for weight in self._rule.weights] * self.steps
+            clip = (self.clip_low, self.clip_high)
+            if (compiled := run_compiled(velocity, x, self.coefficients, is_midpoint, None, clip, visit)) is not None:
+                return compiled
         if visit is not None:
             visit(x)
         for i in range(self.steps):

@@ -69,6 +69,23 @@ class _Step(NamedTuple):
     is_midpoint: bool
 
 
+class CompiledStep(NamedTuple):
+    """An evaluation of a chain and the update behind it as the kernels read it: ``Step`` in ``kernels/mlp.cpp``."""
+
+    estimate_state: float = 0.0
+    estimate_noise: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    state: float = 0.0
+    noise: float = 0.0
+    previous: float = 0.0
+    noise_std: float = 0.0
+    needs_estimate: float = False
+    clip_estimate: float = False
+    clip_state: float = False
+    is_midpoint: float = False
+
+
 class Sampler(nn.Module):
     """
     Reverse chain of a variance-preserving process for a fixed grid and solver.
@@ -182,15 +199,15 @@ class Sampler(nn.Module):
         return steps
 
     def _table(self, noise_std: list[float]) -> th.Tensor:
-        """The steps as a compiled chain reads them, one row per evaluation; the columns of ``Step`` in ``kernels/mlp.cpp``."""
+        """The steps as a compiled chain reads them, one :class:`CompiledStep` per evaluation."""
         noise_std = noise_std + [0.0] * (len(self._steps) - len(noise_std))
         return th.tensor(
             [
-                [
+                CompiledStep(
                     *(step.estimate_state, step.estimate_noise, step.low, step.high),
                     *(step.state, step.noise, step.previous, std),
                     *(step.needs_estimate, step.needs_estimate and self._clip_x0, self._clip_state, step.is_midpoint),
-                ]
+                )
                 for step, std in zip(self._steps, noise_std, strict=True)
             ]
         )
@@ -221,7 +238,8 @@ class Sampler(nn.Module):
         x = noise.normal(shape, f"{label}.x_T", like=like)
         if self.n_noisy_steps:
             draws = noise.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=like)
-        if (compiled := self._run_compiled(denoise, x, draws, visit)) is not None:
+        clip, is_midpoint = (self.clip_low, self.clip_high), [step.is_midpoint for step in self._steps]
+        if (compiled := run_compiled(denoise, x, self.coefficients, is_midpoint, draws, clip, visit)) is not None:
             return compiled
         if visit is not None:
             visit(x)
@@ -240,21 +258,6 @@ class Sampler(nn.Module):
                 if visit is not None:
                     visit(x)
         return x
-
-    def _run_compiled(
-        self, denoise: Denoise, x: th.Tensor, draws: th.Tensor | None, visit: Callable[[th.Tensor], None] | None
-    ) -> th.Tensor | None:
-        """The chain in one call where the network can do that."""
-        run_chain = getattr(denoise, "run_chain", None)
-        points = None if run_chain is None else run_chain(x, self.coefficients, draws, (self.clip_low, self.clip_high))
-        if points is None:
-            return None
-        if visit is not None:
-            visit(points[0])
-            for point, step in zip(points[1:], self._steps, strict=True):
-                if not step.is_midpoint:
-                    visit(point)
-        return points[-1]  # type: ignore[no-any-return]
 
     def sample(
         self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
@@ -298,6 +301,39 @@ class Sampler(nn.Module):
 
     def extra_repr(self) -> str:
         return f"solver={self.solver!r}, steps={self.steps}"
+
+
+def run_compiled(
+    denoise: Denoise,
+    x: th.Tensor,
+    coefficients: th.Tensor,
+    is_midpoint: Sequence[bool],
+    draws: th.Tensor | None,
+    clip: tuple[float, float],
+    visit: Callable[[th.Tensor], None] | None,
+) -> th.Tensor | None:
+    """
+    A chain of linear updates in one call, where the network can do that.
+
+    :param denoise: the network
+    :param x: starting points
+    :param coefficients: one row per evaluation, see :meth:`~sb3_diffusion.kernels.Network.run_chain`
+    :param is_midpoint: for each evaluation, whether its result is not a state of the chain
+    :param draws: standard normal noise of the first steps
+    :param clip: bounds of the state where a step clips it
+    :param visit: called with every state
+    :return: the last state, None where the network cannot do it
+    """
+    run_chain = getattr(denoise, "run_chain", None)
+    points = None if run_chain is None else run_chain(x, coefficients, draws, clip)
+    if points is None:
+        return None
+    if visit is not None:
+        visit(points[0])
+        for point, is_between in zip(points[1:], is_midpoint, strict=True):
+            if not is_between:
+                visit(point)
+    return points[-1]  # type: ignore[no-any-return]
 
 
 def check_choice(argument: str, value: str, known: Sequence[str]) -> None:

@@ -29,7 +29,8 @@ def pad(x: th.Tensor) -> th.Tensor:
 
 class Network:
     """
-    A multi-layer perceptron as the kernels see it. It follows its parameters when they move in memory.
+    A multi-layer perceptron as the kernels see it. It follows its parameters when they change or move in memory; a module that
+    takes the place of another is not seen.
 
     :param layers: for each layer the module that owns the parameters, and the names of weight ``(in, out)`` and bias
         ``(out,)``, or ``(members, in, out)`` and ``(members, 1, out)``; that of the first is part of the context

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from sb3_diffusion import kernels
 from sb3_diffusion.generative.continuous import ContinuousDiffusion
 from sb3_diffusion.generative.ddpm import DiscreteDiffusion
+from sb3_diffusion.generative.flow import FlowMatching, MeanFlow
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.generative.solvers import SOLVERS
 from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
@@ -132,16 +133,18 @@ def test_gradients_of_networks(
         th.testing.assert_close(mine, exact, rtol=1e-5, atol=1e-5 * max(1.0, largest))
 
 
-CHAINS = pytest.mark.parametrize(
-    ("solver", "options"),
-    [
-        *((solver, options) for solver in SOLVERS for options in ({}, {"clip": False})),
-        ("ddpm", {"variance": "posterior"}),
-        ("ddim", {"clip_target": "state"}),
-        ("ddim", {"ddim_recompute_noise": False}),
-        ("dpm++2m", {"lower_order_final": False}),
-    ],
-)
+Case = tuple[Any, str, dict[str, Any]]
+DIFFUSION_CHAINS: list[Case] = [
+    *((ContinuousDiffusion(), solver, options) for solver in SOLVERS for options in ({}, {"clip": False})),
+    (ContinuousDiffusion(), "ddpm", {"variance": "posterior"}),
+    (ContinuousDiffusion(), "ddim", {"clip_target": "state"}),
+    (ContinuousDiffusion(), "ddim", {"ddim_recompute_noise": False}),
+    (ContinuousDiffusion(), "dpm++2m", {"lower_order_final": False}),
+]
+FLOWS: list[Case] = [
+    (FlowMatching(), solver, options) for solver in ("euler", "midpoint") for options in ({}, {"clip_target": "state"})
+]
+CHAINS = pytest.mark.parametrize(("process", "solver", "options"), [*DIFFUSION_CHAINS, *FLOWS])
 
 
 def run(
@@ -157,8 +160,10 @@ def chain_draws(shape: tuple[int, ...]) -> RecordedDraws:
 
 
 @needs_compiler
-@pytest.mark.parametrize("process", [ContinuousDiffusion(), DiscreteDiffusion()])
-@CHAINS
+@pytest.mark.parametrize(
+    ("process", "solver", "options"),
+    [*DIFFUSION_CHAINS, *FLOWS, *((DiscreteDiffusion(), *case[1:]) for case in DIFFUSION_CHAINS)],
+)
 @pytest.mark.parametrize("shape", [(0, 3), (1, 3), (40, 3), (6, 5, 3)])
 def test_chains(process: Any, solver: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
     """The whole chain, and every state of it, equals its steps one by one."""
@@ -180,12 +185,12 @@ def test_chains(process: Any, solver: str, options: dict[str, Any], shape: tuple
 @needs_compiler
 @CHAINS
 @pytest.mark.parametrize("shape", [(1, 3), (40, 3), (6, 5, 3)])
-def test_gradients_of_chains(solver: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
+def test_gradients_of_chains(process: Any, solver: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
     """Backpropagation through the steps, from all states, against PyTorch's operations in float64."""
     th.manual_seed(0)
     denoiser = Denoiser(4, 3, net_arch=(64, 40))
     exact = copy.deepcopy(denoiser).double()
-    sampler, draws = ContinuousDiffusion().sampler(5, solver, **options), chain_draws(shape)
+    sampler, draws = process.sampler(5, solver, **options), chain_draws(shape)
     observations, direction = th.randn(shape[0], 4), th.randn(sampler.steps + 1, *shape)
     gradients = []
     for network, chain in ((denoiser, sampler), (exact, copy.deepcopy(sampler).double())):
@@ -288,6 +293,21 @@ def test_times_of_a_foreign_embedding_are_encoded_every_time() -> None:
         assert not th.equal(sampler.sample(bound, (1, 3), draws, clip_output=False), before)
 
 
+@needs_compiler
+def test_flows_with_their_encoders() -> None:
+    """Acting with a flow is one call, too, also with intervals for times; not for rules that need several velocities."""
+    observations, draws = th.randn(2, 4), chain_draws((2, 3))
+    for process, solver in ((FlowMatching(), "euler"), (FlowMatching(), "rk4"), (MeanFlow(), "euler")):
+        denoiser, sampler = Denoiser(4, 3, net_arch=(64, 64), n_times=process.n_times), process.sampler(4, solver)
+        times = sampler.times.view(len(sampler.times), -1)
+        with th.no_grad():
+            action = sampler.sample(denoiser.bind_features(observations, times), (2, 3), draws)
+            with kernels.switched_off():
+                expected = sampler.sample(denoiser.bind_features(observations, times), (2, 3), draws)
+        th.testing.assert_close(action, expected, rtol=0.0, atol=1e-5)
+        assert (denoiser._encoded_chain is None) == (solver == "rk4")
+
+
 def test_the_formula_that_the_chains_are_compared_with() -> None:
     """The gradient of PyTorch's chain, by finite differences."""
     sampler, draws = ContinuousDiffusion().sampler(3).double(), chain_draws((2, 3))
@@ -311,7 +331,7 @@ def test_other_instruction_sets(architecture: str, monkeypatch: pytest.MonkeyPat
             test_networks("relu", 3, (256, 256), 3, 1, shape)
             test_gradients_of_networks("mish", None, (40, 72, 33), 21, 21, shape)
             test_gradients_of_networks("relu", 3, (256, 256), 3, 1, shape)
-        test_gradients_of_chains("ddpm", {}, (40, 3))
+        test_gradients_of_chains(ContinuousDiffusion(), "ddpm", {}, (40, 3))
         test_value_gradients("mish", (40, 72, 33), ScalarCritics, "min", (30, 7))
         test_rows_do_not_depend_on_their_neighbours_or_on_threads()
     finally:
