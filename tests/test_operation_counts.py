@@ -99,7 +99,7 @@ def test_acting_is_one_compiled_chain(monkeypatch: pytest.MonkeyPatch) -> None:
         observation = model.observation_space.sample()
         model.predict(observation)
         counter = CompiledCalls()
-        monkeypatch.setattr(kernels.library, "load_kernels", lambda counter=counter: counter)
+        monkeypatch.setattr(kernels.loader, "load_kernels", lambda counter=counter: counter)
         with OperationCounter() as operations:
             model.predict(observation)
         monkeypatch.undo()
@@ -118,7 +118,7 @@ def test_backpropagation_through_a_chain_is_one_compiled_node(monkeypatch: pytes
         model = with_logger(make_filled(method.load(), policy_kwargs={"diffusion_steps": steps}))
         model.train(UPDATES, batch_size=8)
         counter = CompiledCalls()
-        monkeypatch.setattr(kernels.library, "load_kernels", lambda counter=counter: counter)
+        monkeypatch.setattr(kernels.loader, "load_kernels", lambda counter=counter: counter)
         with OperationCounter() as operations:
             model.train(UPDATES, batch_size=8)
         monkeypatch.undo()

@@ -74,6 +74,7 @@ class FlowSampler(nn.Module):
         times = [(i + node) / steps for i in range(steps) for node in self._rule.nodes]
         self.register_buffer("times", th.tensor(times), persistent=False)
         self.register_buffer("coefficients", self._table(), persistent=False)
+        self._is_midpoint = [weight == 0.0 for weight in self._rule.weights] * steps
 
     def _table(self) -> th.Tensor | None:
         """The steps as a compiled chain reads them; None for rules whose updates take several velocities."""
@@ -101,9 +102,8 @@ class FlowSampler(nn.Module):
     ) -> th.Tensor:
         x = noise.normal(tuple(shape), f"{label}.x_T", like=self.times)
         if self.coefficients is not None:
-            is_midpoint = [weight == 0.0 for weight in self._rule.weights] * self.steps
             clip = (self.clip_low, self.clip_high)
-            if (compiled := run_compiled(velocity, x, self.coefficients, is_midpoint, None, clip, visit)) is not None:
+            if (compiled := run_compiled(velocity, x, self.coefficients, self._is_midpoint, None, clip, visit)) is not None:
                 return compiled
         if visit is not None:
             visit(x)

@@ -165,6 +165,7 @@ class Sampler(nn.Module):
 
         bases = [now for now, _ in _pairs(grid) for _ in range(len(updates) // self.steps)]
         self._steps = self._merge(updates, bases)
+        self._is_midpoint = [is_midpoint for _, _, is_midpoint in updates]
         self.register_buffer("times", th.tensor([point.time for point, _, _ in updates]), persistent=False)
         std = [update.std for _, update, _ in updates if update.std > 0.0]
         self.register_buffer("noise_std", th.tensor(std), persistent=False)
@@ -238,8 +239,8 @@ class Sampler(nn.Module):
         x = noise.normal(shape, f"{label}.x_T", like=like)
         if self.n_noisy_steps:
             draws = noise.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=like)
-        clip, is_midpoint = (self.clip_low, self.clip_high), [step.is_midpoint for step in self._steps]
-        if (compiled := run_compiled(denoise, x, self.coefficients, is_midpoint, draws, clip, visit)) is not None:
+        clip = (self.clip_low, self.clip_high)
+        if (compiled := run_compiled(denoise, x, self.coefficients, self._is_midpoint, draws, clip, visit)) is not None:
             return compiled
         if visit is not None:
             visit(x)

@@ -10,7 +10,7 @@ which keep what their backward pass needs. They have no second derivative.
 """
 
 from sb3_diffusion.kernels.encoded import EncodedChain
-from sb3_diffusion.kernels.library import KernelError, build, load_kernels, mish, switched_off, usable
+from sb3_diffusion.kernels.loader import KernelError, build, load_kernels, mish, switched_off, usable
 from sb3_diffusion.kernels.network import ACTIVATIONS, KernelLayer, Network
 
 __all__ = [

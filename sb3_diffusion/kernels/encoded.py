@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 
-from sb3_diffusion.kernels import library
-from sb3_diffusion.kernels.library import Pieces
+from sb3_diffusion.kernels import loader
+from sb3_diffusion.kernels.loader import Pieces
 from sb3_diffusion.kernels.network import Network, pad
 
 
@@ -91,7 +91,7 @@ class EncodedChain:
             draws = draws.contiguous()
             draws_address, n_noisy = draws.data_ptr(), len(draws)
         points = x.new_empty((len(steps) + 1, *x.shape))
-        library.compiled().encode_and_run_chain(
+        loader.compiled().encode_and_run_chain(
             states,
             bias.data_ptr(),
             features.data_ptr(),

@@ -6,8 +6,8 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_diffusion.kernels import library
-from sb3_diffusion.kernels.library import LayerStruct, NetworkStruct
+from sb3_diffusion.kernels import loader
+from sb3_diffusion.kernels.loader import LayerStruct, NetworkStruct
 from sb3_diffusion.kernels.nodes import Chain, Evaluation
 
 #: Names of the activations, and the numbers that ``mlp.cpp`` gives them.
@@ -128,7 +128,7 @@ class Network:
     def _evaluate(
         self, x: th.Tensor, context: th.Tensor, gradient: th.Tensor | None = None, record: th.Tensor | None = None
     ) -> th.Tensor:
-        kernels, threads = library.compiled(), th.get_num_threads()
+        kernels, threads = loader.compiled(), th.get_num_threads()
         x, context = x.contiguous(), pad(context)
         (rows, inputs), contexts = x.shape, context.shape[-2]
         out = x.new_empty((*self._lead, rows, self.output_dim))
@@ -180,7 +180,7 @@ class Network:
         times: th.Tensor,
         kept: tuple[th.Tensor, th.Tensor] | None = None,
     ) -> th.Tensor:
-        kernels = library.compiled()
+        kernels = loader.compiled()
         points = x.new_empty((len(steps) + 1, *x.shape))
         points[0] = x
         context, times = pad(context), pad(times)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch as th
 
-from sb3_diffusion.kernels import library
+from sb3_diffusion.kernels import loader
 
 if TYPE_CHECKING:
     from sb3_diffusion.kernels.network import Network
@@ -33,7 +33,7 @@ class Evaluation(th.autograd.Function):
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
         _refuse_second_derivative()
         x, context, *_ = ctx.saved_tensors  # autograd checks that they and the parameters are those of the forward pass
-        kernels, threads, rows = library.compiled(), th.get_num_threads(), len(x)
+        kernels, threads, rows = loader.compiled(), th.get_num_threads(), len(x)
         network, record, ctx.record = ctx.network, ctx.record, None
         if record is None:  # an earlier pass has consumed it (retain_graph=True)
             record = network.new_record(x, rows)
@@ -94,7 +94,7 @@ class Chain(th.autograd.Function):
         _refuse_second_derivative()
         # autograd checks that they and the parameters are those of the forward pass
         points, steps, draws, context, times, *_ = ctx.saved_tensors
-        kernels, threads = library.compiled(), th.get_num_threads()
+        kernels, threads = loader.compiled(), th.get_num_threads()
         network, kept, ctx.kept = ctx.network, ctx.kept, None
         if kept is None:  # an earlier pass has consumed it (retain_graph=True)
             kept = network.new_chain_record(points[0], len(steps))

@@ -1,4 +1,4 @@
-"""The compiled library: how it is built, loaded and switched off, and what it may work on."""
+"""The compiled kernels: how they are built, loaded and switched off, and what they may work on."""
 
 import contextlib
 import ctypes
