@@ -322,7 +322,7 @@ def test_the_formula_that_the_chains_are_compared_with() -> None:
 def test_other_instruction_sets(architecture: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tiles of other sizes, for processors with narrower registers than this one may have."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kernels.loader, "FLAGS", (*kernels.loader.FLAGS, f"-march={architecture}"))
+    monkeypatch.setattr(kernels.library, "FLAGS", (*kernels.library.FLAGS, f"-march={architecture}"))
     kernels.load_kernels.cache_clear()
     assert kernels.load_kernels() is not None
     try:
