@@ -149,7 +149,7 @@ class Network:
 
     def _takes(self, x: th.Tensor, context: th.Tensor) -> bool:
         """Whether inputs have the right sizes, and each context serves equally many consecutive rows."""
-        if x.dim() not in (2, 3) or x.shape[-1] != self.input_dim:
+        if x.dim() not in (2, 3) or x.shape[-1] != self.input_dim or context.dim() < 2:
             return False
         lead, (*contexts, width) = x.shape[:-1], context.shape
         if width != self.context_dim:

@@ -8,7 +8,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_diffusion.kernels import KernelLayer, Network, Watch, fit_together, hooked
+from sb3_diffusion.kernels import KernelLayer, Network, Watch, fit_together, hooked, observed
 from sb3_diffusion.networks.activations import Mish, activate, resolve_activation
 from sb3_diffusion.networks.layers import (
     Backbone,
@@ -94,6 +94,8 @@ class MLP(Backbone):
         :param output: the last layer
         :param others: modules, besides those of this network, that have to stay in their places
         """
+        if observed():  # sizes are no numbers while somebody traces
+            return None
         activation = _COMPILED.get(type(self.activation))
         if self._has_norms or activation is None or type(self.first) is not SplitLinear:
             return None
