@@ -48,6 +48,14 @@ class PathSample(NamedTuple):
         return self.run_cost + self.prior_log_prob
 
 
+def _expm1(x: th.Tensor) -> th.Tensor:
+    """``e^x - 1`` of negative numbers without cancellation; exporters know the formula, not the function."""
+    if not th.jit.is_tracing():
+        return th.expm1(x)
+    half = (0.5 * x).tanh()
+    return 2.0 * half / (1.0 - half)
+
+
 class ControlledDiffusion(nn.Module):
     """
     Langevin dynamics of a normal prior with a learned control, and tanh at the end (Celik et al. 2025, arXiv 2502.02316).
@@ -87,7 +95,7 @@ class ControlledDiffusion(nn.Module):
         """Largest step size of each dimension, below :data:`LARGEST_STEP`, ``(action_dim,)``."""
         rates = F.softplus(self.raw_rate) / F.softplus(self.raw_friction)
         # a clamp would have no gradient beyond the bound, and a rate that got there would stay
-        return LARGEST_STEP * -th.expm1(-rates / LARGEST_STEP)
+        return LARGEST_STEP * -_expm1(-rates / LARGEST_STEP)
 
     def sampler(self, steps: int) -> "ControlledSampler":
         """

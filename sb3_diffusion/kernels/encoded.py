@@ -7,16 +7,16 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.kernels import loader
-from sb3_diffusion.kernels.loader import Pieces
+from sb3_diffusion.kernels.guard import Watch, allows, is_plain
 from sb3_diffusion.kernels.network import Network, pad
+from sb3_diffusion.kernels.pieces import Pieces
+from sb3_diffusion.kernels.task import Task
 
 
 class _Times(NamedTuple):
-    """Encoded times, and where they come from: number of times, addresses, memory, and a copy of it made then."""
+    """Encoded times, and what they depended on."""
 
-    layout: list[int]
-    pieces: Pieces
-    copy: th.Tensor
+    sources: Pieces
     encoded: th.Tensor
 
 
@@ -34,6 +34,7 @@ class EncodedChain:
     :param encode_times: function of times ``(n_steps, n_times)`` that encodes them, ``(n_steps, width)``
     :param sources: modules and names of their parameters and buffers, all that ``encode_times`` depends on; None where that is
         unknown
+    :param watch: the modules that all of it comes from
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class EncodedChain:
         state_owner: nn.Module,
         encode_times: Callable[[th.Tensor], th.Tensor],
         sources: Iterable[tuple[nn.Module, str]] | None,
+        watch: Watch,
     ):
+        self.watch = watch
         self._network, self._states = network, states
         # the dictionaries skip nn.Module's slow attribute lookup
         self._state_parameters: Any = state_owner._parameters
@@ -57,11 +60,6 @@ class EncodedChain:
         # copies and pickles of the owner make their own when they need it
         return type(None), ()
 
-    @property
-    def weight(self) -> th.Tensor:
-        """One of the parameters, for :func:`~sb3_diffusion.kernels.usable`."""
-        return self._state_parameters["bias"]  # type: ignore[no-any-return]
-
     def run(
         self,
         x: th.Tensor,
@@ -70,29 +68,36 @@ class EncodedChain:
         steps: th.Tensor,
         draws: th.Tensor | None,
         clip: tuple[float, float],
-    ) -> th.Tensor:
+    ) -> th.Tensor | None:
         """
         See :meth:`Network.run_chain`.
 
-        :param x: starting points ``(..., in)``
-        :param features: inputs of the states' network ``(contexts, features)``
+        :param x: starting points ``(batch, in)`` or ``(batch, n, in)``
+        :param features: inputs of the states' network ``(batch, features)`` or ``(1, features)``
         :param t: times of the evaluations ``(n_steps, n_times)``
         :param steps: coefficients
         :param draws: noise of the first steps
         :param clip: bounds of the state where a step clips it
-        :return: all points, the sample as the last one
+        :return: all points, the sample as the last one; None where PyTorch has to do it
         """
-        ((network, _),), ((states, _),) = self._network.members(), self._states.members()
+        task = Task(steps, draws, clip)
+        if not allows(x, features, t, *task.tensors()) or not self._takes(x, features, task):
+            return None
+        if not self.watch.silent() or not self.watch.same() or loader.load_kernels() is None:
+            return None
+        members, states = self._network.members(self._network.parameters()), self._states.members(self._states.parameters())
+        bias = self._state_bias()
+        if members is None or states is None or bias is None:
+            return None
+        times = self._encoded(t.contiguous())
+        if times.shape != (len(steps), self._network.first_width) or not is_plain(times):
+            return None
+        ((network, _),), ((state_network, _),) = members, states
         # names keep what is not contiguous alive during the call
-        times, bias = self._encoded(t.contiguous()), pad(self._state_parameters["bias"])
-        x, features = x.contiguous(), features.contiguous()
-        draws_address, n_noisy = None, 0
-        if draws is not None:
-            draws = draws.contiguous()
-            draws_address, n_noisy = draws.data_ptr(), len(draws)
+        x, features, draws = x.contiguous(), features.contiguous(), task.contiguous_draws()
         points = x.new_empty((len(steps) + 1, *x.shape))
         loader.compiled().encode_and_run_chain(
-            states,
+            state_network,
             bias.data_ptr(),
             features.data_ptr(),
             len(features),
@@ -100,8 +105,7 @@ class EncodedChain:
             times.data_ptr(),
             steps.data_ptr(),
             len(steps),
-            draws_address,
-            n_noisy,
+            *((None, 0) if draws is None else (draws.data_ptr(), len(draws))),
             *clip,
             x.data_ptr(),
             points.data_ptr(),
@@ -110,13 +114,31 @@ class EncodedChain:
         )
         return points
 
+    def _takes(self, x: th.Tensor, features: th.Tensor, task: Task) -> bool:
+        if x.dim() not in (2, 3) or x.shape[-1] != self._network.input_dim or not self._network.runs(x, task):
+            return False
+        if features.dim() != 2 or features.shape[1] != self._states.input_dim:
+            return False
+        return len(features) in (len(x), 1)
+
+    def _state_bias(self) -> th.Tensor | None:
+        """What the first layer of the states' network adds, padded."""
+        bias = self._state_parameters.get("bias")
+        if bias is None or not is_plain(bias) or bias.shape != (self._states.context_dim,):
+            return None
+        return pad(bias)
+
     def _encoded(self, t: th.Tensor) -> th.Tensor:
         if self._sources is None:
             return pad(self._encode_times(t))
-        layout = [len(t), t.data_ptr(), *[owner[name].data_ptr() for owner, name in self._sources]]
+        sources = [t, *[owner.get(name) for owner, name in self._sources]]
+        if any(source is None for source in sources):  # PyTorch says what is missing
+            return pad(self._encode_times(t))
         kept = self._times
-        if kept is None or kept.layout != layout or not kept.pieces.equal(kept.copy):
-            pieces = Pieces([t, *[owner[name] for owner, name in self._sources]])
+        if kept is None or not kept.sources.equal(sources):
+            encoded = pad(self._encode_times(t))
+            if not Pieces.can_copy(sources):
+                return encoded
             # assigned as a whole, for the sake of other threads that act with the same network
-            kept = self._times = _Times(layout, pieces, pieces.copy(), pad(self._encode_times(t)))
+            kept = self._times = _Times(Pieces(sources), encoded)
         return kept.encoded

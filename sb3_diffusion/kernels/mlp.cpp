@@ -4,7 +4,8 @@
 // product whose tiles live in registers, so that bias and activation cost no pass of their own. Everything is float32 and
 // row-major. The result of a row does not depend on the rows beside it, nor on the number of threads.
 //
-// Compiled and called by __init__.py, whose structures mirror those at the end of this file.
+// Compiled by library.py and called through loader.py, whose structures mirror Layer, Network and Step. Nothing here looks at the
+// sizes of what it gets: guard.py and network.py do that before.
 
 #include <algorithm>
 #include <cstdint>
@@ -296,7 +297,7 @@ struct Prepared {
     int64_t first_width() const { return padded(network.layers[0].out); }
 };
 
-// Gradients with respect to the parameters, one behind the other, see Network._places in __init__.py: the weights (in, padded
+// Gradients with respect to the parameters, one behind the other, see Network._places in network.py: the weights (in, padded
 // out), but the last one (out, padded in), and the biases of the layers after the first.
 struct Gradients {
     std::vector<float*> weights, biases;
@@ -452,6 +453,9 @@ struct Step {
     float estimate_state, estimate_noise, low, high, state, noise, previous, noise_std;
     float needs_estimate, clip_estimate, clip_state, is_midpoint;
 };
+
+// What loader.py has to agree with.
+void structure_sizes(int64_t* sizes) { sizes[0] = sizeof(Layer), sizes[1] = sizeof(Network), sizes[2] = sizeof(Step); }
 
 // y (rows, out) = network(x (rows, in)), and the gradient (rows, in) of the first output unless that is null; each row of
 // `context` (rows / repeat, padded width) serves `repeat` rows of x. With `record` (2, hidden layers, rows, width) the

@@ -7,14 +7,18 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.kernels import loader
+from sb3_diffusion.kernels.guard import PLAIN_TYPES, Watch, allows, is_plain
 from sb3_diffusion.kernels.loader import LayerStruct, NetworkStruct
 from sb3_diffusion.kernels.nodes import Chain, Evaluation
+from sb3_diffusion.kernels.task import Task
 
 #: Names of the activations, and the numbers that ``mlp.cpp`` gives them.
 ACTIVATIONS = {"relu": 1, "mish": 2}
 PANEL = 32  # columns of the widest tile
 #: A module, and the names of its parameters that are a layer's weight and bias (None for no bias).
 KernelLayer = tuple[nn.Module, str, str | None]
+#: The structure of a member, with what has to stay alive beside it.
+Member = tuple[NetworkStruct, Any]
 
 
 def padded(columns: int) -> int:
@@ -27,29 +31,63 @@ def pad(x: th.Tensor) -> th.Tensor:
     return nn.functional.pad(x, (0, missing)) if missing else x.contiguous()
 
 
+def fit_together(layers: Sequence[KernelLayer], n_members: int | None) -> bool:
+    """
+    Whether these are the layers of a network with at least one hidden layer: whether all parameters are there and their sizes
+    follow from each other.
+
+    :param layers: see :class:`Network`
+    :param n_members: see :class:`Network`
+    """
+    lead = () if n_members is None else (n_members,)
+    width = None
+    for module, weight_name, bias_name in layers:
+        weight = module._parameters.get(weight_name)
+        if (
+            weight is None
+            or weight.shape[:-2] != lead
+            or weight.dim() != len(lead) + 2
+            or width not in (None, weight.shape[-2])
+        ):
+            return False
+        width = weight.shape[-1]
+        bias = None if bias_name is None else module._parameters.get(bias_name)
+        if bias_name is not None and (bias is None or bias.shape != ((width,) if n_members is None else (*lead, 1, width))):
+            return False
+    return len(layers) > 1
+
+
 class Network:
     """
-    A multi-layer perceptron as the kernels see it. It follows its parameters when they change or move in memory; a module that
-    takes the place of another is not seen.
+    A multi-layer perceptron as the kernels see it. It follows its parameters when they change or move in memory.
+
+    Every call asks the guard, and returns None where PyTorch has to do it: inputs do not fit, parameters or modules have been
+    replaced, or somebody watches.
 
     :param layers: for each layer the module that owns the parameters, and the names of weight ``(in, out)`` and bias
         ``(out,)``, or ``(members, in, out)`` and ``(members, 1, out)``; that of the first is part of the context
     :param activation: a key of :data:`ACTIVATIONS`, used behind all layers but the last
     :param n_members: number of stacked members, ``None`` for a single network
+    :param watch: the modules that the layers come from
     """
 
-    def __init__(self, layers: Sequence[KernelLayer], activation: str, n_members: int | None = None):
+    def __init__(self, layers: Sequence[KernelLayer], activation: str, n_members: int | None, watch: Watch):
+        if not fit_together(layers, n_members):
+            raise ValueError(f"layers={layers} are no network with at least one hidden layer; see fit_together().")
+        self.watch = watch
         # the dictionaries skip nn.Module's slow attribute lookup
         weights: list[tuple[Any, str]] = [(module._parameters, weight) for module, weight, _ in layers]
         self._biased = [i for i, (_, _, bias) in enumerate(layers) if bias is not None]
         self._parameters = weights + [(module._parameters, bias) for module, _, bias in layers if bias is not None]
         self._activation = ACTIVATIONS[activation]
         self.n_members = n_members
-        self._addresses: list[int] = []
-        self._members: list[tuple[NetworkStruct, Any]] = []
-        shapes: list[tuple[int, int]] = [tuple(parameters[name].shape[-2:]) for parameters, name in weights]
+        #: addresses of the parameters, and the members that were made of them
+        self._views: tuple[list[int], list[Member]] = ([], [])
+        self._shapes = [parameters[name].shape for parameters, name in self._parameters]
+        shapes: list[tuple[int, int]] = [(shape[-2], shape[-1]) for shape in self._shapes[: len(weights)]]
+        self.input_dim, self.context_dim = shapes[0]
         self.output_dim = shapes[-1][1]
-        self.first_width = padded(shapes[0][1])
+        self.first_width = padded(self.context_dim)
         self._n_hidden, self._width = len(shapes) - 1, max(padded(width) for _, width in shapes)
         #: for each parameter the offset and strides of its gradient in a row of ``n_gradients`` numbers
         self._places: list[tuple[int, tuple[int, int]]] = []
@@ -68,26 +106,68 @@ class Network:
         # copies and pickles of the owner make their own when they need it
         return type(None), ()
 
-    def parameters(self) -> list[th.Tensor]:
-        """All weights in order, then the biases of the layers that have one."""
-        return [parameters[name] for parameters, name in self._parameters]
+    def parameters(self) -> list[Any]:
+        """All weights in order, then the biases of the layers that have one; None for those that are gone."""
+        return [parameters.get(name) for parameters, name in self._parameters]
 
-    def members(self) -> list[tuple[NetworkStruct, Any]]:
-        """The structures of all members, with what has to stay alive beside them."""
-        addresses = [parameters[name].data_ptr() for parameters, name in self._parameters]
-        if addresses != self._addresses:
-            self._members = [self._view(addresses, member) for member in range(self.n_members or 1)]
-            self._addresses = addresses
-        return self._members
+    def members(self, parameters: Sequence[Any]) -> list[Member] | None:
+        """
+        The structures of all members, None where the parameters are not what the network was compiled for.
 
-    def _view(self, addresses: list[int], member: int) -> tuple[NetworkStruct, Any]:
+        :param parameters: values of :meth:`parameters`
+        """
+        try:
+            for parameter, shape in zip(parameters, self._shapes, strict=True):
+                # other numbers behind an old parameter (``.data``) may begin at the same address
+                if type(parameter) not in PLAIN_TYPES or parameter.dtype is not th.float32 or parameter.shape != shape:
+                    return None
+                if not parameter.is_contiguous():
+                    return None
+            addresses = [parameter.data_ptr() for parameter in parameters]
+        except RuntimeError:  # not an array: sparse, opaque
+            return None
+        known, members = self._views
+        if addresses != known:
+            if not all(map(is_plain, parameters)):
+                return None
+            members = [self._view(addresses, member) for member in range(self.n_members or 1)]
+            self._views = addresses, members  # as a whole, for the sake of other threads
+        return members
+
+    def _view(self, addresses: list[int], member: int) -> Member:
         layers = (LayerStruct * (self._n_hidden + 1))()
-        for layer, address, (parameters, name) in zip(layers, addresses, self._parameters, strict=False):
-            layer.inputs, layer.outputs = parameters[name].shape[-2:]
+        for layer, address, shape in zip(layers, addresses, self._shapes, strict=False):
+            layer.inputs, layer.outputs = shape[-2:]
             layer.weight = address + 4 * member * layer.inputs * layer.outputs
         for i, address in zip(self._biased, addresses[len(layers) :], strict=True):
             layers[i].bias = address + 4 * member * layers[i].outputs
         return NetworkStruct(layers, len(layers), self._activation), layers
+
+    @property
+    def _lead(self) -> tuple[int, ...]:
+        return () if self.n_members is None else (self.n_members,)
+
+    def _takes(self, x: th.Tensor, context: th.Tensor) -> bool:
+        """Whether inputs have the right sizes, and each context serves equally many consecutive rows."""
+        if x.dim() not in (2, 3) or x.shape[-1] != self.input_dim or context.dim() < 2:
+            return False
+        lead, (*contexts, width) = x.shape[:-1], context.shape
+        if width != self.context_dim:
+            return False
+        if self.n_members is not None and contexts[:1] != [self.n_members]:
+            return False
+        return tuple(contexts[len(self._lead) :]) in (lead, lead[:1], (1,))
+
+    def _admitted(
+        self, x: th.Tensor, context: th.Tensor, *others: th.Tensor, differentiable: bool = False
+    ) -> list[Any] | None:
+        """The parameters if a call may take the fast way, otherwise None."""
+        if not allows(x, context, *others, differentiable=differentiable) or not self.watch.silent():
+            return None
+        if not self._takes(x, context) or not self.watch.same() or loader.load_kernels() is None:
+            return None
+        parameters = self.parameters()
+        return None if self.members(parameters) is None else parameters
 
     def new_record(self, like: th.Tensor, *rows: int) -> th.Tensor:
         """Memory for what a backward pass needs: ``([members,] 2, hidden layers, *rows, width)``, values and slopes."""
@@ -98,41 +178,69 @@ class Network:
         rows = x.numel() // x.shape[-1]
         return x.new_empty((n_steps, rows, x.shape[-1])), self.new_record(x, n_steps, rows)
 
-    def evaluate(self, x: th.Tensor, context: th.Tensor) -> th.Tensor:
+    def evaluate(self, x: th.Tensor, context: th.Tensor) -> th.Tensor | None:
         """
-        :param x: ``(rows, in)``, the same for all members
-        :param context: what the first layer adds, ``(contexts, width)``, or ``(members, contexts, width)``; each serves
-            ``rows / contexts`` consecutive rows
-        :return: ``(rows, output_dim)`` or ``(members, rows, output_dim)``
+        :param x: ``(batch, in)`` or ``(batch, n, in)``, the same for all members
+        :param context: what the first layer adds, ``(batch, width)``, ``(batch, n, width)`` or ``(1, width)``, for an ensemble
+            with the member axis in front
+        :return: of the shape of ``x`` with the size of the output, for an ensemble with the member axis in front
         """
+        parameters = self._admitted(x, context, differentiable=True)
+        if parameters is None:
+            return None
+        rows, contexts = self._as_rows(x, context)
         if th.is_grad_enabled():
-            return Evaluation.apply(self, x, context, *self.parameters())  # type: ignore[no-any-return]
-        return self._evaluate(x, context)
+            out = Evaluation.apply(self, rows, contexts, *parameters)
+        else:
+            out = self.compute(rows, contexts, parameters)
+        return out.view(*self._lead, *x.shape[:-1], self.output_dim)  # type: ignore[no-any-return]
 
-    def evaluate_with_gradient(self, x: th.Tensor, context: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def evaluate_with_gradient(self, x: th.Tensor, context: th.Tensor) -> tuple[th.Tensor, th.Tensor] | None:
         """
         Without autograd, for constants of a loss.
 
         :param x: see :meth:`evaluate`
         :param context: see :meth:`evaluate`
-        :return: what :meth:`evaluate` returns, and the gradient of the first output with respect to ``x``,
-            ``(rows, in)`` or ``(members, rows, in)``
+        :return: what :meth:`evaluate` returns, and the gradient of the first output with respect to ``x``, of the shape of
+            ``x``, for an ensemble with the member axis in front
         """
-        gradient = x.new_empty((*self._lead, *x.shape))
-        return self._evaluate(x, context, gradient), gradient
+        parameters = self._admitted(x, context)
+        if parameters is None:
+            return None
+        rows, contexts = self._as_rows(x, context)
+        gradient = x.new_empty((*self._lead, *rows.shape))
+        out = self.compute(rows, contexts, parameters, gradient)
+        lead = (*self._lead, *x.shape[:-1])
+        return out.view(*lead, self.output_dim), gradient.view(*lead, self.input_dim)
 
-    @property
-    def _lead(self) -> tuple[int, ...]:
-        return () if self.n_members is None else (self.n_members,)
+    def _as_rows(self, x: th.Tensor, context: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Inputs and contexts as matrices (with the member axis for an ensemble)."""
+        return x.reshape(-1, self.input_dim), context.reshape(*self._lead, -1, self.context_dim)
 
-    def _evaluate(
-        self, x: th.Tensor, context: th.Tensor, gradient: th.Tensor | None = None, record: th.Tensor | None = None
+    def compute(
+        self,
+        x: th.Tensor,
+        context: th.Tensor,
+        parameters: Sequence[th.Tensor],
+        gradient: th.Tensor | None = None,
+        record: th.Tensor | None = None,
     ) -> th.Tensor:
-        kernels, threads = loader.compiled(), th.get_num_threads()
+        """
+        The evaluation behind the guard.
+
+        :param x: ``(rows, in)``
+        :param context: ``([members,] contexts, width)``
+        :param parameters: values of :meth:`parameters`
+        :param gradient: takes the gradient of the first output, ``([members,] rows, in)``
+        :param record: see :meth:`new_record`
+        :return: ``([members,] rows, output_dim)``
+        """
+        kernels, threads, members = loader.compiled(), th.get_num_threads(), self.members(parameters)
+        assert members is not None
         x, context = x.contiguous(), pad(context)
         (rows, inputs), contexts = x.shape, context.shape[-2]
         out = x.new_empty((*self._lead, rows, self.output_dim))
-        for m, (network, _) in enumerate(self.members()):
+        for m, (network, _) in enumerate(members):
             kernels.evaluate(
                 network,
                 context.data_ptr() + 4 * m * contexts * context.shape[-1],
@@ -154,52 +262,73 @@ class Network:
         steps: th.Tensor,
         draws: th.Tensor | None,
         clip: tuple[float, float],
-    ) -> th.Tensor:
+    ) -> th.Tensor | None:
         """
         Run a reverse chain.
 
-        :param x: starting points ``(..., in)``
-        :param context: encoded states ``(contexts, width)``; each serves ``rows / contexts`` consecutive rows of ``x``
+        :param x: starting points ``(batch, in)`` or ``(batch, n, in)``
+        :param context: encoded states ``(batch, width)`` or ``(1, width)``
         :param times: encoded times, ``(n_steps, width)``
         :param steps: coefficients, one row per evaluation; the columns are the members of ``Step`` in ``mlp.cpp``
-        :param draws: standard normal noise ``(n_noisy, ..., in)`` of the first steps, constants
+        :param draws: standard normal noise ``(n_noisy, *x.shape)`` of the first steps, constants
         :param clip: bounds of the state where a step clips it
-        :return: all points at which the network was evaluated, and the sample as the last one, ``(n_steps + 1, ..., in)``
+        :return: all points at which the network was evaluated, and the sample as the last one, ``(n_steps + 1, *x.shape)``
         """
+        task = Task(steps, draws, clip)
+        parameters = self._admitted(x, context, times, *task.tensors(), differentiable=True)
+        if parameters is None or not self.runs(x, task) or context.dim() != 2:
+            return None
+        if times.shape != (len(steps), self.context_dim):
+            return None
         if th.is_grad_enabled():
-            return Chain.apply(self, steps, draws, clip, x, context, times, *self.parameters())  # type: ignore[no-any-return]
-        return self._run_chain(steps, draws, clip, x, context, times)
+            return Chain.apply(self, task, x, context, times, *parameters)  # type: ignore[no-any-return]
+        return self.compute_chain(task, x, context, times, parameters)
 
-    def _run_chain(
+    def runs(self, x: th.Tensor, task: Task) -> bool:
+        """
+        Whether the network can take these steps.
+
+        :param x: starting points
+        :param task: the steps
+        """
+        return self.n_members is None and self.input_dim == self.output_dim and task.fits(x)
+
+    def compute_chain(
         self,
-        steps: th.Tensor,
-        draws: th.Tensor | None,
-        clip: tuple[float, float],
+        task: Task,
         x: th.Tensor,
         context: th.Tensor,
         times: th.Tensor,
+        parameters: Sequence[th.Tensor],
         kept: tuple[th.Tensor, th.Tensor] | None = None,
     ) -> th.Tensor:
-        kernels = loader.compiled()
-        points = x.new_empty((len(steps) + 1, *x.shape))
+        """
+        The chain behind the guard.
+
+        :param task: the steps
+        :param x: see :meth:`run_chain`
+        :param context: see :meth:`run_chain`
+        :param times: see :meth:`run_chain`
+        :param parameters: values of :meth:`parameters`
+        :param kept: see :meth:`new_chain_record`
+        :return: see :meth:`run_chain`
+        """
+        kernels, members = loader.compiled(), self.members(parameters)
+        assert members is not None
+        ((network, _),) = members
+        points = x.new_empty((len(task.steps) + 1, *x.shape))
         points[0] = x
         context, times = pad(context), pad(times)
-        rows = x.numel() // x.shape[-1]
-        draws_address, n_noisy = None, 0
-        if draws is not None:
-            draws = draws.contiguous()
-            draws_address, n_noisy = draws.data_ptr(), len(draws)
-        ((network, _),) = self.members()
+        rows, draws = x.numel() // x.shape[-1], task.contiguous_draws()
         kernels.run_chain(
             network,
             context.data_ptr(),
             rows // max(context.shape[0], 1),
             times.data_ptr(),
-            steps.data_ptr(),
-            len(steps),
-            draws_address,
-            n_noisy,
-            *clip,
+            task.steps.data_ptr(),
+            len(task.steps),
+            *((None, 0) if draws is None else (draws.data_ptr(), len(draws))),
+            *task.clip,
             points.data_ptr(),
             *((None, None) if kept is None else (kept[0].data_ptr(), kept[1].data_ptr())),
             rows,
@@ -207,16 +336,19 @@ class Network:
         )
         return points
 
-    def split_gradients(self, sums: th.Tensor, needs: Sequence[bool]) -> list[th.Tensor | None]:
+    def split_gradients(
+        self, sums: th.Tensor, parameters: Sequence[th.Tensor], needs: Sequence[bool]
+    ) -> list[th.Tensor | None]:
         """
         What a backward pass has summed up, see ``Gradients`` in ``mlp.cpp``.
 
         :param sums: contiguous ``([members,] threads, numbers)``, the first thread's are the result
-        :param needs: which of :meth:`parameters` need a gradient
-        :return: gradients of :meth:`parameters`
+        :param parameters: values of :meth:`parameters`
+        :param needs: which of them need a gradient
+        :return: their gradients
         """
         lead = () if self.n_members is None else (sums.stride(0),)
         return [
             sums.as_strided(parameter.shape, (*lead, *strides)[-parameter.dim() :], offset) if need else None
-            for parameter, (offset, strides), need in zip(self.parameters(), self._places, needs, strict=True)
+            for parameter, (offset, strides), need in zip(parameters, self._places, needs, strict=True)
         ]

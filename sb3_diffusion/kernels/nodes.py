@@ -5,17 +5,26 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 
 from sb3_diffusion.kernels import loader
+from sb3_diffusion.kernels.guard import is_plain
+from sb3_diffusion.kernels.task import Task
 
 if TYPE_CHECKING:
-    from sb3_diffusion.kernels.network import Network
+    from sb3_diffusion.kernels.network import Member, Network
+
+_WAY_OUT = "run the forward pass within sb3_diffusion.kernels.switched_off()."
 
 
 def _refuse_second_derivative() -> None:
     if th.is_grad_enabled():
-        raise RuntimeError(
-            "The compiled kernels have no second derivative; for create_graph=True run the forward pass within "
-            "sb3_diffusion.kernels.switched_off()."
-        )
+        raise RuntimeError(f"The compiled kernels have no second derivative; for create_graph=True {_WAY_OUT}")
+
+
+def _checked(network: "Network", parameters: Any, *tensors: th.Tensor) -> "list[Member]":
+    """The members of the forward pass, once it is certain that its tensors and the gradient still are arrays."""
+    members = network.members(parameters)
+    if members is None or not all(map(is_plain, tensors)):
+        raise RuntimeError(f"The compiled kernels pull back plain float32 arrays only; for anything else {_WAY_OUT}")
+    return members
 
 
 class Evaluation(th.autograd.Function):
@@ -24,22 +33,24 @@ class Evaluation(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, network: "Network", x: th.Tensor, context: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
         x = x.contiguous()
-        ctx.network = network
-        ctx.record = network.new_record(x, len(x)) if any(ctx.needs_input_grad) else None
-        ctx.save_for_backward(x, context, *parameters)
-        return network._evaluate(x, context, record=ctx.record)
+        ctx.network, ctx.record = network, None
+        if any(ctx.needs_input_grad):
+            ctx.record = network.new_record(x, len(x))
+            ctx.save_for_backward(x, context, *parameters)
+        return network.compute(x, context, parameters, record=ctx.record)
 
     @staticmethod
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
         _refuse_second_derivative()
-        x, context, *_ = ctx.saved_tensors  # autograd checks that they and the parameters are those of the forward pass
-        kernels, threads, rows = loader.compiled(), th.get_num_threads(), len(x)
+        x, context, *parameters = ctx.saved_tensors  # autograd checks that nobody has changed them
         network, record, ctx.record = ctx.network, ctx.record, None
+        members = _checked(network, parameters, x, context, gradient)
+        kernels, threads, rows = loader.compiled(), th.get_num_threads(), len(x)
         if record is None:  # an earlier pass has consumed it (retain_graph=True)
             record = network.new_record(x, rows)
-            network._evaluate(x, context, record=record)
+            network.compute(x, context, parameters, record=record)
         _, needs_x, needs_context, *needs = ctx.needs_input_grad
-        gradient, members = gradient.contiguous(), network.members()
+        gradient = gradient.contiguous()
         x_gradient = x.new_empty((len(members), *x.shape))
         sums = x.new_zeros((len(members), threads, network.n_gradients)) if any(needs) else None
         for m, (member, _) in enumerate(members):
@@ -59,12 +70,12 @@ class Evaluation(th.autograd.Function):
             contexts, width = context.shape[-2:]
             context_gradient = record[..., 1, 0, :, :width]
             if contexts != rows:
-                context_gradient = context_gradient.unflatten(-2, (contexts, -1)).sum(-2)
+                context_gradient = context_gradient.unflatten(-2, (contexts, rows // max(contexts, 1))).sum(-2)
         return (
             None,
             x_gradient.sum(0) if needs_x else None,
             context_gradient,
-            *([None] * len(needs) if sums is None else network.split_gradients(sums, needs)),
+            *([None] * len(needs) if sums is None else network.split_gradients(sums, parameters, needs)),
         )
 
 
@@ -75,38 +86,38 @@ class Chain(th.autograd.Function):
     def forward(
         ctx: Any,
         network: "Network",
-        steps: th.Tensor,
-        draws: th.Tensor | None,
-        clip: tuple[float, float],
+        task: Task,
         x: th.Tensor,
         context: th.Tensor,
         times: th.Tensor,
         *parameters: th.Tensor,
     ) -> th.Tensor:
-        ctx.network, ctx.clip = network, clip
-        ctx.kept = network.new_chain_record(x, len(steps)) if any(ctx.needs_input_grad) else None
-        points = network._run_chain(steps, draws, clip, x, context, times, ctx.kept)
-        ctx.save_for_backward(points, steps, draws, context, times, *parameters)
+        ctx.network, ctx.clip, ctx.kept = network, task.clip, None
+        needed = any(ctx.needs_input_grad)
+        if needed:
+            ctx.kept = network.new_chain_record(x, len(task.steps))
+        points = network.compute_chain(task, x, context, times, parameters, ctx.kept)
+        if needed:
+            ctx.save_for_backward(points, task.steps, task.draws, context, times, *parameters)
         return points
 
     @staticmethod
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
         _refuse_second_derivative()
-        # autograd checks that they and the parameters are those of the forward pass
-        points, steps, draws, context, times, *_ = ctx.saved_tensors
-        kernels, threads = loader.compiled(), th.get_num_threads()
+        points, steps, draws, context, times, *parameters = ctx.saved_tensors  # autograd checks that nobody has changed them
         network, kept, ctx.kept = ctx.network, ctx.kept, None
+        ((member, _),) = _checked(network, parameters, points, steps, context, times, gradient)
+        kernels, threads = loader.compiled(), th.get_num_threads()
         if kept is None:  # an earlier pass has consumed it (retain_graph=True)
             kept = network.new_chain_record(points[0], len(steps))
-            network._run_chain(steps, draws, ctx.clip, points[0], context, times, kept)
+            network.compute_chain(Task(steps, draws, ctx.clip), points[0], context, times, parameters, kept)
         predictions, record = kept
-        _, _, _, _, needs_x, needs_context, needs_times, *needs = ctx.needs_input_grad
+        _, _, needs_x, needs_context, needs_times, *needs = ctx.needs_input_grad
         gradients = gradient.clone(memory_format=th.contiguous_format)
         n_steps, rows, _ = predictions.shape
         contexts, width = context.shape
         encoded = points.new_zeros((rows, network.first_width))
         sums = points.new_zeros((threads, network.n_gradients + n_steps * network.first_width))
-        ((member, _),) = network.members()
         kernels.pull_back_chain(
             member,
             steps.data_ptr(),
@@ -118,9 +129,9 @@ class Chain(th.autograd.Function):
             threads,
         )
         return (
-            *(None, None, None, None),
+            *(None, None),
             gradients[0] if needs_x else None,
-            encoded[:, :width].unflatten(0, (contexts, -1)).sum(1) if needs_context else None,
+            encoded[:, :width].unflatten(0, (contexts, rows // max(contexts, 1))).sum(1) if needs_context else None,
             sums[0, network.n_gradients :].view(n_steps, -1)[:, :width] if needs_times else None,
-            *network.split_gradients(sums, needs),
+            *network.split_gradients(sums, parameters, needs),
         )

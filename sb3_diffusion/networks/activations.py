@@ -5,11 +5,10 @@ from typing import Any
 
 import torch as th
 from torch import nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from sb3_diffusion.kernels import hooked, observed
 from sb3_diffusion.kernels import mish as compiled_mish
-from sb3_diffusion.kernels import usable
 
 # exp(20)^2 is far from the float32 limit, and tanh(softplus(20)) equals 1 even in float64
 _MAX_EXPONENT = 20.0
@@ -60,9 +59,7 @@ class _MishFunction(th.autograd.Function):
     def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
         x = x.contiguous()
         out, slope = th.empty_like(x), th.empty_like(x)
-        if usable(x):
-            compiled_mish(x, out, slope)
-        else:
+        if not compiled_mish(x, out, slope):
             _by_chunks(_write_mish_and_slope, x, out, slope)
         ctx.save_for_backward(slope)
         return out
@@ -94,16 +91,14 @@ def mish(x: th.Tensor, inplace: bool = False) -> th.Tensor:
         return F.mish(x)
     if th.compiler.is_compiling():
         return _mish_ratio(x)
-    if forward_ad.unpack_dual(x).tangent is not None:
-        return F.mish(x)  # kernels that write into a given tensor carry no derivative forwards
+    if observed() or type(x) not in (th.Tensor, nn.Parameter):
+        return F.mish(x)  # what writes into a given tensor can neither be traced nor transformed
     if th.is_grad_enabled() and x.requires_grad:
         return _MishFunction.apply(x)  # type: ignore[no-any-return]
     if not (inplace and x.is_contiguous()):
         inplace, x = False, x.contiguous()
     out = x if inplace else th.empty_like(x)
-    if usable(x):
-        compiled_mish(x, out)
-    else:
+    if not compiled_mish(x, out):
         _by_chunks(_write_mish, x, out)
     return out
 
@@ -185,3 +180,15 @@ def overwriting(activation: nn.Module) -> Callable[[th.Tensor], th.Tensor]:
     :return: a function; where no such variant exists, the module's own ``forward``, which leaves its argument alone
     """
     return _OVERWRITING.get(type(activation), activation.forward)
+
+
+def activate(activation: nn.Module, x: th.Tensor, owned: bool) -> th.Tensor:
+    """
+    Apply an activation, in place where that is possible and nobody can see it.
+
+    :param activation: activation module
+    :param x: its argument
+    :param owned: whether nobody else has seen ``x``: neither the caller's caller, nor a hook of the layer it comes from
+    :return: tensor of the shape of ``x``
+    """
+    return overwriting(activation)(x) if owned and not hooked(activation) else activation(x)  # type: ignore[no-any-return]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch as th
 from torch import nn
 
-from sb3_diffusion.networks.activations import overwriting, resolve_activation
+from sb3_diffusion.kernels import hooked
+from sb3_diffusion.networks.activations import activate, resolve_activation
 from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, check_widths, orthogonal_with
 
 
@@ -26,15 +27,15 @@ class BroBlock(nn.Module):
         self.outer = Linear(width, width, n_members)
         self.outer_norm = LayerNorm(width, n_members)
         self.activation = activation()
-        self._activate_owned = overwriting(self.activation)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
         :param x: (rows, width) or (members, rows, width); left untouched
         :return: tensor of the shape of ``x``
         """
-        inner = self._activate_owned(self.inner_norm(self.inner(x)))
-        return self.outer_norm(self.outer(inner)).add_(x)
+        inner = activate(self.activation, self.inner_norm(self.inner(x)), owned=not hooked(self.inner_norm))
+        out = self.outer_norm(self.outer(inner))
+        return out + x if hooked(self.outer_norm) else out.add_(x)
 
 
 class BroNet(Backbone):
@@ -65,7 +66,6 @@ class BroNet(Backbone):
         super().__init__(in_dims, width, width, output_dim, n_members)
         activation_class = resolve_activation(activation)
         self.activation = activation_class()
-        self._activate_owned = overwriting(self.activation)
         self.norm = LayerNorm(width, n_members)
         self.blocks = nn.ModuleList(BroBlock(width, activation_class, n_members) for _ in widths)
         self.output: Linear | None = None
@@ -75,7 +75,7 @@ class BroNet(Backbone):
 
     def body(self, x: th.Tensor, owned: bool) -> th.Tensor:
         """See :meth:`Backbone.body`."""
-        x = self._activate_owned(self.norm(x))
+        x = activate(self.activation, self.norm(x), owned=not hooked(self.norm))
         for block in self.blocks:
             x = block(x)
         return x if self.output is None else self.output(x)

@@ -180,9 +180,10 @@ class Critics(nn.Module):
                     return values.mean(0), gradients.mean(0)
                 smallest, member = values.min(0)
                 return smallest, gradients.gather(0, member[None, ..., None].expand(1, *actions.shape)).squeeze(0)
-        with th.enable_grad():
-            inputs = actions.detach().requires_grad_()
-            values = self.q(inputs, c.detach())
+        # autograd knows nothing of tensors that were made in inference mode, but it knows their copies
+        with th.inference_mode(False), th.enable_grad():
+            inputs = (actions.clone() if actions.is_inference() else actions.detach()).requires_grad_()
+            values = self.q(inputs, c.clone() if c.is_inference() else c.detach())
             reduced = values.mean(0) if reduction == "mean" else values.amin(0)
             # summed over the rows: each gets its own gradient
             (gradient,) = th.autograd.grad(reduced.sum(), inputs)

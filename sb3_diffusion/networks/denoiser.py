@@ -7,7 +7,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_diffusion.kernels import EncodedChain, Network, usable
+from sb3_diffusion.kernels import EncodedChain, Network, Watch, hooked, usable
 from sb3_diffusion.networks.backbones import resolve_backbone
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS, TimeEmbedding, resolve_time_embedding
 from sb3_diffusion.networks.layers import Backbone
@@ -72,17 +72,17 @@ class BoundDenoiser:
     """
     A denoiser for fixed states and a sequence of times, see :meth:`Denoiser.bind`.
 
-    :param trunk: network behind the encoders
+    :param denoiser: the denoiser
     :param c: encoded states, (batch, width)
     :param e: encoded times of the evaluations, (n_evaluations, width)
     """
 
-    def __init__(self, trunk: Backbone, c: th.Tensor, e: th.Tensor) -> None:
-        self.trunk = trunk
+    def __init__(self, denoiser: "Denoiser", c: th.Tensor, e: th.Tensor) -> None:
+        self.denoiser = denoiser
         self.c, self.e = c, e
 
     def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
-        return self.trunk.evaluate(_ACTION, x, self.c + self.e[k])
+        return self.denoiser(x, self.c, self.e[k])  # type: ignore[no-any-return]
 
     def run_chain(
         self, x: th.Tensor, steps: th.Tensor, draws: th.Tensor | None, clip: tuple[float, float]
@@ -97,11 +97,8 @@ class BoundDenoiser:
         :return: all points at which the network was evaluated, and the samples as the last one, ``(n_evaluations + 1, ...)``;
             None where the kernels cannot do it
         """
-        # the draws are constants there
-        is_usable = usable(x, self.c, differentiable=True) and (draws is None or not draws.requires_grad)
-        if is_usable and isinstance(self.trunk, MLP) and (network := self.trunk.kernel(_ACTION)) is not None:
-            return network.run_chain(x, self.c, self.e, steps, draws, clip)
-        return None
+        network = self.denoiser.trunk_kernel()
+        return None if network is None else network.run_chain(x, self.c, self.e, steps, draws, clip)
 
 
 class FreshDenoiser:
@@ -198,18 +195,22 @@ class Denoiser(nn.Module):
         :param features: (..., feature_dim)
         :return: (..., width)
         """
-        if (network := self._state_kernel(features)) is not None:
+        network = self._state_kernel()
+        if network is not None:
             assert self.state_net is not None
-            return network.evaluate(features, self.state_net.first.bias.unsqueeze(0))
+            encoded = network.evaluate(features, self.state_net.first.bias.unsqueeze(0))
+            if encoded is not None:
+                return encoded
         state = features if self.state_net is None else self.state_net.full(features)
         return self.trunk.share(_STATE, state, bias=True)
 
-    def _state_kernel(self, features: th.Tensor) -> Network | None:
-        """State network and state share of the first layer as one compiled network, None where it cannot be used."""
-        if self.state_net is None or features.dim() != 2 or not usable(features, self.trunk.first.bias, differentiable=True):
+    def _state_kernel(self) -> Network | None:
+        """State network and state share of the first layer as one compiled network, None where there is none."""
+        if self.state_net is None or th.compiler.is_compiling():
             return None
-        if self._compiled_state is None:
-            self._compiled_state = self.state_net.kernel(0, output=(self.trunk.first, f"weight_{_STATE}", "bias"))
+        if self._compiled_state is None or not self._compiled_state.watch.same():
+            share = (self.trunk.first, f"weight_{_STATE}", "bias")
+            self._compiled_state = self.state_net.make_kernel(0, share, (self, self.trunk, self.trunk.first))
         return self._compiled_state
 
     def encode_time(self, t: th.Tensor) -> th.Tensor:
@@ -219,21 +220,32 @@ class Denoiser(nn.Module):
         :param t: (..., n_times)
         :return: (..., width)
         """
-        if (network := self._time_kernel(t)) is not None:
+        network = self._time_kernel()
+        # asked before, because the embedding is called here in its place
+        if network is not None and network.watch.silent() and usable(t, differentiable=True):
             assert self.time_net.mlp is not None
             features = self.time_net.embed(t)
             rows = network.evaluate(features.reshape(-1, features.shape[-1]), self.time_net.mlp.first.bias.unsqueeze(0))
-            return rows.view(*features.shape[:-1], network.output_dim)
+            if rows is not None:
+                return rows.view(*features.shape[:-1], network.output_dim)
         return self.trunk.share(_TIME, self.time_net(t))
 
-    def _time_kernel(self, t: th.Tensor) -> Network | None:
-        """Time network and time share of the first layer as one compiled network, None where it cannot be used."""
+    def _time_kernel(self) -> Network | None:
+        """Time network and time share of the first layer as one compiled network, None where there is none."""
         mlp = self.time_net.mlp
-        if mlp is None or not usable(t, mlp.first.bias, differentiable=True):
+        if mlp is None or th.compiler.is_compiling():
             return None
-        if self._compiled_time is None:
-            self._compiled_time = mlp.kernel(0, output=(self.trunk.first, f"weight_{_TIME}", None))
+        if self._compiled_time is None or not self._compiled_time.watch.same():
+            share = (self.trunk.first, f"weight_{_TIME}", None)
+            self._compiled_time = mlp.make_kernel(0, share, (self, self.time_net, self.trunk, self.trunk.first))
         return self._compiled_time
+
+    def trunk_kernel(self) -> Network | None:
+        """The network behind the encoders in compiled form, None where it has none or somebody waits for calls of this module."""
+        trunk: Any = self._modules["trunk"]
+        if not isinstance(trunk, MLP) or hooked(self) or "forward" in self.__dict__:
+            return None
+        return trunk.kernel(_ACTION)
 
     def forward(self, x: th.Tensor, c: th.Tensor, e: th.Tensor) -> th.Tensor:
         """
@@ -258,7 +270,7 @@ class Denoiser(nn.Module):
         :param e: encoded times of the evaluations, (n_evaluations, width)
         :return: function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
         """
-        return BoundDenoiser(self.trunk, c, e)
+        return BoundDenoiser(self, c, e)
 
     def bind_features(self, features: th.Tensor, t: th.Tensor) -> FreshDenoiser:
         """
@@ -290,21 +302,23 @@ class Denoiser(nn.Module):
         :param clip: see :meth:`BoundDenoiser.run_chain`
         :return: see :meth:`BoundDenoiser.run_chain`
         """
-        encoded = self._encoded_chain
-        # a module's attributes are slow, a tenth of the time of an action altogether
-        if features.dim() != 2 or not usable(x, features, self.trunk.first.bias if encoded is None else encoded.weight):
+        if th.compiler.is_compiling():
             return None
-        if encoded is None:  # not yet, or never
-            self._encoded_chain = encoded = self._make_encoded_chain(features)
+        encoded = self._encoded_chain
+        points = None if encoded is None else encoded.run(x, features, t, steps, draws, clip)
+        if points is not None or (encoded is not None and encoded.watch.same()):
+            return points
+        self._encoded_chain = encoded = self._make_encoded_chain()
         return None if encoded is None else encoded.run(x, features, t, steps, draws, clip)
 
-    def _make_encoded_chain(self, features: th.Tensor) -> EncodedChain | None:
-        states = self._state_kernel(features)
-        network = self.trunk.kernel(_ACTION) if isinstance(self.trunk, MLP) else None
+    def _make_encoded_chain(self) -> EncodedChain | None:
+        states, network = self._state_kernel(), self.trunk_kernel()
         if states is None or network is None:
             return None
         assert self.state_net is not None
-        return EncodedChain(network, states, self.state_net.first, self.encode_time, self._time_sources())
+        return EncodedChain(
+            network, states, self.state_net.first, self.encode_time, self._time_sources(), Watch(self.modules())
+        )
 
     def _time_sources(self) -> list[tuple[nn.Module, str]] | None:
         """All parameters and buffers on which :meth:`encode_time` depends, None if it may depend on something else."""

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch as th
 from torch import nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
+
+from sb3_diffusion.kernels import hooked, observed
 
 Initialiser = Callable[[th.Tensor], th.Tensor]
 
@@ -91,8 +92,18 @@ class _NarrowProduct(th.autograd.Function):
 
 
 def _use_narrow(x: th.Tensor, outputs: int) -> bool:
-    # neither compilers nor forward mode look into the function above
-    return outputs <= _NARROW and x.is_cpu and forward_ad._current_level < 0 and not th.compiler.is_compiling()
+    # neither compilers, nor exporters, nor transforms look into the function above
+    return outputs <= _NARROW and x.is_cpu and not observed()
+
+
+def _parameter(module: nn.Module, name: str) -> th.Tensor:
+    """
+    A parameter, or what a parametrisation (weight norm, pruning) has put in its place.
+
+    The dictionary skips nn.Module's slow attribute lookup, a seventh of the time of a one-row product.
+    """
+    value = module._parameters.get(name)
+    return getattr(module, name) if value is None else value  # type: ignore[no-any-return]
 
 
 def _stacked(shape: tuple[int, ...], n_members: int | None) -> tuple[int, ...]:
@@ -127,19 +138,18 @@ class Linear(nn.Module):
         :param x: (..., in) for a single network; (members, rows, in), or (rows, in) shared by all members, for an ensemble
         :return: (..., out), or (members, rows, out)
         """
-        # the dictionary skips nn.Module's slow attribute lookup, a seventh of the time of a one-row product
-        parameters: Any = self._parameters
+        weight, bias = _parameter(self, "weight"), _parameter(self, "bias")
         if self.n_members is not None:
             if x.dim() == 2:
                 x = x.expand(self.n_members, -1, -1)
             if _use_narrow(x, self.out_features):
-                return _NarrowProduct.apply(x, parameters["weight"], parameters["bias"])  # type: ignore[no-any-return]
-            return th.baddbmm(parameters["bias"], x, parameters["weight"])
+                return _NarrowProduct.apply(x, weight, bias)  # type: ignore[no-any-return]
+            return th.baddbmm(bias, x, weight)
         if x.dim() == 2:
             if _use_narrow(x, self.out_features):
-                return _NarrowProduct.apply(x, parameters["weight"], parameters["bias"])  # type: ignore[no-any-return]
-            return th.addmm(parameters["bias"], x, parameters["weight"])
-        return th.matmul(x, parameters["weight"]) + parameters["bias"]
+                return _NarrowProduct.apply(x, weight, bias)  # type: ignore[no-any-return]
+            return th.addmm(bias, x, weight)
+        return th.matmul(x, weight) + bias
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, n_members={self.n_members}"
@@ -187,8 +197,13 @@ class SplitLinear(nn.Module):
         :param per_member: whether each member of an ensemble has its own input, (members, ..., in_i)
         :return: (..., out), or (members, ..., out) for an ensemble
         """
-        parameters: Any = self._parameters
-        weight, offset = parameters[self._names[i]], parameters["bias"]
+        if not hooked(self):
+            return self._share(i, x, bias, per_member)
+        parts = [x if j == i else None for j in range(len(self.in_dims))]
+        return self(*parts, per_member=per_member, bias=bias)  # type: ignore[no-any-return]
+
+    def _share(self, i: int, x: th.Tensor, bias: bool, per_member: bool) -> th.Tensor:
+        weight, offset = _parameter(self, self._names[i]), _parameter(self, "bias")
         if self.n_members is None:
             if not bias:
                 return th.matmul(x, weight)
@@ -207,29 +222,37 @@ class SplitLinear(nn.Module):
             of size 1 broadcasts, and for an ensemble a member axis comes first
         :return: a new tensor, (batch, out) or (batch, n, out), with the member axis for an ensemble
         """
-        weight: Any = self._parameters[self._names[i]]
-        if x.dim() == 2:
+        is_hooked = hooked(self)
+        if x.dim() == 2 and not is_hooked:
+            weight = _parameter(self, self._names[i])
             if self.n_members is None:
                 return th.addmm(others, x, weight)
             return th.baddbmm(others, x.expand(self.n_members, -1, -1), weight)
         own = self.share(i, x)
-        return own.add_(others if others.dim() == own.dim() else others.unsqueeze(-2))
+        others = others if others.dim() == own.dim() else others.unsqueeze(-2)
+        return own + others if is_hooked else own.add_(others)
 
-    def forward(self, *parts: th.Tensor, per_member: bool = False) -> th.Tensor:
+    def forward(self, *parts: th.Tensor | None, per_member: bool = False, bias: bool = True) -> th.Tensor:
         """
         The layer on the concatenated inputs; the plain way, against which the shares are tested.
 
-        :param parts: one (..., in_i) per input, leading axes equal
+        :param parts: one (..., in_i) per input, leading axes equal; or one, and None for the others: its share
         :param per_member: whether each member of an ensemble has its own inputs, (members, ..., in_i)
+        :param bias: whether to add the bias
         :return: (..., out), or (members, ..., out) for an ensemble
         """
+        given = [(i, part) for i, part in enumerate(parts) if part is not None]
+        if len(given) < len(self.in_dims):
+            ((i, part),) = given
+            return self._share(i, part, bias, per_member)
         weight = th.cat([getattr(self, name) for name in self._names], dim=-2)
-        x = th.cat(parts, dim=-1)
+        x = th.cat([part for _, part in given], dim=-1)
+        offset = self.bias if bias else 0.0
         if self.n_members is None:
-            return th.matmul(x, weight) + self.bias
+            return th.matmul(x, weight) + offset
         lead = x.shape[1 if per_member else 0 : -1]
         rows = x.reshape(self.n_members if per_member else 1, -1, x.shape[-1])
-        return (th.matmul(rows, weight) + self.bias).view(self.n_members, *lead, self.out_features)
+        return (th.matmul(rows, weight) + offset).view(self.n_members, *lead, self.out_features)
 
     def extra_repr(self) -> str:
         return f"in_dims={self.in_dims}, out_features={self.out_features}, n_members={self.n_members}"
@@ -400,6 +423,7 @@ class Backbone(nn.Module):
         :param owned: whether the caller gives up ``pre_activation``, so that it may be overwritten
         :return: (..., output_dim), or (members, ..., output_dim)
         """
+        owned = owned and not hooked(self)  # a hook may have kept it
         if pre_activation.dim() == self._row_axes:
             return self.body(pre_activation, owned)
         shape = pre_activation.shape
@@ -415,7 +439,7 @@ class Backbone(nn.Module):
         :param others: see :meth:`SplitLinear.add_share`
         :return: (batch, output_dim) or (batch, n, output_dim), with the member axis for an ensemble
         """
-        return self.forward(self.add_share(i, part, others), owned=True)
+        return self(self.add_share(i, part, others), owned=True)  # type: ignore[no-any-return]
 
     def evaluate_with_gradient(self, i: int, part: th.Tensor, others: th.Tensor) -> tuple[th.Tensor, th.Tensor] | None:
         """
@@ -437,7 +461,8 @@ class Backbone(nn.Module):
         :param per_member: whether each member of an ensemble has its own inputs, (members, ..., in_i)
         :return: (..., output_dim), or (members, ..., output_dim)
         """
-        return self.forward(self.first(*parts, per_member=per_member), owned=True)
+        pre_activation = self.first(*parts, per_member=per_member)
+        return self(pre_activation, owned=not hooked(self.first))  # type: ignore[no-any-return]
 
 
 def check_widths(net_arch: Sequence[int], equal: bool, who: str) -> tuple[int, ...]:

@@ -8,14 +8,15 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_diffusion.kernels import KernelLayer, Network, usable
-from sb3_diffusion.networks.activations import Mish, overwriting, resolve_activation
+from sb3_diffusion.kernels import KernelLayer, Network, Watch, fit_together, hooked, observed
+from sb3_diffusion.networks.activations import Mish, activate, resolve_activation
 from sb3_diffusion.networks.layers import (
     Backbone,
     BatchRenorm,
     Initialiser,
     LayerNorm,
     Linear,
+    SplitLinear,
     check_widths,
     orthogonal_,
     orthogonal_with,
@@ -24,12 +25,6 @@ from sb3_diffusion.networks.layers import (
 LAYER_NORM_PLACES = (False, True, "pre", "post")
 # activations of the compiled kernels
 _COMPILED: dict[type[nn.Module], str] = {nn.ReLU: "relu", Mish: "mish"}
-
-
-def _as_rows(part: th.Tensor, others: th.Tensor, n_members: int | None) -> tuple[th.Tensor, th.Tensor]:
-    """Input and contexts as matrices (with the member axis for an ensemble)."""
-    lead = () if n_members is None else (n_members,)
-    return part.reshape(-1, part.shape[-1]), others.reshape(*lead, -1, others.shape[-1])
 
 
 class MLP(Backbone):
@@ -63,7 +58,6 @@ class MLP(Backbone):
             raise ValueError(f"layer_norm={layer_norm!r} is unknown; choose one of {LAYER_NORM_PLACES}.")
         super().__init__(in_dims, widths[0], widths[-1], output_dim, n_members)
         self.activation = resolve_activation(activation)()
-        self._activate_owned = overwriting(self.activation)
         self._has_norms = bool(layer_norm) or batch_renorm is not None
         self._norm_before = layer_norm in (True, "pre")
         self.norms = nn.ModuleList([LayerNorm(width, n_members) for width in widths] if layer_norm else [])
@@ -77,59 +71,63 @@ class MLP(Backbone):
             self.output = Linear(widths[-1], output_dim, n_members, orthogonal_with(gain))
         self._kernels: dict[int, Network | None] = {}
 
-    def kernel(self, i: int, output: KernelLayer | None = None) -> Network | None:
+    def kernel(self, i: int) -> Network | None:
         """
         This network as a function of one input in compiled form, None where it has none.
 
         :param i: position of the input
-        :param output: the layer behind the hidden ones if it is not the network's own
         """
-        name = _COMPILED.get(type(self.activation))
-        if output is None and self.output is not None:
-            output = (self.output, "weight", "bias")
-        if self._has_norms or name is None or output is None:
+        output = self._modules.get("output")
+        # compilers cannot look into what follows
+        if self._has_norms or output is None or th.compiler.is_compiling():
             return None
-        if self._kernels.get(i) is None:  # a copied network has lost it
-            hidden: list[KernelLayer] = [(layer, "weight", "bias") for layer in self.hidden]
-            self._kernels[i] = Network([(self.first, f"weight_{i}", None), *hidden, output], name, self.n_members)
-        return self._kernels[i]
+        network = self._kernels.get(i)
+        if network is None or not network.watch.same():  # a copied network has lost it
+            network = self._kernels[i] = self.make_kernel(i, (output, "weight", "bias"))
+        return network
+
+    def make_kernel(self, i: int, output: KernelLayer, others: Sequence[nn.Module] = ()) -> Network | None:
+        """
+        The hidden layers and one behind them as a function of one input, None where that cannot be compiled.
+
+        :param i: position of the input
+        :param output: the last layer
+        :param others: modules, besides those of this network, that have to stay in their places
+        """
+        if observed():  # sizes are no numbers while somebody traces
+            return None
+        activation = _COMPILED.get(type(self.activation))
+        if self._has_norms or activation is None or type(self.first) is not SplitLinear:
+            return None
+        if any(type(layer) is not Linear for layer in self.hidden) or type(output[0]) not in (Linear, SplitLinear):
+            return None
+        layers = [(self.first, f"weight_{i}", None), *((layer, "weight", "bias") for layer in self.hidden), output]
+        if not fit_together(layers, self.n_members):
+            return None
+        return Network(layers, activation, self.n_members, Watch([*self.modules(), *others]))
 
     def evaluate(self, i: int, part: th.Tensor, others: th.Tensor) -> th.Tensor:
         """See :meth:`Backbone.evaluate`."""
-        network = self._kernel_for(i, part, others, differentiable=True)
-        if network is None:
-            return super().evaluate(i, part, others)
-        rows, contexts = _as_rows(part, others, self.n_members)
-        return network.evaluate(rows, contexts).view(*others.shape[: self._row_axes - 2], *part.shape[:-1], self.output_dim)
+        network = self.kernel(i)
+        out = None if network is None else network.evaluate(part, others)
+        return super().evaluate(i, part, others) if out is None else out
 
     def evaluate_with_gradient(self, i: int, part: th.Tensor, others: th.Tensor) -> tuple[th.Tensor, th.Tensor] | None:
         """See :meth:`Backbone.evaluate_with_gradient`."""
-        network = self._kernel_for(i, part, others)
-        if network is None:
-            return None
-        lead = (*others.shape[: self._row_axes - 2], *part.shape[:-1])
-        out, gradient = network.evaluate_with_gradient(*_as_rows(part, others, self.n_members))
-        return out.view(*lead, self.output_dim), gradient.view(*lead, part.shape[-1])
-
-    def _kernel_for(self, i: int, part: th.Tensor, others: th.Tensor, differentiable: bool = False) -> Network | None:
-        if not usable(part, others, differentiable=differentiable):
-            return None
-        # rows of `others` have to serve equally many consecutive rows of `part`
-        lead = part.shape[:-1]
-        regular = others.shape[self._row_axes - 2 : -1] in (lead, lead[:1], (1,))
-        return self.kernel(i) if regular else None
+        network = self.kernel(i)
+        return None if network is None else network.evaluate_with_gradient(part, others)
 
     def body(self, x: th.Tensor, owned: bool) -> th.Tensor:
         """See :meth:`Backbone.body`."""
         # the dictionary skips nn.Module's slow attribute lookup, which counts in a chain of one-row calls
         modules: Any = self._modules
-        activate, output = self._activate_owned, modules.get("output")
+        activation, output = modules["activation"], modules.get("output")
         if self._has_norms:
             x = self._normed_body(x)
         else:
-            x = activate(x) if owned else modules["activation"](x)
+            x = activate(activation, x, owned)
             for layer in modules["hidden"]:
-                x = activate(layer(x))
+                x = activate(activation, layer(x), owned=not hooked(layer))
         return x if output is None else output(x)
 
     def _normed_body(self, x: th.Tensor) -> th.Tensor:
@@ -142,7 +140,7 @@ class MLP(Backbone):
         if not self.norms:
             x = self.activation(x)
         elif self._norm_before:
-            x = self._activate_owned(self.norms[i](x))
+            x = activate(self.activation, self.norms[i](x), owned=not hooked(self.norms[i]))
         else:
             x = self.norms[i](self.activation(x))
         return self.batch_norms[i](x) if self.batch_norms else x
@@ -177,7 +175,6 @@ class ResidualBlock(nn.Module):
         self.contract = Linear(expansion * out_features, out_features, n_members, initialiser)
         self.shortcut = Linear(in_features, out_features, n_members) if in_features != out_features else None
         self.activation = activation()
-        self._activate_owned = overwriting(self.activation)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
@@ -185,8 +182,9 @@ class ResidualBlock(nn.Module):
         :return: (rows, out) or (members, rows, out)
         """
         inner = x if self.norm is None else self.norm(x)
-        inner = self.contract(self._activate_owned(self.expand(inner)))
-        return inner.add_(x if self.shortcut is None else self.shortcut(x))
+        inner = self.contract(activate(self.activation, self.expand(inner), owned=not hooked(self.expand)))
+        x = x if self.shortcut is None else self.shortcut(x)
+        return inner + x if hooked(self.contract) else inner.add_(x)
 
 
 class ResidualMLP(Backbone):
@@ -218,7 +216,6 @@ class ResidualMLP(Backbone):
         super().__init__(in_dims, widths[0], widths[-1], output_dim, n_members)
         activation_class = resolve_activation(activation)
         self.activation = activation_class()
-        self._activate_owned = overwriting(self.activation)
         self.blocks = nn.ModuleList(
             ResidualBlock(n_in, n_out, expansion, activation_class, n_members, bool(layer_norm))
             for n_in, n_out in pairwise((widths[0], *widths))
@@ -232,5 +229,5 @@ class ResidualMLP(Backbone):
         """See :meth:`Backbone.body`."""
         for block in self.blocks:
             x = block(x)
-        x = self._activate_owned(x)
+        x = activate(self.activation, x, owned=not hooked(self.blocks[-1]))
         return x if self.output is None else self.output(x)

@@ -4,7 +4,6 @@ import copy
 import pickle
 import platform
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -322,7 +321,7 @@ def test_the_formula_that_the_chains_are_compared_with() -> None:
 def test_other_instruction_sets(architecture: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tiles of other sizes, for processors with narrower registers than this one may have."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kernels.loader, "FLAGS", (*kernels.loader.FLAGS, f"-march={architecture}"))
+    monkeypatch.setattr(kernels.library, "FLAGS", (*kernels.library.FLAGS, f"-march={architecture}"))
     kernels.load_kernels.cache_clear()
     assert kernels.load_kernels() is not None
     try:
@@ -455,41 +454,3 @@ def test_the_environment_switches_them_off(monkeypatch: pytest.MonkeyPatch) -> N
     kernels.load_kernels.cache_clear()
     assert kernels.load_kernels() is None
     kernels.load_kernels.cache_clear()
-
-
-def test_no_compiler_gives_one_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    kernels.load_kernels.cache_clear()
-    with pytest.warns(UserWarning, match="no C\\+\\+ compiler found; install g\\+\\+"):
-        assert kernels.load_kernels() is None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert kernels.load_kernels() is None
-    kernels.load_kernels.cache_clear()
-
-
-def test_a_failing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CXX", "false")
-    with pytest.raises(kernels.KernelError, match="false failed: exit status 1"):
-        kernels.build(tmp_path)
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(kernels.KernelError, match="no-such-compiler did not run"):
-        kernels.build(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@needs_compiler
-def test_the_library_is_built_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    built = kernels.build(tmp_path)
-    time = built.stat().st_mtime_ns
-    assert kernels.build(tmp_path) == built and built.stat().st_mtime_ns == time
-    assert [path.name for path in tmp_path.iterdir()] == [built.name]
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("CXX", "c++")
-    with pytest.raises(kernels.KernelError, match="cannot be written"):
-        kernels.build(tmp_path / "file" / "folder")

@@ -1,0 +1,150 @@
+"""
+The guard in front of the compiled kernels: whether a call may take the fast way, here and now.
+
+Compiled code reads memory by address. It may run where PyTorch would run the same layers, one after the other, on plain arrays:
+nobody compiles, traces, transforms or watches the operations, every tensor is what it seems, and the modules are those that
+were compiled. Everywhere else PyTorch's own layers run, and give PyTorch's own result or error.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as _modules
+from torch.utils._device import DeviceContext
+
+PLAIN_TYPES = frozenset((th.Tensor, nn.Parameter))  # subclasses may mean something else by their numbers
+_GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
+    _modules._global_forward_hooks,
+    _modules._global_forward_pre_hooks,
+    _modules._global_backward_hooks,
+    _modules._global_backward_pre_hooks,
+)
+_switched_off = False
+
+
+@contextlib.contextmanager
+def switched_off() -> Iterator[None]:
+    """Use PyTorch's operations only, for example to count them."""
+    global _switched_off
+    before, _switched_off = _switched_off, True
+    try:
+        yield
+    finally:
+        _switched_off = before
+
+
+def observed() -> bool:
+    """
+    Whether somebody compiles, traces, transforms, watches or replaces PyTorch's operations, so that all of them have to be
+    PyTorch's own: compilers and exporters, ``torch.jit.trace``, ``torch.func``, forward mode, modes of dispatch and of functions.
+    """
+    if th.compiler.is_compiling():  # first: compilers cannot look into what follows
+        return True
+    return (
+        th.jit.is_tracing()
+        or forward_ad._current_level >= 0
+        or th._C._functorch.peek_interpreter_stack() is not None
+        or th._C._len_torch_dispatch_stack() > 0
+        or (th._C._len_torch_function_stack() > 0 and _functions_are_replaced())
+    )
+
+
+def _functions_are_replaced() -> bool:
+    # a default device only says where new tensors are made, and ours are made where the old ones are
+    return any(type(mode) is not DeviceContext for mode in th.overrides._get_current_function_mode_stack())
+
+
+def is_plain(tensor: th.Tensor) -> bool:
+    """
+    Whether a tensor is an array of float32 numbers in the memory of the CPU, whatever its strides.
+
+    :param tensor: any tensor
+    """
+    if type(tensor) not in PLAIN_TYPES or tensor.dtype is not th.float32:
+        return False
+    if not tensor.is_cpu or tensor.layout is not th.strided or tensor.is_nested or tensor.is_neg():
+        return False
+    try:
+        return tensor.data_ptr() != 0 or tensor.numel() == 0
+    except RuntimeError:  # the wrapper of a transform
+        return False
+
+
+def allows(*tensors: th.Tensor, differentiable: bool = False) -> bool:
+    """
+    Whether compiled code may work on these tensors here and now, if there is any.
+
+    :param tensors: all inputs
+    :param differentiable: whether the caller's kernel has a backward pass
+    """
+    if _switched_off or (th.is_grad_enabled() and not differentiable) or observed():
+        return False
+    for tensor in tensors:
+        if not is_plain(tensor):
+            return False
+    return not th.is_autocast_enabled("cpu")
+
+
+def hooked(module: nn.Module) -> bool:
+    """
+    Whether calling a module calls hooks.
+
+    :param module: any module
+    """
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or any(_GLOBAL_HOOKS)
+    )
+
+
+class Watch:
+    """
+    The modules that something was compiled from: whether they are still in their places, and whether somebody hooks into them.
+
+    Parameters are not watched; who reads them looks at them at every call.
+
+    :param modules: the modules
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]):
+        watched = [module for module in modules if not isinstance(module, nn.ModuleList) or len(module)]
+        called = [module for module in watched if not isinstance(module, nn.ModuleList)]
+        self._hooks = [
+            *_GLOBAL_HOOKS,
+            *(
+                hooks
+                for module in called
+                for hooks in (
+                    module._forward_hooks,
+                    module._forward_pre_hooks,
+                    module._backward_hooks,
+                    module._backward_pre_hooks,
+                )
+            ),
+        ]
+        # comparing lists is the fastest way to compare many things at once
+        self._modules, self._types = called, list(map(type, called))
+        self._children = [module._modules for module in watched if module._modules]
+        self._children_then = list(map(dict, self._children))
+        self._attributes = [module.__dict__ for module in called]
+        self._attributes_then = list(map(len, self._attributes))  # a forward() of the object's own adds one
+        self._replaced = any("forward" in attributes for attributes in self._attributes)
+
+    def same(self) -> bool:
+        """Whether all modules are what they were when the watch began."""
+        return (
+            self._children == self._children_then
+            and list(map(type, self._modules)) == self._types
+            and list(map(len, self._attributes)) == self._attributes_then
+        )
+
+    def silent(self) -> bool:
+        """Whether calling the modules would do nothing but compute."""
+        return not (any(self._hooks) or self._replaced)

@@ -1,0 +1,59 @@
+"""Tensors that are compared with what they held before."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+
+from sb3_diffusion.kernels import loader
+
+
+class Pieces:
+    """
+    A copy of tensors, made to find out later whether they still hold the same, bit by bit.
+
+    :param tensors: contiguous tensors on the CPU, see :meth:`can_copy`
+    """
+
+    def __init__(self, tensors: Sequence[th.Tensor]):
+        if not self.can_copy(tensors):
+            raise ValueError(f"tensors={tensors} have to be contiguous and on the CPU.")
+        self._layout = _layout(tensors)
+        self._addresses = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+        self._sizes = (ctypes.c_int64 * len(tensors))(*(tensor.nbytes for tensor in tensors))
+        # whatever the default device is
+        self._copy = th.empty(sum(self._sizes), dtype=th.uint8, device="cpu")
+        loader.compiled().copy_pieces(self._addresses, self._sizes, len(self._sizes), self._copy.data_ptr())
+
+    @staticmethod
+    def can_copy(tensors: Sequence[th.Tensor]) -> bool:
+        """
+        Whether tensors are in one piece each.
+
+        :param tensors: any tensors
+        """
+        return all(
+            tensor.is_cpu
+            and tensor.layout is th.strided
+            and not tensor.is_nested
+            and not tensor.is_neg()
+            and tensor.is_contiguous()
+            and (tensor.data_ptr() != 0 or tensor.nbytes == 0)
+            for tensor in tensors
+        )
+
+    def equal(self, tensors: Sequence[th.Tensor]) -> bool:
+        """
+        Whether tensors are where they were and hold what they held.
+
+        :param tensors: the same tensors again
+        """
+        # only where that is so are the addresses those of living memory
+        if _layout(tensors) != self._layout:
+            return False
+        return bool(loader.compiled().pieces_equal(self._addresses, self._sizes, len(self._sizes), self._copy.data_ptr()))
+
+
+def _layout(tensors: Sequence[th.Tensor]) -> list[Any]:
+    return [(tensor.data_ptr(), tensor.shape, tensor.dtype, tensor.is_contiguous()) for tensor in tensors]

@@ -1,0 +1,41 @@
+"""What a chain does beside evaluating the network."""
+
+from typing import NamedTuple
+
+import torch as th
+
+#: Numbers of ``Step`` in ``mlp.cpp``.
+STEP_NUMBERS = 12
+
+
+class Task(NamedTuple):
+    """
+    The steps of a chain and their noise.
+
+    :param steps: coefficients, one row per evaluation; the columns are the members of ``Step`` in ``mlp.cpp``
+    :param draws: standard normal noise ``(n_noisy, ...)`` of the first steps, with the shape of the starting points behind
+    :param clip: bounds of the state where a step clips it
+    """
+
+    steps: th.Tensor
+    draws: th.Tensor | None
+    clip: tuple[float, float]
+
+    def tensors(self) -> list[th.Tensor]:
+        """All that compiled code reads."""
+        return [self.steps] if self.draws is None else [self.steps, self.draws]
+
+    def contiguous_draws(self) -> th.Tensor | None:
+        """The draws as compiled code reads them."""
+        return None if self.draws is None else self.draws.contiguous()
+
+    def fits(self, x: th.Tensor) -> bool:
+        """
+        Whether these are constant steps, and draws for these points.
+
+        :param x: starting points
+        """
+        steps, draws = self.steps, self.draws
+        if steps.dim() != 2 or steps.shape[1] != STEP_NUMBERS or not steps.is_contiguous() or steps.requires_grad:
+            return False
+        return draws is None or (draws.shape[1:] == x.shape and not draws.requires_grad)
