@@ -43,8 +43,10 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
         raise TypeError(f"{name}={number} must be an integer; pass {name}={int(number)}.")
     if not isinstance(number, int):
         raise TypeError(f"{name}={reprlib.repr(value)} must be an integer, not {_kind(value)}{_hint(remedy)}.")
-    if (low is not None and number < low) or (high is not None and number > high):
-        raise ValueError(f"{name}={number} must be {_range(low, high)}{_hint(remedy)}.")
+    if low is not None and number < low:
+        raise ValueError(f"{name}={number} must be at least {low}{_hint(remedy)}.")
+    if high is not None and number > high:
+        raise ValueError(f"{name}={number} must be at most {high}{_hint(remedy)}.")
     return number
 
 

@@ -308,7 +308,7 @@ class BatchRenorm(nn.Module):
         warmup = integer("warmup", warmup, low=0)
         r_max = real("r_max", r_max, low=1, remedy="1 corrects no deviation")
         d_max = real("d_max", d_max, low=0, remedy="0 corrects no mean")
-        eps = real("eps", eps, above=0)
+        eps = real("eps", eps, low=0)
         shape = _stacked((dim,) if n_members is None else (1, dim), n_members)
         self.n_members = n_members
         self.momentum = momentum
