@@ -18,6 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
 from sb3_diffusion.core.arguments import check_no_unknown, check_schedule, check_train_freq, complete_signature, scheduled
@@ -26,7 +27,7 @@ from sb3_diffusion.core.checkpoints import description_members, write_file
 from sb3_diffusion.core.compilation import CudaGraphActing, Loss, check_execution, make_update, set_learning_rate
 from sb3_diffusion.core.metrics import MetricLog, Metrics
 from sb3_diffusion.core.replay import TensorReplayBuffer, default_buffer_class
-from sb3_diffusion.core.spaces import check_spaces
+from sb3_diffusion.core.spaces import check_action_space, check_observation_space
 from sb3_diffusion.core.targets import follow
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.numeric import integer, optional, real
@@ -353,7 +354,8 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         return {**self.policy_settings(), **self.policy_kwargs}
 
     def _setup_model(self) -> None:
-        check_spaces(self.observation_space, self.action_space)
+        check_observation_space(self.observation_space)
+        check_action_space(self.action_space)
         user_kwargs = self.policy_kwargs
         parameters = inspect.signature(self.policy_class).parameters
         takes_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -388,6 +390,11 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         self._run_update = make_update(self, self.execution)
         if self.execution == "cuda_graph":
             self.policy.explore_graph = CudaGraphActing(self.policy.explore)
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_observation_space(env.observation_space)  # Stable-Baselines3's wrappers fail on some without a reason
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:

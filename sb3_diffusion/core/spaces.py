@@ -2,37 +2,41 @@
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import check_for_nested_spaces
 
 _OBSERVATIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+def check_observation_space(observation_space: spaces.Space) -> None:
     """
-    Refuse spaces in which training would fail later, or go wrong without a word.
+    Refuse observations that no network reads.
 
     :param observation_space: Observation space
-    :param action_space: Action space
     :raises ValueError: naming the space and the remedy
     """
+    check_for_nested_spaces(observation_space)
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
     for key, space in parts.items():
         where = f"observation space {space}" if key is None else f"entry {key!r} of the observation space, {space},"
-        _check_observations(where, space)
-    _check_actions(action_space)
+        if not isinstance(space, _OBSERVATIONS):
+            known = ", ".join(kind.__name__ for kind in _OBSERVATIONS)
+            raise ValueError(
+                f"The {where} cannot be read by a network; use one of {known} or a Dict of them "
+                "(gymnasium.wrappers.FlattenObservation makes a Box of many others)."
+            )
+        if isinstance(space, spaces.Box) and (space.shape == () or 0 in space.shape):
+            raise ValueError(f"The {where} has no axis or no entry; return at least one number, in the shape (1,).")
+        if np.any(getattr(space, "start", 0)):
+            raise ValueError(f"The {where} does not count from 0; subtract {space.start} from what the environment returns.")
 
 
-def _check_observations(where: str, space: spaces.Space) -> None:
-    if not isinstance(space, _OBSERVATIONS):
-        known = ", ".join(kind.__name__ for kind in _OBSERVATIONS)
-        raise ValueError(
-            f"The {where} cannot be read by a network; use one of {known} or a Dict of them "
-            "(gymnasium.wrappers.FlattenObservation makes a Box of many others)."
-        )
-    if 0 in (space.shape or ()):
-        raise ValueError(f"The {where} is empty; leave it out, or return at least one number.")
+def check_action_space(space: spaces.Space) -> None:
+    """
+    Refuse actions in which training would fail later, or go wrong without a word.
 
-
-def _check_actions(space: spaces.Space) -> None:
+    :param space: Action space
+    :raises ValueError: naming the space and the remedy
+    """
     if not isinstance(space, spaces.Box):
         raise ValueError(
             f"The action space {space} is no Box; these methods choose real numbers. "
