@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from stable_baselines3 import SAC
@@ -57,15 +57,9 @@ class Changes(BaseCallback):
 
 
 class Stops(BaseCallback):
-    """
-    Interrupts a training like a signal does.
+    """Interrupts a training like a signal does."""
 
-    :param at: When
-    """
-
-    def __init__(self, at: int):
-        super().__init__()
-        self.at = at
+    at: ClassVar[int] = 0  # not part of its state, which is resumed
 
     def _on_step(self) -> bool:
         if self.num_timesteps == self.at:
@@ -78,15 +72,16 @@ class Stops(BaseCallback):
     [(build, change) for build in (lambda: make(QSM), sac) for change in (lower, set_up_again, freeze)]
     + [(lambda: make(QSM), lower_the_actors)],
 )
-def test_changes_survive_an_interruption(build: Any, change: Any, tmp_path: Path) -> None:
-    def train(model: Any, at: int, resume: bool) -> Any:
+def test_changes_survive_an_interruption(build: Any, change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(model: Any, resume: bool) -> Any:
         checkpoints = TrainingCheckpoints(tmp_path, every=10, max_share=None, resume=resume, verbose=0)
-        return model.learn(50, callback=[Changes(change), checkpoints, Stops(at)])
+        return model.learn(50, callback=[Changes(change), checkpoints, Stops()])
 
-    with pytest.raises(KeyboardInterrupt):
-        train(build(), at=38, resume=False)
-    resumed = train(build(), at=0, resume=True)
-    whole = build().learn(50, callback=[Changes(change), Stops(0)])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stops, "at", 38)
+        train(build(), resume=False)
+    resumed = train(build(), resume=True)
+    whole = build().learn(50, callback=[Changes(change), Stops()])
     assert resumed.num_timesteps == whole.num_timesteps == 50
     assert_identical(resumed.policy.state_dict(), whole.policy.state_dict())
     assert describe_changes(resumed) == describe_changes(whole)
