@@ -16,7 +16,7 @@ HEAVY = ("rl_zoo3", "optuna", "huggingface_hub", "mujoco", "matplotlib", "pandas
 
 # An import may only point to a lower floor or stay within its own folder.
 FLOORS = {
-    "kernels": 0,
+    **dict.fromkeys(["kernels", "numeric"], 0),
     **dict.fromkeys(["taxonomy", "generative", "networks", "envs"], 1),
     "policies": 2,
     "core": 3,

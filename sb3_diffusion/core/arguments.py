@@ -10,6 +10,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_diffusion.numeric import integer, real
+
 
 class CommonArguments(TypedDict, total=False):
     """What every off-policy algorithm hands on to :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion` unchanged."""
@@ -81,3 +83,42 @@ def check_no_unknown(cls: type, unknown: Iterable[str]) -> None:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
         raise TypeError(f"{cls.__name__} has no argument {name!r}; {hint}")
+
+
+def check_schedule(name: str, value: Any) -> float | Schedule:
+    """
+    :param name: Name of the argument
+    :param value: A number that is not negative, or a function of the remaining progress
+    :return: The same
+    :raises TypeError: if it is neither
+    :raises ValueError: if it is a number out of range
+    """
+    return value if callable(value) else real(name, value, low=0, remedy=_SCHEDULE)  # type: ignore[no-any-return]
+
+
+def scheduled(name: str, schedule: Schedule, progress: float) -> float:
+    """
+    :param name: Name of the argument that the schedule was made of
+    :param schedule: Function of the remaining progress
+    :param progress: Remaining progress, from 1 to 0
+    :return: Its value
+    :raises ValueError: if that is negative, NaN or infinite
+    """
+    remedy = f"its schedule returned this at a remaining progress of {progress:g}"
+    return real(name, schedule(progress), low=0, remedy=remedy)
+
+
+def check_train_freq(train_freq: Any) -> Any:
+    """
+    :param train_freq: Number of steps, or ``(number, unit)``; the unit is left to Stable-Baselines3
+    :return: The same
+    :raises TypeError: if the number is no integer
+    :raises ValueError: if it is smaller than 1
+    """
+    remedy = "1 updates after every step, (1, 'episode') after every episode"
+    if isinstance(train_freq, tuple | list) and len(train_freq) == 2:
+        return (integer("train_freq", train_freq[0], low=1, remedy=remedy), train_freq[1])
+    return integer("train_freq", train_freq, low=1, remedy=remedy)
+
+
+_SCHEDULE = "or pass a function of the remaining progress (1 to 0)"

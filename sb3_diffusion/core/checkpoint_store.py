@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_diffusion.numeric import integer
+
 FORMAT = 1
 _MANIFEST = re.compile(r"checkpoint_(\d+)\.json")
 _PART = re.compile(r".+-[0-9a-f]{16}(\.\w+)?|.+\.part")
@@ -78,10 +80,8 @@ class CheckpointStore:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
-        if keep < 1:
-            raise ValueError(f"keep={keep} must be at least 1.")
         self.folder = Path(folder)
-        self.keep = keep
+        self.keep = integer("keep", keep, low=1)
 
     def save(self, step: int, parts: Iterable[tuple[str, bytes | Entry]]) -> Checkpoint:
         """

@@ -82,6 +82,15 @@ def set_learning_rate(optimizer: th.optim.Optimizer, learning_rate: float) -> No
             group["lr"] = learning_rate
 
 
+def trained_parameters(optimizers: list[th.optim.Optimizer]) -> tuple[bool, ...]:
+    """
+    :param optimizers: Optimizers of an update
+    :return: Of each of their parameters, whether it is trained or frozen
+    """
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    return tuple(parameter.requires_grad for group in groups for parameter in group["params"])
+
+
 class CompiledLoss:
     """
     A loss through ``torch.compile``; runs eagerly after one warning where no compiler works.
@@ -106,7 +115,8 @@ class CompiledLoss:
 
 class CudaGraphUpdate:
     """
-    The whole update (losses, backward passes, optimizers, targets) as one CUDA graph per value of ``with_actor``.
+    The whole update (losses, backward passes, optimizers, targets) as one CUDA graph per value of ``with_actor`` and per set
+    of trained parameters (``requires_grad_(False)`` freezes some).
 
     The first updates run eagerly on a side stream: they are real updates and at the same time the warm-up that capturing
     requires. The graph then reads from static copies of the batch and of the learning rates.
@@ -118,17 +128,18 @@ class CudaGraphUpdate:
     def __init__(self, algorithm: Trainable, n_warmup: int = 3):
         self.algorithm = algorithm
         self.n_warmup = n_warmup
-        self.n_calls: Counter[bool] = Counter()
+        self.n_calls: Counter[Any] = Counter()
         self.stream = th.cuda.Stream(algorithm.device)
-        self.graphs: dict[bool, tuple[th.cuda.CUDAGraph, Batch, Metrics]] = {}
+        self.graphs: dict[Any, tuple[th.cuda.CUDAGraph, Batch, Metrics]] = {}
 
     def __call__(self, batch: Batch, with_actor: bool) -> Metrics:
-        if with_actor not in self.graphs:
-            self.n_calls[with_actor] += 1
-            if self.n_calls[with_actor] <= self.n_warmup:
+        key = with_actor, trained_parameters(self.algorithm.optimizers)
+        if key not in self.graphs:
+            self.n_calls[key] += 1
+            if self.n_calls[key] <= self.n_warmup:
                 return self._eager(batch, with_actor)
-            self._capture(batch, with_actor)
-        graph, static_batch, static_metrics = self.graphs[with_actor]
+            self.graphs[key] = self._capture(batch, with_actor)
+        graph, static_batch, static_metrics = self.graphs[key]
         _copy(batch, static_batch)
         graph.replay()
         return {name: value.clone() for name, value in static_metrics.items()}
@@ -145,12 +156,12 @@ class CudaGraphUpdate:
         th.cuda.current_stream().wait_stream(self.stream)
         return metrics
 
-    def _capture(self, batch: Batch, with_actor: bool) -> None:
+    def _capture(self, batch: Batch, with_actor: bool) -> tuple[th.cuda.CUDAGraph, Batch, Metrics]:
         static_batch = Batch(*(_clone(part) for part in batch))
         graph = th.cuda.CUDAGraph()
         with th.cuda.graph(graph):
             metrics = self.algorithm.update(static_batch, with_actor)
-        self.graphs[with_actor] = (graph, static_batch, metrics)
+        return graph, static_batch, metrics
 
 
 class CudaGraphActing:

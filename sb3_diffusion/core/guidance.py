@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_diffusion.core.particles import PROPOSALS, boltzmann_noise, particle_value_gradients, propose_clean
 from sb3_diffusion.generative.process import ChainSampler
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
 from sb3_diffusion.policies.diffusion import NOISE_BANK_SEED, DiffusionPolicy
@@ -157,6 +158,8 @@ class GuidedPolicy(DiffusionPolicy):
         super().__init__(*args, **kwargs)
         if proposal not in PROPOSALS:
             raise ValueError(f"Unknown proposal={proposal!r}; known are {', '.join(PROPOSALS)}.")
+        n_particles = integer("n_particles", n_particles, low=1)
+        temperature = real("temperature", temperature, above=0, remedy="smaller is greedier")
         self.actor.follow(self.critic_target, n_particles, temperature, proposal)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

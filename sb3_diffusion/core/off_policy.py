@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import math
 import zipfile
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -17,16 +18,19 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
-from sb3_diffusion.core.arguments import check_no_unknown, complete_signature
+from sb3_diffusion.core.arguments import check_no_unknown, check_schedule, check_train_freq, complete_signature, scheduled
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.checkpoints import description_members, write_file
 from sb3_diffusion.core.compilation import CudaGraphActing, Loss, check_execution, make_update, set_learning_rate
 from sb3_diffusion.core.metrics import MetricLog, Metrics
 from sb3_diffusion.core.replay import TensorReplayBuffer, default_buffer_class
+from sb3_diffusion.core.spaces import check_action_space, check_observation_space
 from sb3_diffusion.core.targets import follow
 from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
@@ -118,35 +122,33 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            tau,
-            gamma,
-            train_freq,
-            gradient_steps,
+            check_schedule("learning_rate", learning_rate),
+            integer("buffer_size", buffer_size, low=1),
+            real("learning_starts", learning_starts, low=0),  # type: ignore[arg-type]  # 1e4 is as good as 10_000 here
+            integer("batch_size", batch_size, low=1),
+            real("tau", tau, 0, 1, remedy="1 copies the critics at every update"),
+            real("gamma", gamma, 0, 1),
+            check_train_freq(train_freq),
+            integer("gradient_steps", gradient_steps, low=-1, remedy="-1 is for as many as transitions were collected"),
             action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,
+            n_steps=integer("n_steps", n_steps, low=1),
             policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
+            stats_window_size=integer("stats_window_size", stats_window_size, low=1),
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             device=device,
-            seed=seed,
+            seed=None if seed is None else integer("seed", seed, 0, 2**32 - 1),
             sde_support=False,
             support_multi_env=True,
             supported_action_spaces=(spaces.Box,),
         )
-        if policy_delay < 1:
-            raise ValueError(f"policy_delay={policy_delay} must be at least 1 (1 updates the actor at every update).")
-        self.policy_delay = policy_delay
-        self.actor_learning_rate = actor_learning_rate
-        self.critic_learning_rate = critic_learning_rate
-        self.max_grad_norm = max_grad_norm
+        self.policy_delay = integer("policy_delay", policy_delay, low=1, remedy="1 updates the actor at every update")
+        self.actor_learning_rate = optional(check_schedule, "actor_learning_rate", actor_learning_rate)
+        self.critic_learning_rate = optional(check_schedule, "critic_learning_rate", critic_learning_rate)
+        self.max_grad_norm = optional(real, "max_grad_norm", max_grad_norm, above=0, remedy="None is for no clipping")
         self.execution = check_execution(execution)
         if _init_setup_model:
             self._setup_model()
@@ -233,15 +235,14 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         :raises TrainingDiverged: if a loss is not finite
         """
         self.policy.set_training_mode(True)
-        self._set_learning_rates()
-        log = MetricLog(first_update=self._n_updates + 1)
+        log = MetricLog(self._n_updates + 1, self._set_learning_rates())
         for _ in range(gradient_steps):
             self._n_updates += 1
             samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             batch = Batch.from_replay(samples, self.gamma)
             metrics = self._run_update(batch, self._n_updates % self.policy_delay == 0)
             log.append({**metrics, **self.after_update(batch)})
-        means = log.means(self.replay_buffer, self.num_timesteps)
+        means = log.means(self.replay_buffer, self.num_timesteps, self._vec_normalize_env)
         self.review(means)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in means.items():
@@ -280,9 +281,13 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         return [self.actor.optimizer, self.critic.optimizer, *(multiplier.optimizer for multiplier in learned)]
 
     def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, parameters: list[th.nn.Parameter]) -> None:
+        # optimizers pass over what has no gradient: decay and momentum leave frozen parameters where they are
         optimizer.zero_grad(set_to_none=True)
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        if len(trained) < len(parameters) and not (trained and loss.requires_grad):
+            return
         # restricting the inputs keeps every other network free of gradients, and saves computing them
-        loss.backward(inputs=parameters)
+        loss.backward(inputs=trained)
         self.limit_gradients(parameters)
         optimizer.step()
 
@@ -298,26 +303,59 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
     # -- Stable-Baselines3's hooks ----------------------------------------------------------------------------------
 
     def _setup_lr_schedule(self) -> None:
+        check_schedule("learning_rate", self.learning_rate)  # somebody may have changed it
         super()._setup_lr_schedule()
-        self.actor_lr_schedule = (
-            self.lr_schedule if self.actor_learning_rate is None else FloatSchedule(self.actor_learning_rate)
-        )
-        self.critic_lr_schedule = (
-            self.lr_schedule if self.critic_learning_rate is None else FloatSchedule(self.critic_learning_rate)
-        )
+        self._own_lr_schedules: dict[str, Schedule] = {}
 
-    def _set_learning_rates(self) -> None:
+    @property
+    def actor_lr_schedule(self) -> Schedule:
+        """Learning rate of the actor: what was assigned here, ``actor_learning_rate``, or else ``lr_schedule``."""
+        return self._lr_schedule_of("actor", self.actor_learning_rate)
+
+    @actor_lr_schedule.setter
+    def actor_lr_schedule(self, schedule: Schedule) -> None:
+        self._own_lr_schedules["actor"] = schedule
+
+    @property
+    def critic_lr_schedule(self) -> Schedule:
+        """Learning rate of the critics: what was assigned here, ``critic_learning_rate``, or else ``lr_schedule``."""
+        return self._lr_schedule_of("critic", self.critic_learning_rate)
+
+    @critic_lr_schedule.setter
+    def critic_lr_schedule(self, schedule: Schedule) -> None:
+        self._own_lr_schedules["critic"] = schedule
+
+    def _lr_schedule_of(self, network: str, rate: float | Schedule | None) -> Schedule:
+        # looked up at every call, since callbacks replace each of the three
+        common = self.lr_schedule if rate is None else FloatSchedule(rate)
+        return self._own_lr_schedules.get(network, common)
+
+    def _set_learning_rates(self) -> dict[str, float]:
+        """Set and log what the schedules say now; the rates of the networks."""
         progress = self._current_progress_remaining
-        self.logger.record("train/learning_rate", self.lr_schedule(progress))
+        self.logger.record("train/learning_rate", scheduled("learning_rate", self.lr_schedule, progress))
+        rates = {}
         for name, schedule, optimizer in (
             ("actor", self.actor_lr_schedule, self.actor.optimizer),
             ("critic", self.critic_lr_schedule, self.critic.optimizer),
         ):
+            rates[name] = scheduled(f"{name}_learning_rate", schedule, progress)
             if schedule is not self.lr_schedule:
-                self.logger.record(f"train/{name}_learning_rate", schedule(progress))
-            set_learning_rate(optimizer, schedule(progress))
+                self.logger.record(f"train/{name}_learning_rate", rates[name])
+            set_learning_rate(optimizer, rates[name])
+        for name, options in self._policy_arguments.get("multipliers", {}).items():
+            learned: Any = self.policy.multipliers[name]
+            set_learning_rate(learned.optimizer, options["learning_rate"])
+        return rates
+
+    @property
+    def _policy_arguments(self) -> dict[str, Any]:
+        """The method's arguments of the policy, and the user's."""
+        return {**self.policy_settings(), **self.policy_kwargs}
 
     def _setup_model(self) -> None:
+        check_observation_space(self.observation_space)
+        check_action_space(self.action_space)
         user_kwargs = self.policy_kwargs
         parameters = inspect.signature(self.policy_class).parameters
         takes_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -328,7 +366,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
                 f"Unknown policy_kwargs {', '.join(unknown)}; {self.policy_class.__name__} knows {', '.join(known)}."
             )
         # SB3 builds the policy from self.policy_kwargs; what is saved has to remain the user's own
-        self.policy_kwargs = {**self.policy_settings(), **user_kwargs}
+        self.policy_kwargs = self._policy_arguments
         if self.replay_buffer_class is None:
             self.replay_buffer_class = default_buffer_class(self.observation_space, self.n_steps)
         user_buffer_kwargs, n_steps = self.replay_buffer_kwargs, self.n_steps
@@ -352,6 +390,11 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         self._run_update = make_update(self, self.execution)
         if self.execution == "cuda_graph":
             self.policy.explore_graph = CudaGraphActing(self.policy.explore)
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_observation_space(env.observation_space)  # Stable-Baselines3's wrappers fail on some without a reason
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
@@ -378,6 +421,8 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         :param progress_bar: Show a progress bar (needs tqdm and rich)
         :return: The trained model
         """
+        if total_timesteps != math.inf:  # until a callback ends it
+            total_timesteps = real("total_timesteps", total_timesteps, low=0)  # type: ignore[assignment]  # 1e6 is a number
         return super().learn(
             total_timesteps=total_timesteps,
             callback=callback,
@@ -410,7 +455,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         rebuilt = ["actor", "actor_target", "critic", "critic_target", "randomness", "_run_update"]
-        return [*super()._excluded_save_params(), *rebuilt, "actor_lr_schedule", "critic_lr_schedule"]
+        return [*super()._excluded_save_params(), *rebuilt, "_own_lr_schedules"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         learned = [f"policy.multipliers.{name}.optimizer" for name in self.policy.multipliers]

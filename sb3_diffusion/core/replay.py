@@ -12,6 +12,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_diffusion.numeric import integer, real
+
 STORAGES = ("auto", "host", "device")
 SCALARS = ("rewards", "dones", "timeouts")
 # share of an accelerator's free memory that storage="auto" takes for itself
@@ -83,8 +85,8 @@ class TensorReplayBuffer(ReplayBuffer):
     ):
         if storage not in STORAGES:
             raise ValueError(f"Unknown storage={storage!r}; known are {', '.join(STORAGES)}.")
-        if n_steps < 1:
-            raise ValueError(f"n_steps={n_steps} must be at least 1.")
+        buffer_size, n_envs = integer("buffer_size", buffer_size, low=1), integer("n_envs", n_envs, low=1)
+        n_steps, gamma = integer("n_steps", n_steps, low=1), real("gamma", gamma, 0, 1)
         if optimize_memory_usage:
             _check_memory_optimization(handle_timeout_termination, observation_space, n_steps)
         # not ReplayBuffer's constructor, which allocates one array per field

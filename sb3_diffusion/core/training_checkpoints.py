@@ -12,6 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_diffusion.core.checkpoint_store import Checkpoint, CheckpointStore
 from sb3_diffusion.core.training_state import TrainingState, why_not
+from sb3_diffusion.numeric import integer, optional, real
 
 
 class TrainingCheckpoints(BaseCallback):
@@ -42,13 +43,11 @@ class TrainingCheckpoints(BaseCallback):
         verbose: int = 1,
     ):
         super().__init__(verbose)
-        if every < 0:
-            raise ValueError(f"every={every} must not be negative; 0 writes no checkpoints.")
         self.store = CheckpointStore(folder, keep)
-        self.every = every
+        self.every = integer("every", every, low=0, remedy="0 writes no checkpoints")
         self.resume = resume
         self.files = [Path(path) for path in files]
-        self.max_share = max_share
+        self.max_share = optional(real, "max_share", max_share, above=0, remedy="None is for no limit")
         self.complete = False
         """Whether ``learn()`` came to its end."""
         self._checkpoint: Checkpoint | None = None

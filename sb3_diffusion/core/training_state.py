@@ -31,11 +31,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sb3_diffusion.core.checkpoint_store import Checkpoint, Entry, decode, encode
 from sb3_diffusion.core.replay import TensorReplayBuffer
+from sb3_diffusion.core.training_changes import SCHEDULES, describe_changes, restore_changes
 from sb3_diffusion.envs.snapshot import Node, Restoration, Snapshot, overwrite
 
 STATE, ARRAYS, PARAMETERS = "state.json", "arrays.bin", "parameters.pt"
 _PIECE_BYTES = 64 * 2**20
-_STORED_ELSEWHERE = ("env", "_vec_normalize_env", "replay_buffer", "rollout_buffer", "_logger", "_run_update")
+_STORED_ELSEWHERE = ("env", "_vec_normalize_env", "replay_buffer", "rollout_buffer", "_logger", "_run_update", *SCHEDULES)
 _OF_THE_CALL = ("_total_timesteps", "start_time", "_custom_logger", "verbose")
 """What a new call of ``learn()`` decides itself."""
 _APPENDED_ONLY = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
@@ -93,6 +94,7 @@ class TrainingState:
         state["env"], state["unknown"] = environment.node, environment.unknown
         state["callback"] = Snapshot(_stateful(self.callback), skip=_skip_of_callback).node
         state["model"] = Snapshot(model, skip=_skip_of_model).node
+        state["changes"] = describe_changes(model)
         noises = [(noise.exploration_mat, noise.exploration_matrices) for noise in _rollout_noises(model)]
         state["noises"] = Snapshot(noises).node
         state["elapsed"] = time.time_ns() - int(model.start_time)
@@ -123,6 +125,8 @@ class TrainingState:
         :return: The extra data, and what of the environments could not be restored: if there is any, new episodes have begun
         """
         state = decode(checkpoint.read(STATE), checkpoint.read(ARRAYS))
+        for name in SCHEDULES:  # once described with the rest
+            state["model"]["attributes"].pop(name, None)
         model = self.model
         parameters = th.load(io.BytesIO(checkpoint.read(PARAMETERS)), map_location=model.device, weights_only=True)
         model.set_parameters(parameters, exact_match=True, device=model.device)
@@ -138,6 +142,7 @@ class TrainingState:
             noise.exploration_mat, noise.exploration_matrices = (matrix.to(model.device) for matrix in matrices)
         environment = Restoration(model.env, state["env"])
         lost = [*state["unknown"], *environment.mismatches, *environment.lost]
+        restore_changes(model, state.get("changes"))
         model.start_time = time.time_ns() - state["elapsed"]
         _restore_logger(model.logger, state["logger"], checkpoint.folder, model.num_timesteps)
         self._restore_files(state["files"], checkpoint)

@@ -8,6 +8,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_diffusion.numeric import real
+
 ActionValue = Callable[[th.Tensor], th.Tensor]
 """Actions ``(..., action_dim)`` in [-1, 1] -> values ``(...)``, differentiable."""
 
@@ -70,8 +72,7 @@ def boltzmann_density(value: ActionValue, temperature: float = 1.0, resolution: 
     :return: ``(resolution, resolution)``; row ``i``, column ``j`` is the density at ``a = (axis[j], axis[i])``, with ``axis``
         from :func:`grid_axis` (what matplotlib's ``imshow(..., origin="lower")`` expects)
     """
-    if temperature <= 0.0:
-        raise ValueError(f"temperature={temperature} must be positive; smaller is greedier.")
+    temperature = real("temperature", temperature, above=0, remedy="smaller is greedier")
     axis = th.from_numpy(grid_axis(resolution))
     actions = th.stack(th.meshgrid(axis, axis, indexing="xy"), dim=-1)
     with th.no_grad():

@@ -7,6 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from sb3_diffusion.numeric import integer
+
 
 class ActionRepeat(gym.Wrapper, RecordConstructorArgs):
     """
@@ -20,8 +22,7 @@ class ActionRepeat(gym.Wrapper, RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env, repeat: int):
-        if repeat < 1:
-            raise ValueError(f"repeat={repeat} must be at least 1; use repeat=1 to leave the environment unchanged.")
+        repeat = integer("repeat", repeat, low=1, remedy="1 leaves the environment unchanged")
         RecordConstructorArgs.__init__(self, repeat=repeat)
         gym.Wrapper.__init__(self, env)
         self.repeat = repeat

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.solvers import check_choice, check_steps
+from sb3_diffusion.numeric import real
 
 #: Course of the step sizes over the chain, by name: fraction of the chain in ``[0, 1)`` -> relative size.
 STEP_SCHEDULES: dict[str, Callable[[th.Tensor], th.Tensor]] = {
@@ -82,10 +83,8 @@ class ControlledDiffusion(nn.Module):
     def __init__(self, action_dim: int, noise_schedule: str = "cosine", prior_std: float = 2.5) -> None:
         super().__init__()
         check_choice("noise_schedule", noise_schedule, list(STEP_SCHEDULES))
-        if prior_std <= 0.0:
-            raise ValueError(f"prior_std={prior_std} must be positive.")
         self.noise_schedule = noise_schedule
-        self.prior_std = prior_std
+        self.prior_std = prior_std = real("prior_std", prior_std, above=0)
         # what step_rates() saturates to _INITIAL_STEP
         initial = -LARGEST_STEP * math.log1p(-_INITIAL_STEP / LARGEST_STEP)
         self.raw_rate = nn.Parameter(th.tensor(_inverse_softplus(initial)))

@@ -9,6 +9,7 @@ from torch import nn
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.solvers import check_steps
+from sb3_diffusion.numeric import real
 
 
 class CoupledFlow(nn.Module):
@@ -37,7 +38,7 @@ class CoupledFlow(nn.Module):
     def __init__(self, steps: int = 5, mixing: float = 0.95) -> None:
         super().__init__()
         check_steps(steps)
-        if not 0.5 < mixing <= 1.0:
+        if not 0.5 < real("mixing", mixing) <= 1.0:
             raise ValueError(f"mixing must lie in (0.5, 1], got {mixing}.")
         self.steps = steps
         self.mixing = mixing

@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.numeric import real
 
 
 class Scalings(NamedTuple):
@@ -38,6 +39,8 @@ class EDM(nn.Module):
 
     def __init__(self, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         super().__init__()
+        for name, value in (("sigma_data", sigma_data), ("sigma_min", sigma_min), ("sigma_max", sigma_max)):
+            real(name, value)
         if not (sigma_data > 0 and 0 < sigma_min < sigma_max):
             raise ValueError(
                 "EDM needs sigma_data > 0 and 0 < sigma_min < sigma_max, got "

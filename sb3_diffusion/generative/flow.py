@@ -10,6 +10,7 @@ from sb3_diffusion.generative import conversions
 from sb3_diffusion.generative.process import Denoise, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.solvers import CompiledStep, check_bounds, check_choice, check_steps, run_compiled
+from sb3_diffusion.numeric import real
 
 #: What clipping applies to.
 FLOW_CLIP_TARGETS = ("output", "state")
@@ -225,9 +226,7 @@ class MeanFlow(FlowMatching):
 
     def __init__(self, instantaneous: float = 0.5) -> None:
         super().__init__()
-        if not 0.0 <= instantaneous <= 1.0:
-            raise ValueError(f"instantaneous={instantaneous} must be a share, between 0 and 1.")
-        self.instantaneous = instantaneous
+        self.instantaneous = real("instantaneous", instantaneous, 0, 1, remedy="it is a share")
 
     def coefficients(self, t: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """See :meth:`GenerativeProcess.coefficients`: ``(t, 1 - t)`` of times ``(..., 2)``."""

@@ -8,6 +8,7 @@ from torch import nn
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.solvers import check_bounds
+from sb3_diffusion.numeric import MAX_STEPS, integer
 
 _NORM_FLOOR = 1e-8
 
@@ -22,6 +23,7 @@ def annealed_levels(n_levels: int = 10, sigma_max: float = 0.1, sigma_min: float
     :return: float64 tensor ``(n_levels,)``, decreasing
     :raises ValueError: if ``n_levels`` is smaller than 1 or not ``0 < sigma_min <= sigma_max``
     """
+    integer("n_levels", n_levels, high=MAX_STEPS)
     if n_levels < 1 or not 0 < sigma_min <= sigma_max:
         raise ValueError(
             "Annealing needs n_levels >= 1 and 0 < sigma_min <= sigma_max, got "
@@ -169,6 +171,7 @@ class Langevin(nn.Module):
         :return: the sampler, with ``n_levels * steps_per_level`` steps
         :raises ValueError: for values out of range
         """
+        integer("steps_per_level", steps_per_level, high=MAX_STEPS)
         if steps_per_level < 1:
             raise ValueError(f"steps_per_level must be at least 1, got {steps_per_level}.")
         sizes = annealed_step_sizes(annealed_levels(n_levels, sigma_max, sigma_min), step_size)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import torch as th
 
+from sb3_diffusion.numeric import MAX_STEPS, integer
+
 _COSINE_OFFSET = 0.008
 _LARGEST_BETA = 0.999
 _LARGEST_FINAL_SIGNAL = 0.05
@@ -69,6 +71,7 @@ def discrete_betas(noise_schedule: str, steps: int) -> th.Tensor:
     """
     if noise_schedule not in DISCRETE_SCHEDULES:
         raise ValueError(f"Unknown noise_schedule {noise_schedule!r}: choose one of {sorted(DISCRETE_SCHEDULES)}.")
+    integer("diffusion_steps", steps, high=MAX_STEPS)
     if steps < 1:
         raise ValueError(f"diffusion_steps must be at least 1, got {steps}.")
     betas = th.cat([th.zeros(1, dtype=th.float64), DISCRETE_SCHEDULES[noise_schedule](steps)])

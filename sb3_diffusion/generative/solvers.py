@@ -16,6 +16,7 @@ from torch import nn
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.numeric import MAX_STEPS, integer
 
 #: Names of the integration rules.
 SOLVERS = ("ddpm", "ddim", "dpm2", "dpm++2m")
@@ -356,8 +357,9 @@ def check_steps(steps: int, most: int | None = None) -> None:
 
     :param steps: number of steps
     :param most: largest allowed number, if there is one
-    :raises ValueError: if ``steps`` is smaller than 1 or larger than ``most``
+    :raises ValueError: if ``steps`` is smaller than 1, or larger than ``most`` or :data:`~sb3_diffusion.numeric.MAX_STEPS`
     """
+    integer("steps", steps, high=MAX_STEPS, remedy="every step costs a pass of the network")
     if steps < 1:
         raise ValueError(f"The number of sampling steps must be at least 1, got {steps}.")
     if most is not None and steps > most:

@@ -21,6 +21,7 @@ from sb3_diffusion.networks.embeddings import TimeEmbedding
 from sb3_diffusion.networks.layers import Backbone, BatchRenorm, LayerNorm, Linear, SplitLinear
 from sb3_diffusion.networks.mlp import MLP
 from sb3_diffusion.networks.regression import neighbours, symexp, symlog
+from sb3_diffusion.numeric import integer, real
 
 SelfCritics = TypeVar("SelfCritics", bound="Critics")
 
@@ -67,11 +68,9 @@ class Critics(nn.Module):
         batch_renorm: bool | Mapping[str, Any] = False,
     ) -> None:
         super().__init__()
-        if n_critics < 1:
-            raise ValueError(f"n_critics={n_critics} must be at least 1.")
         self.feature_dim = feature_dim
         self.action_dim = action_dim
-        self.n_critics = n_critics
+        self.n_critics = n_critics = integer("n_critics", n_critics, low=1)
         self.n_outputs = n_outputs
         in_dims = [feature_dim] + ([action_dim] if action_dim else [])
         self.time_net: TimeNetwork | None = None
@@ -348,9 +347,9 @@ class CategoricalCritics(Critics):
         symlog_values: bool = False,
         batch_renorm: bool | Mapping[str, Any] = False,
     ) -> None:
-        if n_atoms < 2:
-            raise ValueError(f"n_atoms={n_atoms} must be at least 2.")
-        if not v_min < v_max:
+        n_atoms = integer("n_atoms", n_atoms, low=2)
+        v_min, v_max = real("v_min", v_min), real("v_max", v_max)
+        if v_min >= v_max:
             raise ValueError(f"v_min={v_min} must be smaller than v_max={v_max}.")
         super().__init__(
             feature_dim,

@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch as th
 from torch import nn
 
+from sb3_diffusion.numeric import integer
+
 
 def _angular_frequencies(dim: int) -> th.Tensor:
     """10000^(-k / (dim/2 - 1)) for k = 0 .. dim/2 - 1; the single frequency of dim = 2 is one."""
@@ -27,6 +29,7 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        dim = integer("time_dim", dim)
         if dim < 2 or dim % 2:
             raise ValueError(f"time_dim={dim} must be even and at least 2: half of the features are cosines, half are sines.")
         self.dim = dim

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_diffusion.kernels import hooked, observed
+from sb3_diffusion.numeric import integer, real
 
 Initialiser = Callable[[th.Tensor], th.Tensor]
 
@@ -324,10 +325,12 @@ class BatchRenorm(nn.Module):
         eps: float = 1e-3,
     ) -> None:
         super().__init__()
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"momentum={momentum} must lie in [0, 1); close to 1 the running statistics change slowly.")
-        if r_max < 1.0 or d_max < 0.0:
-            raise ValueError(f"r_max={r_max} must be at least 1 and d_max={d_max} at least 0; 1 and 0 correct nothing.")
+        slowly = "close to 1 the running statistics change slowly"
+        momentum = real("momentum", momentum, 0, below=1, remedy=slowly)
+        warmup = integer("warmup", warmup, low=0)
+        r_max = real("r_max", r_max, low=1, remedy="1 corrects no deviation")
+        d_max = real("d_max", d_max, low=0, remedy="0 corrects no mean")
+        eps = real("eps", eps, low=0)
         shape = _stacked((dim,) if n_members is None else (1, dim), n_members)
         self.n_members = n_members
         self.momentum = momentum
@@ -474,7 +477,7 @@ def check_widths(net_arch: Sequence[int], equal: bool, who: str) -> tuple[int, .
     :param who: name of the backbone, for the message
     :return: the widths as a tuple
     """
-    widths = tuple(net_arch)
+    widths = tuple(integer(f"net_arch[{index}]", width) for index, width in enumerate(net_arch))
     if not widths or min(widths) < 1:
         raise ValueError(f"net_arch={list(widths)} of {who} must name at least one hidden layer, each with a positive width.")
     if equal and len(set(widths)) > 1:

@@ -27,10 +27,12 @@ from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.generative.solvers import SOLVERS, VARIANCES
 from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CRITIC_HEADS, CriticEnsemble
 from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import is_vector_space
+from sb3_diffusion.policies.modes import train_unless_frozen
 from sb3_diffusion.policies.multiplier import Multiplier
 
 PROCESSES: dict[str, tuple[str, ...]] = {
@@ -43,6 +45,8 @@ PROCESSES: dict[str, tuple[str, ...]] = {
 """Process -> its solvers, the default first."""
 FLOWS: dict[str, type[FlowMatching]] = {"flow": FlowMatching, "meanflow": MeanFlow}
 NOISE_BANK_SEED = 0
+MAX_CANDIDATES = 100_000
+"""Most chains of a deterministic action: their noise is made at construction."""
 Module = TypeVar("Module", bound=BaseModel)
 
 
@@ -168,15 +172,16 @@ class DiffusionPolicy(BasePolicy):
             squash_output=True,
             normalize_images=normalize_images,
         )
-        _check_positive(diffusion_steps=diffusion_steps, sampling_steps=sampling_steps, evaluation_steps=evaluation_steps)
-        _check_positive(n_critics=n_critics)
-        _check_positive(n_action_candidates=n_action_candidates, n_behavior_candidates=n_behavior_candidates)
-        self.n_action_candidates = n_action_candidates
-        self.n_behavior_candidates = n_behavior_candidates
+        diffusion_steps = integer("diffusion_steps", diffusion_steps, 1, MAX_STEPS)
+        sampling_steps = optional(integer, "sampling_steps", sampling_steps, 1, MAX_STEPS)
+        evaluation_steps = optional(integer, "evaluation_steps", evaluation_steps, 1, MAX_STEPS)
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, 1, MAX_CANDIDATES)
+        self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
         self.choose_with_target = choose_with_target
         self.randomness = Randomness()
         #: Stands in for :meth:`explore`, a CUDA graph of it
         self.explore_graph: Callable[[PyTorchObs], th.Tensor] | None = None
+        self._holds_frozen = False
         self._observes_vectors = is_vector_space(observation_space)
         self._extracts_purely = self.features_extractor_class in (FlattenExtractor, NatureCNN, CombinedExtractor)
         acting_steps = sampling_steps or diffusion_steps
@@ -186,8 +191,8 @@ class DiffusionPolicy(BasePolicy):
             backbone=_of(backbone, "pi", "mlp"),
             layer_norm=_of(layer_norm, "pi", False),
             time_dim=time_dim,
-            output_gain=output_gain,
-            state_arch=tuple(state_arch),
+            output_gain=optional(real, "output_gain", output_gain, low=0),
+            state_arch=tuple(integer(f"state_arch[{index}]", width, low=1) for index, width in enumerate(state_arch)),
             process=_make_process(process, noise_schedule, diffusion_steps, get_action_dim(action_space), process_kwargs),
             update_steps=diffusion_steps,
             acting_steps=acting_steps,
@@ -389,14 +394,20 @@ class DiffusionPolicy(BasePolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Put actor and critics in training or evaluation mode; the targets always stay in evaluation mode.
+        Put actor and critics in training or evaluation mode; the targets always stay in evaluation mode, and so does what
+        the user froze.
 
         :param mode: ``True`` for training
         """
-        if mode == self.training:  # asked for at every action
-            return
-        _switch(self.actor, mode)
-        _switch(self.critic, mode)
+        networks = self.actor, self.critic
+        if mode and not all(parameter.requires_grad for parameter in (*self.actor_parameters, *self.critic_parameters)):
+            for network in networks:
+                train_unless_frozen(network)
+            self._holds_frozen = True
+        elif mode != self.training or self._holds_frozen:  # asked for at every action
+            for network in networks:
+                _switch(network, mode)
+            self._holds_frozen = False
         self.training = mode
 
 
@@ -489,9 +500,3 @@ def _chain_options(process: str, solver: str | None, variance: str) -> dict[str,
         return {}
     options = {"solver": solvers[0] if solver is None else solver}
     return options if process in FLOWS else {**options, "variance": variance}
-
-
-def _check_positive(**values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")

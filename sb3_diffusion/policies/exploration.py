@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.numeric import optional, real
 
 
 class ExplorationNoise(nn.Module):
@@ -22,11 +23,8 @@ class ExplorationNoise(nn.Module):
 
     def __init__(self, scale: float = 0.0, initial_alpha: float | None = None):
         super().__init__()
-        if scale < 0.0:
-            raise ValueError(f"exploration_noise={scale} is negative; pass a standard deviation >= 0.")
-        if initial_alpha is not None and initial_alpha <= 0.0:
-            raise ValueError(f"initial_alpha={initial_alpha} must be positive, its logarithm is learned.")
-        self.scale = scale
+        self.scale = real("exploration_noise", scale, low=0, remedy="pass a standard deviation >= 0")
+        initial_alpha = optional(real, "initial_alpha", initial_alpha, above=0, remedy="its logarithm is learned")
         self.log_alpha = None if initial_alpha is None else nn.Parameter(th.tensor(math.log(initial_alpha)))
 
     def forward(self, actions: th.Tensor, noise: Randomness, label: str) -> th.Tensor:

@@ -5,6 +5,8 @@ import math
 import torch as th
 from torch import nn
 
+from sb3_diffusion.numeric import real
+
 VALUE_RANGE = (1e-5, 1e5)
 """A constraint that cannot be met would drive the number to zero or infinity."""
 
@@ -21,8 +23,9 @@ class Multiplier(nn.Module):
 
     def __init__(self, initial: float, learning_rate: float, low: float = VALUE_RANGE[0], high: float = VALUE_RANGE[1]):
         super().__init__()
-        if not low <= initial <= high:
-            raise ValueError(f"A learned positive number starts at initial={initial}, outside [{low:g}, {high:g}].")
+        low, high = real("low", low, above=0), real("high", high, above=0)
+        initial = real("initial", initial, low, high, remedy="a learned number starts within its range")
+        learning_rate = real("learning_rate", learning_rate, low=0, remedy="0 keeps the number")
         self.log_range = math.log(low), math.log(high)
         self.log_value = nn.Parameter(th.tensor(math.log(initial)))
         self.optimizer = th.optim.Adam([self.log_value], lr=learning_rate, fused=True)
@@ -41,6 +44,8 @@ class Multiplier(nn.Module):
 
         :param slope: Scalar, whose own gradient is ignored
         """
+        if not self.log_value.requires_grad:  # frozen by the user
+            return
         loss = self.log_value.exp() * slope.detach()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=[self.log_value])

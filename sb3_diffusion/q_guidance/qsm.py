@@ -10,6 +10,7 @@ from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 SCORE_FORMS = ("eps", "raw")
@@ -60,16 +61,16 @@ class QSM(OffPolicyDiffusion):
         policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
-        if temperature <= 0.0:
-            raise ValueError(f"temperature={temperature} must be positive; smaller is greedier.")
         if score_form not in SCORE_FORMS:
             raise ValueError(f"Unknown score_form={score_form!r}; known are {', '.join(SCORE_FORMS)}.")
-        self.temperature = temperature
+        self.temperature = real("temperature", temperature, above=0, remedy="smaller is greedier")
         self.normalize_gradient = normalize_gradient
         self.score_form = score_form
-        self.exploration_noise = exploration_noise
-        self.target_action_noise = target_action_noise
-        self.n_action_candidates = n_action_candidates
+        self.exploration_noise = real("exploration_noise", exploration_noise, low=0, remedy="pass a standard deviation >= 0")
+        self.target_action_noise = real(
+            "target_action_noise", target_action_noise, low=0, remedy="pass a standard deviation >= 0"
+        )
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     def policy_settings(self) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.batch import Batch
+from sb3_diffusion.core.compilation import set_learning_rate
 from sb3_diffusion.core.distributional import dsac_loss
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.mixture import mixture_entropy
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 LOG_ALPHA_RANGE = (-5.0, 3.0)
@@ -71,20 +73,16 @@ class DACER(OffPolicyDiffusion):
     ):
         if isinstance(target_entropy, str) and target_entropy != "auto":
             raise ValueError(f"target_entropy={target_entropy!r} must be a number of nats or 'auto' (-0.9 per dimension).")
-        counts = {"alpha_update_interval": alpha_update_interval, "n_entropy_samples": n_entropy_samples}
-        for name, value in {**counts, "n_entropy_states": n_entropy_states}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
-        self.reward_scale = reward_scale
-        self.noise_scale = noise_scale
-        self.initial_alpha = initial_alpha
-        self.alpha_learning_rate = alpha_learning_rate
-        self.target_entropy = target_entropy
-        self.alpha_update_interval = alpha_update_interval
-        self.n_entropy_samples = n_entropy_samples
-        self.n_entropy_states = n_entropy_states
+        self.reward_scale = real("reward_scale", reward_scale)
+        self.noise_scale = real("noise_scale", noise_scale, low=0, remedy="pass a standard deviation >= 0")
+        self.initial_alpha = real("initial_alpha", initial_alpha, above=0, remedy="its logarithm is learned")
+        self.alpha_learning_rate = real("alpha_learning_rate", alpha_learning_rate, low=0, remedy="0 keeps alpha")
+        self.target_entropy = target_entropy if target_entropy == "auto" else real("target_entropy", target_entropy)
+        self.alpha_update_interval = integer("alpha_update_interval", alpha_update_interval, low=1)
+        self.n_entropy_samples = integer("n_entropy_samples", n_entropy_samples, low=1)
+        self.n_entropy_states = integer("n_entropy_states", n_entropy_states, low=1)
         self.half_squared_error = half_squared_error
-        self.n_action_candidates = n_action_candidates
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     def policy_settings(self) -> dict[str, Any]:
@@ -164,11 +162,13 @@ class DACER(OffPolicyDiffusion):
         assert exploration.log_alpha is not None
         target = -0.9 * self.actor.action_dim if self.target_entropy == "auto" else float(self.target_entropy)
         loss = exploration.log_alpha * (entropy - target)
-        exploration.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        exploration.optimizer.step()
-        with th.no_grad():
-            exploration.log_alpha.clamp_(*LOG_ALPHA_RANGE)
+        if exploration.log_alpha.requires_grad:  # not frozen by the user
+            set_learning_rate(exploration.optimizer, self.alpha_learning_rate)
+            exploration.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            exploration.optimizer.step()
+            with th.no_grad():
+                exploration.log_alpha.clamp_(*LOG_ALPHA_RANGE)
         return {"entropy": entropy, "alpha": exploration.log_alpha.detach().exp(), "alpha_loss": loss.detach()}
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

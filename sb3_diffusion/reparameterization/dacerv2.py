@@ -7,6 +7,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.numeric import real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.reparameterization.dacer import DACER
 
@@ -56,13 +57,11 @@ class DACERv2(DACER):
         field_form: str = "score",
         **kwargs: Any,
     ):
-        if field_weight < 0.0:
-            raise ValueError(f"field_weight={field_weight} is negative; pass 0 to leave the auxiliary loss out.")
         if field_form not in FIELD_FORMS:
             raise ValueError(f"Unknown field_form={field_form!r}; known are {', '.join(FIELD_FORMS)}.")
-        self.field_weight = field_weight
-        self.field_growth = field_growth
-        self.field_offset = field_offset
+        self.field_weight = real("field_weight", field_weight, low=0, remedy="pass 0 to leave the auxiliary loss out")
+        self.field_growth = real("field_growth", field_growth)
+        self.field_offset = real("field_offset", field_offset)
         self.field_form = field_form
         super().__init__(policy, env, learning_rate, **kwargs)
 

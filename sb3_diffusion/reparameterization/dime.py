@@ -14,7 +14,9 @@ from sb3_diffusion.core.distributional import categorical_loss, clipped_shares, 
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.generative.controlled import ControlledDiffusion
+from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.modes import train_unless_frozen
 from sb3_diffusion.policies.multiplier import Multiplier
 
 ALPHA_RANGE = (math.exp(-10.0), math.exp(5.0))
@@ -86,22 +88,18 @@ class DIME(OffPolicyDiffusion):
     ):
         if isinstance(target_run_cost, str) and target_run_cost != "auto":
             raise ValueError(f"target_run_cost={target_run_cost!r} must be a number of nats or 'auto' (4 per dimension).")
-        if max_actor_grad is not None and max_actor_grad <= 0.0:
-            raise ValueError(f"max_actor_grad={max_actor_grad} must be positive, or None for no limit.")
-        low, high = ALPHA_RANGE
-        if not low <= initial_alpha <= high:
-            raise ValueError(f"initial_alpha={initial_alpha} must be positive, in [{low:.2g}, {high:.4g}].")
-        self.v_min = v_min
-        self.v_max = v_max
-        self.n_atoms = n_atoms
-        self.critic_entropy_coef = critic_entropy_coef
-        self.initial_alpha = initial_alpha
-        self.alpha_learning_rate = alpha_learning_rate
-        self.target_run_cost = target_run_cost
-        self.max_actor_grad = max_actor_grad
+        self.v_min = real("v_min", v_min)
+        self.v_max = real("v_max", v_max)
+        self.n_atoms = integer("n_atoms", n_atoms, low=2)
+        self.critic_entropy_coef = real("critic_entropy_coef", critic_entropy_coef)
+        learned = "it is positive, and its logarithm is learned within these bounds"
+        self.initial_alpha = real("initial_alpha", initial_alpha, *ALPHA_RANGE, remedy=learned)
+        self.alpha_learning_rate = real("alpha_learning_rate", alpha_learning_rate, low=0, remedy="0 keeps alpha")
+        self.target_run_cost = target_run_cost if target_run_cost == "auto" else real("target_run_cost", target_run_cost)
+        self.max_actor_grad = optional(real, "max_actor_grad", max_actor_grad, above=0, remedy="None is for no limit")
         self.batch_renorm = batch_renorm
         self.target_critics = target_critics
-        self.n_action_candidates = n_action_candidates
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         self._warned = False
         super().__init__(policy, env, learning_rate, gradient_steps=gradient_steps, policy_delay=policy_delay, **kwargs)
 
@@ -130,7 +128,8 @@ class DIME(OffPolicyDiffusion):
         return self.policy.multipliers["temperature"]  # type: ignore[return-value]
 
     def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        critics = self.critic.ensemble.train()
+        critics = self.critic.ensemble
+        train_unless_frozen(critics)
         with th.no_grad():
             path = self.actor.sample_with_log_ratio(self.actor.encode(batch.next_observations), self.randomness, "next_action")
         log_probs, next_log_probs = self.log_probs(batch, path.samples)

@@ -20,6 +20,7 @@ from sb3_diffusion.core.particles import (
     sparse_weights,
 )
 from sb3_diffusion.core.targets import follow
+from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor, NoisyActions
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.multiplier import Multiplier
@@ -85,36 +86,26 @@ class DPMD(OffPolicyDiffusion):
         policy_delay: int = 1,
         **kwargs: Unpack[CommonArguments],
     ):
-        if n_particles < 1:
-            raise ValueError(f"n_particles={n_particles} must be at least 1.")
+        self.n_particles = integer("n_particles", n_particles, low=1)
+        self.target_kl = real("target_kl", target_kl, above=0)
         if weights not in WEIGHTS:
             raise ValueError(f"Unknown weights={weights!r}; known are {', '.join(WEIGHTS)}.")
         # a single particle has nothing to be compared with: its weight is one, whatever the temperature
-        if not 0.0 < target_kl < (math.log(n_particles) if n_particles > 1 else math.inf):
+        if n_particles > 1 and target_kl >= math.log(n_particles):
             raise ValueError(
-                f"target_kl={target_kl} must be positive and below log(n_particles) = {math.log(n_particles):.2f}, "
+                f"target_kl={target_kl} must be below log(n_particles) = {math.log(n_particles):.2f}, "
                 "the divergence of a single particle that takes all; lower it or raise n_particles."
             )
-        if initial_temperature <= 0.0:
-            raise ValueError(f"initial_temperature={initial_temperature} must be positive, its logarithm is learned.")
-        if temperature_learning_rate < 0.0:
-            raise ValueError(f"temperature_learning_rate={temperature_learning_rate} must be positive, or 0 for a fixed one.")
-        if refresh_interval < 1:
-            raise ValueError(f"refresh_interval={refresh_interval} must be at least 1.")
-        if particle_noise < 0.0:
-            raise ValueError(f"particle_noise={particle_noise} is negative; pass a standard deviation >= 0.")
-        if loss_clip is not None and loss_clip <= 0.0:
-            raise ValueError(f"loss_clip={loss_clip} must be positive, or None for no limit.")
-        self.n_particles = n_particles
         self.weights = weights
-        self.target_kl = target_kl
-        self.initial_temperature = initial_temperature
-        self.temperature_learning_rate = temperature_learning_rate
-        self.refresh_interval = refresh_interval
-        self.particle_noise = particle_noise
+        learned = "its logarithm is learned"
+        self.initial_temperature = real("initial_temperature", initial_temperature, above=0, remedy=learned)
+        rate = real("temperature_learning_rate", temperature_learning_rate, low=0, remedy="0 for a fixed one")
+        self.temperature_learning_rate = rate
+        self.refresh_interval = integer("refresh_interval", refresh_interval, low=1)
+        self.particle_noise = real("particle_noise", particle_noise, low=0, remedy="pass a standard deviation >= 0")
         self.clip_particles = clip_particles
-        self.loss_clip = loss_clip
-        self.n_action_candidates = n_action_candidates
+        self.loss_clip = optional(real, "loss_clip", loss_clip, above=0, remedy="None is for no limit")
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(
             policy, env, learning_rate, actor_learning_rate=actor_learning_rate, policy_delay=policy_delay, **kwargs
         )

@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import CommonArguments
 from sb3_diffusion.generative.flow import MeanFlow
+from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import NoisyActions
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.weighted_matching.dpmd import DPMD
@@ -80,8 +81,8 @@ class FPMD(DPMD):
         if variant not in VARIANTS:
             raise ValueError(f"Unknown variant={variant!r}; known are {', '.join(VARIANTS)}.")
         self.variant = variant
-        self.evaluation_steps = evaluation_steps
-        self.instantaneous = instantaneous
+        self.evaluation_steps = optional(integer, "evaluation_steps", evaluation_steps, 1, MAX_STEPS)
+        self.instantaneous = real("instantaneous", instantaneous, 0, 1, remedy="it is a share")
         if variant == "meanflow":
             self.prediction = MeanFlow.prediction
         super().__init__(

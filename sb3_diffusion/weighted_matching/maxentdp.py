@@ -12,6 +12,7 @@ from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.particles import effective_sample_size, matched_noise
 from sb3_diffusion.generative.likelihood import RULES
+from sb3_diffusion.numeric import MAX_STEPS, integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 
@@ -61,21 +62,15 @@ class MaxEntDP(OffPolicyDiffusion):
         policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
-        if temperature <= 0.0:
-            raise ValueError(f"temperature={temperature} must be positive; smaller is greedier.")
-        counts = {"n_particles": n_particles, "n_likelihood_steps": n_likelihood_steps}
-        for name, value in {**counts, "n_likelihood_samples": n_likelihood_samples}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
         if likelihood_rule not in RULES:
             raise ValueError(f"Unknown likelihood_rule={likelihood_rule!r}; known are {', '.join(RULES)}.")
-        self.temperature = temperature
-        self.n_particles = n_particles
+        self.temperature = real("temperature", temperature, above=0, remedy="smaller is greedier")
+        self.n_particles = integer("n_particles", n_particles, low=1)
         self.backup_entropy = backup_entropy
-        self.n_likelihood_steps = n_likelihood_steps
-        self.n_likelihood_samples = n_likelihood_samples
+        self.n_likelihood_steps = integer("n_likelihood_steps", n_likelihood_steps, 1, MAX_STEPS)
+        self.n_likelihood_samples = integer("n_likelihood_samples", n_likelihood_samples, low=1)
         self.likelihood_rule = likelihood_rule
-        self.n_action_candidates = n_action_candidates
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     def policy_settings(self) -> dict[str, Any]:

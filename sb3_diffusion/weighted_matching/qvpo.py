@@ -7,12 +7,13 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Unpack
 
-from sb3_diffusion.core.arguments import OffPolicyArguments
+from sb3_diffusion.core.arguments import OffPolicyArguments, check_schedule, scheduled
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.particles import AGGREGATIONS, particle_values
 from sb3_diffusion.core.targets import follow
+from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy, best_candidates
 
@@ -67,21 +68,15 @@ class QVPO(OffPolicyDiffusion):
         policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
-        counts = {"n_particles": n_particles, "n_uniform_actions": n_uniform_actions}
-        for name, value in {**counts, "n_target_candidates": n_target_candidates}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
-        if not callable(ent_coef) and ent_coef < 0.0:
-            raise ValueError(f"ent_coef={ent_coef} must not be negative; 0 trains without random actions.")
         if weight_aggregation not in AGGREGATIONS:
             raise ValueError(f"Unknown weight_aggregation={weight_aggregation!r}; known are {', '.join(AGGREGATIONS)}.")
-        self.n_particles = n_particles
-        self.ent_coef = ent_coef
-        self.n_uniform_actions = n_uniform_actions
+        self.n_particles = integer("n_particles", n_particles, low=1)
+        self.ent_coef = check_schedule("ent_coef", ent_coef)
+        self.n_uniform_actions = integer("n_uniform_actions", n_uniform_actions, low=1)
         self.weight_aggregation = weight_aggregation
-        self.n_target_candidates = n_target_candidates
-        self.n_behavior_candidates = n_behavior_candidates
-        self.n_action_candidates = n_action_candidates
+        self.n_target_candidates = integer("n_target_candidates", n_target_candidates, low=1)
+        self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     def policy_settings(self) -> dict[str, Any]:
@@ -95,11 +90,11 @@ class QVPO(OffPolicyDiffusion):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.ent_coef_schedule = FloatSchedule(self.ent_coef)
-        self.current_ent_coef = th.tensor(self.ent_coef_schedule(1.0), device=self.device)
+        self.current_ent_coef = th.tensor(scheduled("ent_coef", self.ent_coef_schedule, 1.0), device=self.device)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         # in place, so that compiled code and CUDA graphs read the new value
-        self.current_ent_coef.fill_(self.ent_coef_schedule(self._current_progress_remaining))
+        self.current_ent_coef.fill_(scheduled("ent_coef", self.ent_coef_schedule, self._current_progress_remaining))
         super().train(gradient_steps, batch_size)
 
     def target_actions(self, batch: Batch) -> th.Tensor:

@@ -11,6 +11,7 @@ from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.particles import effective_sample_size, matched_noise
+from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 
@@ -51,13 +52,9 @@ class SDAC(OffPolicyDiffusion):
         policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
-        if temperature <= 0.0:
-            raise ValueError(f"temperature={temperature} must be positive; smaller is greedier.")
-        if n_particles < 1:
-            raise ValueError(f"n_particles={n_particles} must be at least 1.")
-        self.temperature = temperature
-        self.n_particles = n_particles
-        self.n_action_candidates = n_action_candidates
+        self.temperature = real("temperature", temperature, above=0, remedy="smaller is greedier")
+        self.n_particles = integer("n_particles", n_particles, low=1)
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     def policy_settings(self) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""Spaces that the algorithms can be trained in."""
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import check_for_nested_spaces
+
+_OBSERVATIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+def check_observation_space(observation_space: spaces.Space) -> None:
+    """
+    Refuse observations that no network reads.
+
+    :param observation_space: Observation space
+    :raises ValueError: naming the space and the remedy
+    """
+    check_for_nested_spaces(observation_space)
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+    for key, space in parts.items():
+        where = f"observation space {space}" if key is None else f"entry {key!r} of the observation space, {space},"
+        if not isinstance(space, _OBSERVATIONS):
+            known = ", ".join(kind.__name__ for kind in _OBSERVATIONS)
+            raise ValueError(
+                f"The {where} cannot be read by a network; use one of {known} or a Dict of them "
+                "(gymnasium.wrappers.FlattenObservation makes a Box of many others)."
+            )
+        if isinstance(space, spaces.Box) and (space.shape == () or 0 in space.shape):
+            raise ValueError(f"The {where} has no axis or no entry; return at least one number, in the shape (1,).")
+        if np.any(getattr(space, "start", 0)):
+            raise ValueError(f"The {where} does not count from 0; subtract {space.start} from what the environment returns.")
+
+
+def check_action_space(space: spaces.Space) -> None:
+    """
+    Refuse actions in which training would fail later, or go wrong without a word.
+
+    :param space: Action space
+    :raises ValueError: naming the space and the remedy
+    """
+    if not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"The action space {space} is no Box; these methods choose real numbers. "
+            "Use an algorithm for discrete actions, such as Stable-Baselines3's DQN."
+        )
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"The action space {space} holds integers, to which actions between its bounds would be cut off; "
+            "declare a float32 Box and round the action in the environment's step()."
+        )
+    if 0 in space.shape:
+        raise ValueError(f"The action space {space} is empty; it needs at least one number.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = space.high - space.low
+    if not np.isfinite(width).all():
+        raise ValueError(
+            f"The action space {space} has no finite width; give it finite bounds and stretch the action in step()."
+        )
+    if not (width > 0).all():
+        raise ValueError(
+            f"The action space {space} has entries whose bounds are equal, of which there is nothing to learn; "
+            "leave them out of the space and put them in within the environment's step()."
+        )
