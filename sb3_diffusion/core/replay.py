@@ -189,7 +189,7 @@ class TensorReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store one transition per environment.
+        Store one transition per environment. Whatever NumPy makes an array of is taken: lists, numbers, tensors of the CPU.
 
         :param obs: Observations
         :param next_obs: Observations after the action
@@ -204,11 +204,12 @@ class TensorReplayBuffer(ReplayBuffer):
             self._write(arrays["observations"], (pos + 1) % self.buffer_size, next_obs)
         else:
             self._write(arrays["next_observations"], pos, next_obs)
-        arrays["actions"][pos] = action.reshape(self.n_envs, self.action_dim)
-        arrays["rewards"][pos] = reward
-        arrays["dones"][pos] = done
+        arrays["actions"][pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        # an array even where it is a list: NumPy spreads (1, 1) over (1,), but no list that holds arrays
+        arrays["rewards"][pos] = np.asarray(reward)
+        arrays["dones"][pos] = np.asarray(done)
         if self.handle_timeout_termination:
-            arrays["timeouts"][pos] = [info.get("TimeLimit.truncated", False) for info in infos]
+            arrays["timeouts"][pos] = np.asarray([info.get("TimeLimit.truncated", False) for info in infos])
         self._n_new += 1
         self.pos += 1
         if self.pos == self.buffer_size:
@@ -218,10 +219,9 @@ class TensorReplayBuffer(ReplayBuffer):
     def _write(self, target: Any, pos: int, value: Any) -> None:
         if isinstance(target, dict):
             for key, array in target.items():
-                array[pos] = value[key].reshape(array.shape[1:])
+                array[pos] = _as_stored(value[key], self.observation_space[key], array)  # type: ignore[index]
         else:
-            # one number per environment (Discrete) has to become a column
-            target[pos] = value.reshape(target.shape[1:])
+            target[pos] = _as_stored(value, self.observation_space, target)
 
     # -- sampling ---------------------------------------------------------------------------------------------------
 
@@ -396,6 +396,12 @@ def _columns(row: np.dtype) -> list[tuple[th.dtype, list[str], list[int]]]:
 
 def _shaped(field: th.Tensor, shape: tuple[int, ...]) -> th.Tensor:
     return field if len(shape) == 1 else field.view(len(field), *shape)
+
+
+def _as_stored(value: Any, space: spaces.Space, target: np.ndarray) -> np.ndarray:
+    # one number per environment has to become a column; other shapes are left to NumPy, which refuses a transposed image
+    value = np.asarray(value)
+    return value.reshape(target.shape[1:]) if isinstance(space, spaces.Discrete) else value
 
 
 def _storage_type(space: spaces.Space) -> np.dtype:
