@@ -30,14 +30,16 @@ from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.names import POLICIES
 
 
 class OffPolicyDiffusion(OffPolicyAlgorithm):
     """
     Base class of the online off-policy algorithms.
 
-    :param policy: ``"DiffusionPolicy"`` (SB3's ``"MlpPolicy"``, ``"CnnPolicy"`` and ``"MultiInputPolicy"`` name the same
-        class, which picks the features extractor from the observation space) or a subclass of it
+    :param policy: ``"DiffusionPolicy"``, which picks the features extractor from the observation space; SB3's
+        ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"``, which name the same policy with the features extractor that
+        they have in SB3; or a subclass
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of actor and critics: a float, or a function of the remaining progress (1 to 0)
     :param buffer_size: Size of the replay buffer in transitions
@@ -68,12 +70,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
     :param _init_setup_model: Whether to build the networks at the creation of the instance
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "DiffusionPolicy": DiffusionPolicy,
-        "MlpPolicy": DiffusionPolicy,
-        "CnnPolicy": DiffusionPolicy,
-        "MultiInputPolicy": DiffusionPolicy,
-    }
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
     policy: DiffusionPolicy
     prediction: str = "noise"
     """What the actor's network has to predict for the method's losses (``prediction`` of the process)."""
