@@ -24,7 +24,9 @@ from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.checkpoints import description_members, write_file
 from sb3_diffusion.core.compilation import CudaGraphActing, Loss, check_execution, make_update, set_learning_rate
 from sb3_diffusion.core.metrics import MetricLog, Metrics
+from sb3_diffusion.core.model_buffer import ModelBuffer, check_buffer_kwargs, check_environments
 from sb3_diffusion.core.replay import TensorReplayBuffer, default_buffer_class
+from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.targets import follow
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.policies.actor import DiffusionActor
@@ -78,7 +80,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
     actor_target: DiffusionActor | None
     critic: CriticEnsemble
     critic_target: CriticEnsemble
-    replay_buffer: ReplayBuffer
+    replay_buffer = ModelBuffer()  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -229,6 +231,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         :param batch_size: Transitions per update
         :raises TrainingDiverged: if a loss is not finite
         """
+        check_surroundings(self.device)
         self.policy.set_training_mode(True)
         self._set_learning_rates()
         log = MetricLog(first_update=self._n_updates + 1)
@@ -328,6 +331,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         self.policy_kwargs = {**self.policy_settings(), **user_kwargs}
         if self.replay_buffer_class is None:
             self.replay_buffer_class = default_buffer_class(self.observation_space, self.n_steps)
+        check_buffer_kwargs(self)
         user_buffer_kwargs, n_steps = self.replay_buffer_kwargs, self.n_steps
         if issubclass(self.replay_buffer_class, TensorReplayBuffer):
             # SB3 tells n_steps only to the buffer that it chooses itself, and warns about all others
@@ -375,6 +379,8 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         :param progress_bar: Show a progress bar (needs tqdm and rich)
         :return: The trained model
         """
+        check_surroundings(self.device)
+        check_environments(self)
         return super().learn(
             total_timesteps=total_timesteps,
             callback=callback,

@@ -55,8 +55,8 @@ class TensorReplayBuffer(ReplayBuffer):
     :param optimize_memory_usage: Keep each observation once; not with ``handle_timeout_termination``, Dict observations or
         n-step returns
     :param handle_timeout_termination: Bootstrap where an episode ended by a time limit
-    :param n_steps: Number of steps of the return
-    :param gamma: Discount factor within n-step returns
+    :param n_steps: Number of steps of the return; an algorithm that has the buffer sets its own
+    :param gamma: Discount factor within n-step returns; an algorithm that has the buffer sets its own
     :param storage: ``"device"`` keeps a copy on the device, ``"host"`` gathers on the host and moves the batch,
         ``"auto"`` decides by size: a copy if the full buffer takes at most a quarter of the free memory of a CUDA device
     """
@@ -86,7 +86,7 @@ class TensorReplayBuffer(ReplayBuffer):
         if n_steps < 1:
             raise ValueError(f"n_steps={n_steps} must be at least 1.")
         if optimize_memory_usage:
-            _check_memory_optimization(handle_timeout_termination, observation_space, n_steps)
+            check_memory_optimization(handle_timeout_termination, observation_space, n_steps)
         # not ReplayBuffer's constructor, which allocates one array per field
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, 1)
@@ -409,7 +409,13 @@ def _storage_type(space: spaces.Space) -> np.dtype:
     return np.dtype(np.float32) if dtype == np.float64 else dtype
 
 
-def _check_memory_optimization(handle_timeout_termination: bool, observation_space: spaces.Space, n_steps: int) -> None:
+def check_memory_optimization(handle_timeout_termination: bool, observation_space: spaces.Space, n_steps: int) -> None:
+    """
+    :param handle_timeout_termination: Argument of the buffer
+    :param observation_space: Observation space
+    :param n_steps: Number of steps of the return
+    :raises ValueError: if observations cannot be kept once
+    """
     remedy = None
     if handle_timeout_termination:
         remedy = "handle_timeout_termination=True; pass replay_buffer_kwargs={'handle_timeout_termination': False}"

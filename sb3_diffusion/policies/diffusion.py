@@ -156,6 +156,10 @@ class DiffusionPolicy(BasePolicy):
             squash_output=True,
             normalize_images=normalize_images,
         )
+        if th.get_default_dtype() != th.float32:
+            raise ValueError(
+                f"Policies compute in float32, not {th.get_default_dtype()}; reset torch.set_default_dtype first."
+            )
         _check_positive(diffusion_steps=diffusion_steps, sampling_steps=sampling_steps, evaluation_steps=evaluation_steps)
         _check_positive(n_critics=n_critics)
         _check_positive(n_action_candidates=n_action_candidates, n_behavior_candidates=n_behavior_candidates)

@@ -41,13 +41,14 @@ def make_extractor(
     :raises ValueError: if one of Stable-Baselines3's cannot read the space, where it would fail later or without a reason
     """
     is_dict = isinstance(space, spaces.Dict)
-    if is_dict and issubclass(extractor_class, FlattenExtractor | NatureCNN):
+    if (
+        (issubclass(extractor_class, FlattenExtractor) and is_dict)
+        or (issubclass(extractor_class, NatureCNN) and not isinstance(space, spaces.Box))
+        or (issubclass(extractor_class, CombinedExtractor) and not is_dict)
+    ):
         raise ValueError(
-            f"{extractor_class.__name__} cannot read {space}; use 'MultiInputPolicy' or 'DiffusionPolicy' for a Dict."
-        )
-    if not is_dict and issubclass(extractor_class, CombinedExtractor):
-        raise ValueError(
-            f"{extractor_class.__name__} reads a Dict, not {space}; use 'DiffusionPolicy', 'MlpPolicy' or 'CnnPolicy'."
+            f"{extractor_class.__name__} cannot read {space}; pass 'DiffusionPolicy', which chooses by the space "
+            "('MlpPolicy' flattens it, 'CnnPolicy' is for images, 'MultiInputPolicy' for a Dict)."
         )
     try:
         return extractor_class(space, **kwargs)

@@ -379,11 +379,11 @@ def test_transitions_of_another_buffer(observation: str, cls: type[ReplayBuffer]
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
     colours = spaces.Box(0, 255, (3, 36, 36), np.uint8)
-    step = {"obs": np.zeros((3, 3, 36, 36)), "next_obs": np.zeros((3, 3, 36, 36)), "action": np.zeros((3, 2))}
+    step: dict[str, Any] = {"obs": np.zeros((3, 3, 36, 36)), "next_obs": np.zeros((3, 3, 36, 36)), "action": np.zeros((3, 2))}
     step = {**step, "reward": np.zeros(3), "done": np.zeros(3), "infos": [{}, {}, {}], **change}
     for cls in (ReplayBuffer, TensorReplayBuffer):
         buffer = cls(9, colours, ACTIONS, device="cpu", n_envs=3)
-        with pytest.raises(ValueError, match="could not broadcast|cannot reshape"):
+        with pytest.raises(ValueError, match=r"could not broadcast|cannot reshape"):
             buffer.add(**step)
         assert buffer.size() == 0
 

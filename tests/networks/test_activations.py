@@ -136,5 +136,5 @@ def test_an_activation_may_be_made_by_a_function() -> None:
     kept, activation = x.clone(), resolve_activation(partial(nn.ReLU, inplace=True))()
     th.testing.assert_close(activation(x), kept.relu())
     th.testing.assert_close(x, kept, rtol=0.0, atol=0.0)
-    with pytest.raises(TypeError, match="no torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"no torch\.nn\.Module"):
         resolve_activation(lambda: th.relu)()  # type: ignore[arg-type, return-value]

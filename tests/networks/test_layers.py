@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch as th
@@ -144,7 +145,7 @@ def test_the_activation_may_have_parameters() -> None:
 @pytest.mark.parametrize("n_members", [None, 2])
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_without_hidden_layers_an_mlp_is_linear(n_members: int | None, layer_norm: bool) -> None:
-    net = MLP([3, 4], [], 2, "mish", n_members, layer_norm, output_gain=0.5, batch_renorm={} if layer_norm else None)
+    net: Any = MLP([3, 4], [], 2, "mish", n_members, layer_norm, output_gain=0.5, batch_renorm={} if layer_norm else None)
     weight = th.cat([net.first.weight_0, net.first.weight_1], dim=-2)
     for member in weight if n_members else weight.unsqueeze(0):
         assert_orthogonal(member, gain=0.5)
