@@ -156,12 +156,12 @@ def resolve_activation(spec: str | Callable[[], nn.Module]) -> Callable[[], nn.M
 
 
 def _call(make: Callable[[], nn.Module]) -> nn.Module:
-    activation: Any = make()
+    activation = make()
     if not isinstance(activation, nn.Module):
         raise TypeError(f"activation={make!r} returns {activation!r}, which is no torch.nn.Module.")
     if hasattr(activation, "inplace"):
-        activation.inplace = False  # the networks know themselves what may be overwritten
-    return activation  # type: ignore[no-any-return]
+        activation.inplace = False  # type: ignore[assignment]  # the networks know themselves what may be overwritten
+    return activation
 
 
 def _mish_(x: th.Tensor) -> th.Tensor:
