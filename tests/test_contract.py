@@ -26,6 +26,7 @@ import sb3_diffusion
 from sb3_diffusion import DiffusionPolicy
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.policies.names import POLICIES, CnnPolicy
 from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, REFERENCE_POLICIES, TAXONOMY, available_methods, get_method
 from tests.conftest import OFF_POLICY
 from tests.envs import PointEnv, vector_env
@@ -134,10 +135,20 @@ def test_setup_can_run_twice_and_keeps_the_users_arguments(algorithm: Algorithm)
     model.learn(12)
 
 
-@pytest.mark.parametrize("policy", ["DiffusionPolicy", "MlpPolicy", "CnnPolicy", "MultiInputPolicy", DiffusionPolicy])
-def test_policy_names(algorithm: Algorithm, policy: Any) -> None:
-    model = make(algorithm, policy=policy)
-    assert type(model.policy) is DiffusionPolicy and model.policy.squash_output
+@pytest.mark.parametrize(
+    "policy, observation",
+    [
+        ("DiffusionPolicy", "box"),
+        (DiffusionPolicy, "dict"),
+        ("MlpPolicy", "image"),
+        (CnnPolicy, "image"),
+        ("MultiInputPolicy", "dict"),
+    ],
+)
+def test_policy_names(algorithm: Algorithm, policy: Any, observation: str) -> None:
+    model = make(algorithm, PointEnv(observation), policy=policy)
+    expected = POLICIES[policy] if isinstance(policy, str) else policy
+    assert type(model.policy) is expected and issubclass(expected, DiffusionPolicy) and model.policy.squash_output
     assert model.actor is model.policy.actor
     assert model.critic is model.policy.critic and model.critic_target is model.policy.critic_target
 

@@ -31,7 +31,7 @@ from sb3_diffusion.networks.activations import ACTIVATIONS
 from sb3_diffusion.networks.backbones import BACKBONES
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS
 from sb3_diffusion.policies.critic import CRITIC_HEADS
-from sb3_diffusion.policies.diffusion import PROCESSES
+from sb3_diffusion.policies.processes import PROCESSES
 from sb3_diffusion.taxonomy import Method, available_methods
 
 ROOT = Path(__file__).resolve().parents[1]

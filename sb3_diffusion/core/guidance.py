@@ -13,6 +13,7 @@ from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
 from sb3_diffusion.policies.diffusion import NOISE_BANK_SEED, DiffusionPolicy
+from sb3_diffusion.policies.names import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 
 class FixedParticles(RecordedDraws):
@@ -121,16 +122,21 @@ class GuidedActor(DiffusionActor):
         with th.no_grad():
             return chain.sample(denoise, self._sample_shape(batch, n_candidates), noise, label, clip_output=clip_output)
 
-    def forward(self, observations: PyTorchObs) -> th.Tensor:
-        """
-        The deterministic action of the chain that starts at zero and adds no noise.
-
-        :param observations: Batch of observations
-        :return: Actions in [-1, 1], ``(batch, action_dim)``
-        """
+    def forward(self, observations: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        """See :meth:`DiffusionActor.forward`."""
+        if not deterministic:
+            return super().forward(observations, deterministic)
         zero = th.zeros_like(self.bank_particles[0])
         draws = {"sample.x_T": zero, "sample.step_noise": zero, "sample.particles": self.bank_particles}
         return self.act(observations, FixedParticles(draws), "sample")
+
+    def save(self, path: str) -> None:
+        """
+        Refused: this actor is nothing without the policy's critics.
+
+        :param path: Ignored
+        """
+        raise NotImplementedError("A GuidedActor follows the critics of its policy; save the policy: model.policy.save(path).")
 
 
 class GuidedPolicy(DiffusionPolicy):
@@ -172,3 +178,24 @@ class GuidedPolicy(DiffusionPolicy):
             return super()._predict(observation)
         banks = {"act.x_T": self.bank_x, "act.step_noise": self.bank_steps, "act.particles": self.actor.bank_particles}
         return self.select_actions(observation, self.n_action_candidates, FixedParticles(banks))
+
+
+class GuidedMlpPolicy(GuidedPolicy, MlpPolicy):
+    """:class:`GuidedPolicy` that flattens observations."""
+
+
+class GuidedCnnPolicy(GuidedPolicy, CnnPolicy):
+    """:class:`GuidedPolicy` with a ``NatureCNN``."""
+
+
+class GuidedMultiInputPolicy(GuidedPolicy, MultiInputPolicy):
+    """:class:`GuidedPolicy` with a ``CombinedExtractor``."""
+
+
+GUIDED_POLICIES: dict[str, type[GuidedPolicy]] = {
+    "DiffusionPolicy": GuidedPolicy,
+    "MlpPolicy": GuidedMlpPolicy,
+    "CnnPolicy": GuidedCnnPolicy,
+    "MultiInputPolicy": GuidedMultiInputPolicy,
+}
+"""The guided counterparts of :data:`~sb3_diffusion.policies.names.POLICIES`."""

@@ -26,22 +26,26 @@ from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.checkpoints import description_members, write_file
 from sb3_diffusion.core.compilation import CudaGraphActing, Loss, check_execution, make_update, set_learning_rate
 from sb3_diffusion.core.metrics import MetricLog, Metrics
+from sb3_diffusion.core.model_buffer import ModelBuffer, check_buffer_kwargs, check_environments
 from sb3_diffusion.core.replay import TensorReplayBuffer, default_buffer_class
 from sb3_diffusion.core.spaces import check_action_space, check_observation_space
+from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.targets import follow
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.names import POLICIES
 
 
 class OffPolicyDiffusion(OffPolicyAlgorithm):
     """
     Base class of the online off-policy algorithms.
 
-    :param policy: ``"DiffusionPolicy"`` (SB3's ``"MlpPolicy"``, ``"CnnPolicy"`` and ``"MultiInputPolicy"`` name the same
-        class, which picks the features extractor from the observation space) or a subclass of it
+    :param policy: ``"DiffusionPolicy"``, which picks the features extractor from the observation space; SB3's
+        ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"``, which name the same policy with the features extractor that
+        they have in SB3; or a subclass
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of actor and critics: a float, or a function of the remaining progress (1 to 0)
     :param buffer_size: Size of the replay buffer in transitions
@@ -72,12 +76,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
     :param _init_setup_model: Whether to build the networks at the creation of the instance
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "DiffusionPolicy": DiffusionPolicy,
-        "MlpPolicy": DiffusionPolicy,
-        "CnnPolicy": DiffusionPolicy,
-        "MultiInputPolicy": DiffusionPolicy,
-    }
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
     policy: DiffusionPolicy
     prediction: str = "noise"
     """What the actor's network has to predict for the method's losses (``prediction`` of the process)."""
@@ -85,7 +84,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
     actor_target: DiffusionActor | None
     critic: CriticEnsemble
     critic_target: CriticEnsemble
-    replay_buffer: ReplayBuffer
+    replay_buffer = ModelBuffer()  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -234,6 +233,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         :param batch_size: Transitions per update
         :raises TrainingDiverged: if a loss is not finite
         """
+        check_surroundings(self.device)
         self.policy.set_training_mode(True)
         log = MetricLog(self._n_updates + 1, self._set_learning_rates())
         for _ in range(gradient_steps):
@@ -369,6 +369,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         self.policy_kwargs = self._policy_arguments
         if self.replay_buffer_class is None:
             self.replay_buffer_class = default_buffer_class(self.observation_space, self.n_steps)
+        check_buffer_kwargs(self)
         user_buffer_kwargs, n_steps = self.replay_buffer_kwargs, self.n_steps
         if issubclass(self.replay_buffer_class, TensorReplayBuffer):
             # SB3 tells n_steps only to the buffer that it chooses itself, and warns about all others
@@ -421,6 +422,8 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         :param progress_bar: Show a progress bar (needs tqdm and rich)
         :return: The trained model
         """
+        check_surroundings(self.device)
+        check_environments(self)
         if total_timesteps != math.inf:  # until a callback ends it
             total_timesteps = real("total_timesteps", total_timesteps, low=0)  # type: ignore[assignment]  # 1e6 is a number
         return super().learn(

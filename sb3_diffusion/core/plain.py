@@ -27,10 +27,10 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 
-from sb3_diffusion.core.guidance import GuidedPolicy
+from sb3_diffusion.core.guidance import GUIDED_POLICIES
 from sb3_diffusion.core.replay import TensorDictReplayBuffer, TensorNStepReplayBuffer, TensorReplayBuffer
 from sb3_diffusion.networks.activations import ACTIVATIONS
-from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.names import POLICIES
 
 MAX_ELEMENTS = 2 * 10**7
 """Largest number of entries of a space, over all its parts."""
@@ -69,8 +69,8 @@ def _allowed_classes() -> dict[str, type]:
             HerReplayBuffer,
         ],
         "sb3_diffusion": [
-            DiffusionPolicy,
-            GuidedPolicy,
+            *POLICIES.values(),
+            *GUIDED_POLICIES.values(),
             TensorReplayBuffer,
             TensorNStepReplayBuffer,
             TensorDictReplayBuffer,

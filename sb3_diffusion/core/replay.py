@@ -57,8 +57,8 @@ class TensorReplayBuffer(ReplayBuffer):
     :param optimize_memory_usage: Keep each observation once; not with ``handle_timeout_termination``, Dict observations or
         n-step returns
     :param handle_timeout_termination: Bootstrap where an episode ended by a time limit
-    :param n_steps: Number of steps of the return
-    :param gamma: Discount factor within n-step returns
+    :param n_steps: Number of steps of the return; an algorithm that has the buffer sets its own
+    :param gamma: Discount factor within n-step returns; an algorithm that has the buffer sets its own
     :param storage: ``"device"`` keeps a copy on the device, ``"host"`` gathers on the host and moves the batch,
         ``"auto"`` decides by size: a copy if the full buffer takes at most a quarter of the free memory of a CUDA device
     """
@@ -88,7 +88,7 @@ class TensorReplayBuffer(ReplayBuffer):
         buffer_size, n_envs = integer("buffer_size", buffer_size, low=1), integer("n_envs", n_envs, low=1)
         n_steps, gamma = integer("n_steps", n_steps, low=1), real("gamma", gamma, 0, 1)
         if optimize_memory_usage:
-            _check_memory_optimization(handle_timeout_termination, observation_space, n_steps)
+            check_memory_optimization(handle_timeout_termination, observation_space, n_steps)
         # not ReplayBuffer's constructor, which allocates one array per field
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, 1)
@@ -191,7 +191,7 @@ class TensorReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store one transition per environment.
+        Store one transition per environment. Whatever NumPy makes an array of is taken: lists, numbers, tensors of the CPU.
 
         :param obs: Observations
         :param next_obs: Observations after the action
@@ -206,11 +206,12 @@ class TensorReplayBuffer(ReplayBuffer):
             self._write(arrays["observations"], (pos + 1) % self.buffer_size, next_obs)
         else:
             self._write(arrays["next_observations"], pos, next_obs)
-        arrays["actions"][pos] = action.reshape(self.n_envs, self.action_dim)
-        arrays["rewards"][pos] = reward
-        arrays["dones"][pos] = done
+        arrays["actions"][pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        # an array even where it is a list: NumPy spreads (1, 1) over (1,), but no list that holds arrays
+        arrays["rewards"][pos] = np.asarray(reward)
+        arrays["dones"][pos] = np.asarray(done)
         if self.handle_timeout_termination:
-            arrays["timeouts"][pos] = [info.get("TimeLimit.truncated", False) for info in infos]
+            arrays["timeouts"][pos] = np.asarray([info.get("TimeLimit.truncated", False) for info in infos])
         self._n_new += 1
         self.pos += 1
         if self.pos == self.buffer_size:
@@ -220,10 +221,9 @@ class TensorReplayBuffer(ReplayBuffer):
     def _write(self, target: Any, pos: int, value: Any) -> None:
         if isinstance(target, dict):
             for key, array in target.items():
-                array[pos] = value[key].reshape(array.shape[1:])
+                array[pos] = _as_stored(value[key], self.observation_space[key], array)  # type: ignore[index]
         else:
-            # one number per environment (Discrete) has to become a column
-            target[pos] = value.reshape(target.shape[1:])
+            target[pos] = _as_stored(value, self.observation_space, target)
 
     # -- sampling ---------------------------------------------------------------------------------------------------
 
@@ -400,12 +400,24 @@ def _shaped(field: th.Tensor, shape: tuple[int, ...]) -> th.Tensor:
     return field if len(shape) == 1 else field.view(len(field), *shape)
 
 
+def _as_stored(value: Any, space: spaces.Space, target: np.ndarray) -> np.ndarray:
+    # one number per environment has to become a column; other shapes are left to NumPy, which refuses a transposed image
+    value = np.asarray(value)
+    return value.reshape(target.shape[1:]) if isinstance(space, spaces.Discrete) else value
+
+
 def _storage_type(space: spaces.Space) -> np.dtype:
     dtype = np.dtype(space.dtype)
     return np.dtype(np.float32) if dtype == np.float64 else dtype
 
 
-def _check_memory_optimization(handle_timeout_termination: bool, observation_space: spaces.Space, n_steps: int) -> None:
+def check_memory_optimization(handle_timeout_termination: bool, observation_space: spaces.Space, n_steps: int) -> None:
+    """
+    :param handle_timeout_termination: Argument of the buffer
+    :param observation_space: Observation space
+    :param n_steps: Number of steps of the return
+    :raises ValueError: if observations cannot be kept once
+    """
     remedy = None
     if handle_timeout_termination:
         remedy = "handle_timeout_termination=True; pass replay_buffer_kwargs={'handle_timeout_termination': False}"

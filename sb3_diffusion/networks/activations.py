@@ -1,6 +1,7 @@
 """Activation functions by name, and a Mish that needs one exponential."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch as th
@@ -127,12 +128,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def resolve_activation(spec: str | type[nn.Module]) -> type[nn.Module]:
+def resolve_activation(spec: str | Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     """
-    Find an activation class.
+    Find what makes an activation.
 
-    :param spec: a name (relu, elu, silu, tanh, gelu, mish) or a module class, which is returned unchanged
-    :return: the class; call it without arguments to get the module
+    :param spec: a name (relu, elu, silu, tanh, gelu, mish), a module class, or a function without arguments that makes a
+        module, such as ``functools.partial(torch.nn.LeakyReLU, 0.2)``
+    :return: the class or function; call it without arguments to get the module
     """
     if isinstance(spec, str):
         if spec.lower() not in ACTIVATIONS:
@@ -140,7 +142,21 @@ def resolve_activation(spec: str | type[nn.Module]) -> type[nn.Module]:
         return ACTIVATIONS[spec.lower()]
     if isinstance(spec, type) and issubclass(spec, nn.Module):
         return spec
-    raise TypeError(f"activation={spec!r} must be a name or a subclass of torch.nn.Module, not {type(spec).__name__}.")
+    if callable(spec) and not isinstance(spec, nn.Module | type):
+        return partial(_call, spec)
+    raise TypeError(
+        f"activation={spec!r} must be a name, a subclass of torch.nn.Module or a function without arguments that makes one, "
+        f"not {type(spec).__name__}."
+    )
+
+
+def _call(make: Callable[[], nn.Module]) -> nn.Module:
+    activation = make()
+    if not isinstance(activation, nn.Module):
+        raise TypeError(f"activation={make!r} returns {activation!r}, which is no torch.nn.Module.")
+    if hasattr(activation, "inplace"):
+        activation.inplace = False  # type: ignore[assignment]  # the networks know themselves what may be overwritten
+    return activation
 
 
 def _mish_(x: th.Tensor) -> th.Tensor:

@@ -1,7 +1,7 @@
 """BroNet: a residual network with post-layer-norm blocks (https://arxiv.org/abs/2405.16158)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch as th
 from torch import nn
@@ -20,7 +20,7 @@ class BroBlock(nn.Module):
     :param n_members: number of stacked members, None for a single network
     """
 
-    def __init__(self, width: int, activation: type[nn.Module], n_members: int | None) -> None:
+    def __init__(self, width: int, activation: Callable[[], nn.Module], n_members: int | None) -> None:
         super().__init__()
         self.inner = Linear(width, width, n_members)
         self.inner_norm = LayerNorm(width, n_members)
@@ -56,7 +56,7 @@ class BroNet(Backbone):
         in_dims: Sequence[int],
         net_arch: Sequence[int],
         output_dim: int | None = None,
-        activation: str | type[nn.Module] = "relu",
+        activation: str | Callable[[], nn.Module] = "relu",
         n_members: int | None = None,
         layer_norm: bool = True,
         output_gain: float | None = None,

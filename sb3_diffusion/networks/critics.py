@@ -7,7 +7,7 @@ all candidate actions of that state. Each class follows the same two phases, ``e
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, TypeVar
 
@@ -58,7 +58,7 @@ class Critics(nn.Module):
         action_dim: int,
         n_critics: int = 2,
         net_arch: Sequence[int] = (256, 256),
-        activation: str | type[nn.Module] = "relu",
+        activation: str | Callable[[], nn.Module] = "relu",
         backbone: str | type[Backbone] = "mlp",
         layer_norm: bool | str = False,
         time_embedding: str | type[TimeEmbedding] | None = None,
@@ -261,7 +261,7 @@ class GaussianCritics(Critics):
         action_dim: int,
         n_critics: int = 2,
         net_arch: Sequence[int] = (256, 256),
-        activation: str | type[nn.Module] = "relu",
+        activation: str | Callable[[], nn.Module] = "relu",
         backbone: str | type[Backbone] = "mlp",
         layer_norm: bool | str = False,
         time_embedding: str | type[TimeEmbedding] | None = None,
@@ -335,7 +335,7 @@ class CategoricalCritics(Critics):
         action_dim: int,
         n_critics: int = 2,
         net_arch: Sequence[int] = (256, 256),
-        activation: str | type[nn.Module] = "relu",
+        activation: str | Callable[[], nn.Module] = "relu",
         backbone: str | type[Backbone] = "mlp",
         layer_norm: bool | str = False,
         time_embedding: str | type[TimeEmbedding] | None = None,

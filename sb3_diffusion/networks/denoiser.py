@@ -1,6 +1,6 @@
 """The network of a diffusion or flow policy: noise or velocity as a function of the noisy action, the time and the state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +36,7 @@ class TimeNetwork(nn.Module):
         time_embedding: str | type[TimeEmbedding],
         time_dim: int,
         time_arch: Sequence[int] | None,
-        activation: str | type[nn.Module],
+        activation: str | Callable[[], nn.Module],
         n_members: int | None,
         default_arch: Sequence[int],
         n_times: int = 1,
@@ -159,7 +159,7 @@ class Denoiser(nn.Module):
         feature_dim: int,
         action_dim: int,
         net_arch: Sequence[int] = (256, 256, 256),
-        activation: str | type[nn.Module] = "mish",
+        activation: str | Callable[[], nn.Module] = "mish",
         backbone: str | type[Backbone] = "mlp",
         time_embedding: str | type[TimeEmbedding] = "fourier",
         time_dim: int = 64,

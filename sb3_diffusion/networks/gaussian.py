@@ -1,7 +1,7 @@
 """Deterministic and Gaussian actors, for the baselines and for one-step policies distilled from a diffusion."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch as th
 from torch import nn
@@ -62,7 +62,7 @@ class DeterministicActor(nn.Module):
         feature_dim: int,
         action_dim: int,
         net_arch: Sequence[int] = (256, 256),
-        activation: str | type[nn.Module] = "relu",
+        activation: str | Callable[[], nn.Module] = "relu",
         backbone: str | type[Backbone] = "mlp",
         layer_norm: bool | str = False,
         squash: bool = True,
@@ -104,7 +104,7 @@ class GaussianActor(nn.Module):
         feature_dim: int,
         action_dim: int,
         net_arch: Sequence[int] = (256, 256),
-        activation: str | type[nn.Module] = "relu",
+        activation: str | Callable[[], nn.Module] = "relu",
         backbone: str | type[Backbone] = "mlp",
         layer_norm: bool | str = False,
         squash: str = "action",

@@ -479,7 +479,10 @@ def check_widths(net_arch: Sequence[int], equal: bool, who: str) -> tuple[int, .
     """
     widths = tuple(integer(f"net_arch[{index}]", width) for index, width in enumerate(net_arch))
     if not widths or min(widths) < 1:
-        raise ValueError(f"net_arch={list(widths)} of {who} must name at least one hidden layer, each with a positive width.")
+        raise ValueError(
+            f"net_arch={list(widths)} of {who} must name at least one hidden layer, each with a positive width "
+            "(a linear network, net_arch=[], has the backbone 'mlp')."
+        )
     if equal and len(set(widths)) > 1:
         raise ValueError(f"net_arch={list(widths)} of {who} must repeat one width, once per block, for example [256, 256].")
     return widths

@@ -1,7 +1,7 @@
 """Multi-layer perceptrons, plain and residual."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -32,9 +32,9 @@ class MLP(Backbone):
     Linear layers, each followed by the activation and optionally a layer norm, then an optional linear output.
 
     :param in_dims: sizes of the inputs, in the order of their concatenation
-    :param net_arch: widths of the hidden layers, at least one
+    :param net_arch: widths of the hidden layers; without any, the first layer is the output, and the network linear
     :param output_dim: size of the linear output layer; None returns the last hidden layer
-    :param activation: name or class
+    :param activation: name, class or function, see :func:`~sb3_diffusion.networks.activations.resolve_activation`
     :param n_members: number of stacked members, None for a single network
     :param layer_norm: True or ``"pre"`` normalises before the activation, ``"post"`` after it
     :param output_gain: gain of the output layer's orthogonal initialisation, square root of two if None
@@ -47,17 +47,24 @@ class MLP(Backbone):
         in_dims: Sequence[int],
         net_arch: Sequence[int],
         output_dim: int | None = None,
-        activation: str | type[nn.Module] = "relu",
+        activation: str | Callable[[], nn.Module] = "relu",
         n_members: int | None = None,
         layer_norm: bool | str = False,
         output_gain: float | None = None,
         batch_renorm: Mapping[str, Any] | None = None,
     ) -> None:
-        widths = check_widths(net_arch, equal=False, who="MLP")
         if layer_norm not in LAYER_NORM_PLACES:
             raise ValueError(f"layer_norm={layer_norm!r} is unknown; choose one of {LAYER_NORM_PLACES}.")
-        super().__init__(in_dims, widths[0], widths[-1], output_dim, n_members)
-        self.activation = resolve_activation(activation)()
+        make_activation: Callable[[], nn.Module] = resolve_activation(activation)
+        initialise_output = orthogonal_with(math.sqrt(2.0) if output_gain is None else output_gain)
+        widths: tuple[int, ...] = ()
+        if len(net_arch) == 0 and output_dim is not None:
+            super().__init__(in_dims, output_dim, output_dim, None, n_members, initialise_output)
+            make_activation = nn.Identity
+        else:
+            widths = check_widths(net_arch, equal=False, who="MLP")
+            super().__init__(in_dims, widths[0], widths[-1], output_dim, n_members)
+        self.activation = make_activation()
         self._has_norms = bool(layer_norm) or batch_renorm is not None
         self._norm_before = layer_norm in (True, "pre")
         self.norms = nn.ModuleList([LayerNorm(width, n_members) for width in widths] if layer_norm else [])
@@ -66,9 +73,8 @@ class MLP(Backbone):
         )
         self.hidden = nn.ModuleList(Linear(n_in, n_out, n_members) for n_in, n_out in pairwise(widths))
         self.output: Linear | None = None
-        if output_dim is not None:
-            gain = math.sqrt(2.0) if output_gain is None else output_gain
-            self.output = Linear(widths[-1], output_dim, n_members, orthogonal_with(gain))
+        if output_dim is not None and widths:
+            self.output = Linear(widths[-1], output_dim, n_members, initialise_output)
         self._kernels: dict[int, Network | None] = {}
 
     def kernel(self, i: int) -> Network | None:
@@ -164,7 +170,7 @@ class ResidualBlock(nn.Module):
         in_features: int,
         out_features: int,
         expansion: int,
-        activation: type[nn.Module],
+        activation: Callable[[], nn.Module],
         n_members: int | None,
         layer_norm: bool,
         initialiser: Initialiser = orthogonal_,
@@ -206,7 +212,7 @@ class ResidualMLP(Backbone):
         in_dims: Sequence[int],
         net_arch: Sequence[int],
         output_dim: int | None = None,
-        activation: str | type[nn.Module] = "relu",
+        activation: str | Callable[[], nn.Module] = "relu",
         n_members: int | None = None,
         layer_norm: bool = False,
         output_gain: float | None = None,

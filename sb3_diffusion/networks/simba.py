@@ -1,6 +1,6 @@
 """SimBa: a residual network with pre-layer-norm blocks (https://arxiv.org/abs/2410.09754)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch as th
 from torch import nn
@@ -31,7 +31,7 @@ class SimBa(Backbone):
         in_dims: Sequence[int],
         net_arch: Sequence[int],
         output_dim: int | None = None,
-        activation: str | type[nn.Module] = "relu",
+        activation: str | Callable[[], nn.Module] = "relu",
         n_members: int | None = None,
         layer_norm: bool = True,
         output_gain: float | None = None,

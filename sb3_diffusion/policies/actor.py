@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -13,10 +14,11 @@ from torch.autograd import forward_ad
 from sb3_diffusion.generative.controlled import ControlledDiffusion, ControlledSampler, PathSample
 from sb3_diffusion.generative.flow import FlowMatching
 from sb3_diffusion.generative.likelihood import LikelihoodEstimator
-from sb3_diffusion.generative.process import ChainSampler, GenerativeProcess
+from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.policies.features import ObservationModel
+from sb3_diffusion.policies.processes import chain_options, make_process
 
 TIME_INPUTS = ("t", "logsnr")
 
@@ -41,21 +43,29 @@ class NoisyActions(NamedTuple):
     eps: th.Tensor
 
 
-class DiffusionActor(ObservationModel):
+class DiffusionActor(ObservationModel, BasePolicy):
     """
     Policy whose actions are the end of a reverse diffusion (or flow) chain, conditioned on the observation.
+
+    ``predict``, ``save`` and ``load`` are Stable-Baselines3's. The actor alone asks no critics and adds no exploration noise:
+    where the policy chooses among several chains, ``policy.predict`` is another action than ``actor.predict``.
 
     :param observation_space: Observation space
     :param action_space: Action space
     :param features_extractor: Maps observations to ``(batch, features_dim)``
-    :param denoiser: Noise (or velocity) network
-    :param process: Forward process that the denoiser is trained on, or the learned diffusion that it controls
-    :param update_chain: Sampler used inside the update (targets, backpropagation through time)
-    :param acting_chain: Sampler used when acting
-    :param evaluation_chain: Sampler used for deterministic actions
+    :param process: Forward process that the denoiser is trained on, or the learned diffusion that it controls: one of
+        :data:`~sb3_diffusion.policies.processes.PROCESSES`
+    :param process_kwargs: Further arguments of the process
+    :param noise_schedule: Noise schedule of a diffusion, ``None`` for its default
+    :param diffusion_steps: Steps of the chain used inside the update (targets, backpropagation through time)
+    :param sampling_steps: Steps of the chain used when acting, ``None`` for the same
+    :param evaluation_steps: Steps of the chain used for deterministic actions, ``None`` for those of acting
+    :param solver: One of the process' solvers, ``None`` for its default
+    :param variance: Variance of the noise in the steps
     :param time_input: What the denoiser is told about the time: ``"t"`` itself, or ``"logsnr"``, the logarithm of the
         signal-to-noise ratio
     :param normalize_images: Whether to divide images by 255
+    :param denoiser_kwargs: Arguments of the :class:`~sb3_diffusion.networks.denoiser.Denoiser` behind the sizes
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -66,28 +76,47 @@ class DiffusionActor(ObservationModel):
         observation_space: spaces.Space,
         action_space: spaces.Box,
         features_extractor: BaseFeaturesExtractor,
-        denoiser: Denoiser,
-        process: GenerativeProcess | ControlledDiffusion,
-        update_chain: ChainSampler,
-        acting_chain: ChainSampler,
-        evaluation_chain: ChainSampler,
+        process: str = "continuous",
+        process_kwargs: dict[str, Any] | None = None,
+        noise_schedule: str | None = None,
+        diffusion_steps: int = 20,
+        sampling_steps: int | None = None,
+        evaluation_steps: int | None = None,
+        solver: str | None = None,
+        variance: str = "beta",
         time_input: str = "t",
         normalize_images: bool = True,
+        **denoiser_kwargs: Any,
     ):
-        if time_input not in TIME_INPUTS:
-            raise ValueError(f"Unknown time_input={time_input!r}; known are {', '.join(TIME_INPUTS)}.")
-        if time_input == "logsnr" and isinstance(process, ControlledDiffusion):
-            raise ValueError("time_input='logsnr' needs a signal-to-noise ratio, which process='controlled' has not; use 't'.")
-        if time_input == "logsnr" and isinstance(process, FlowMatching):
-            raise ValueError("time_input='logsnr' is infinite at the pure noise where a flow begins; use 't'.")
-        super().__init__(observation_space, action_space, features_extractor, normalize_images)
-        self.action_dim = get_action_dim(action_space)
-        self.denoiser = denoiser
-        self.process = process
-        self.update_chain = update_chain
-        self.acting_chain = acting_chain
+        action_dim = get_action_dim(action_space)
+        made = make_process(process, noise_schedule, diffusion_steps, action_dim, process_kwargs)
+        _check_time_input(time_input, made)
+        super().__init__(observation_space, action_space, features_extractor, normalize_images, squash_output=True)
+        self._arguments = {
+            "process": process,
+            "process_kwargs": process_kwargs,
+            "noise_schedule": noise_schedule,
+            "diffusion_steps": diffusion_steps,
+            "sampling_steps": sampling_steps,
+            "evaluation_steps": evaluation_steps,
+            "solver": solver,
+            "variance": variance,
+            "time_input": time_input,
+            **denoiser_kwargs,
+        }
+        self.action_dim = action_dim
+        self.denoiser = Denoiser(features_extractor.features_dim, action_dim, n_times=made.n_times, **denoiser_kwargs)
+        self.process = made
+        acting_steps = sampling_steps or diffusion_steps
+        steps = (diffusion_steps, acting_steps, evaluation_steps or acting_steps)
+        options = chain_options(process, solver, variance)
+        # equal chains are one object
+        chains = {n: made.sampler(n, **options) for n in steps}
+        self.update_chain, self.acting_chain, self.evaluation_chain = (chains[n] for n in steps)
         self.time_input = time_input
-        self.evaluation_chain = evaluation_chain
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self._arguments}
 
     def encode(self, observations: PyTorchObs) -> th.Tensor:
         """
@@ -267,13 +296,26 @@ class DiffusionActor(ObservationModel):
         """
         return estimator.log_prob(self.bind(context, estimator.times), actions, noise, label, n_samples)
 
-    def forward(self, observations: PyTorchObs) -> th.Tensor:
+    def forward(self, observations: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """
-        The deterministic action of the chain that starts at zero and adds no noise.
-
         :param observations: Batch of observations
+        :param deterministic: Whether the chain starts at zero and adds no noise
         :return: Actions in [-1, 1], ``(batch, action_dim)``
         """
+        if not deterministic:
+            return self.act(observations, Randomness(), "sample")
         zero = th.zeros((), device=self.device)
         silence = RecordedDraws({"sample.x_T": zero, "sample.step_noise": zero})
         return self.act(observations, silence, "sample", evaluating=True)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)  # type: ignore[no-any-return]
+
+
+def _check_time_input(time_input: str, process: GenerativeProcess | ControlledDiffusion) -> None:
+    if time_input not in TIME_INPUTS:
+        raise ValueError(f"Unknown time_input={time_input!r}; known are {', '.join(TIME_INPUTS)}.")
+    if time_input == "logsnr" and isinstance(process, ControlledDiffusion):
+        raise ValueError("time_input='logsnr' needs a signal-to-noise ratio, which process='controlled' has not; use 't'.")
+    if time_input == "logsnr" and isinstance(process, FlowMatching):
+        raise ValueError("time_input='logsnr' is infinite at the pure noise where a flow begins; use 't'.")

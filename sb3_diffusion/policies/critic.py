@@ -4,6 +4,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
@@ -25,11 +26,12 @@ class CriticEnsemble(ObservationModel):
     :param observation_space: Observation space
     :param action_space: Action space
     :param features_extractor: Maps observations to ``(batch, features_dim)``
-    :param ensemble: The stacked value networks
+    :param head: One of :data:`CRITIC_HEADS`
     :param normalize_images: Whether to divide images by 255
     :param share_features_extractor: The extractor belongs to the actor and gets no gradient from here
     :param particle_precision: Number format in which many particles are valued, see
         :func:`~sb3_diffusion.policies.precision.reduced_precision`
+    :param ensemble_kwargs: Arguments of the value networks behind the sizes of features and action
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -40,15 +42,24 @@ class CriticEnsemble(ObservationModel):
         observation_space: spaces.Space,
         action_space: spaces.Box,
         features_extractor: BaseFeaturesExtractor,
-        ensemble: ScalarCritics | GaussianCritics | CategoricalCritics,
+        head: str = "scalar",
         normalize_images: bool = True,
         share_features_extractor: bool = False,
         particle_precision: str = "float32",
+        **ensemble_kwargs: Any,
     ):
+        if head not in CRITIC_HEADS:
+            raise ValueError(f"Unknown critic_head={head!r}; known are {', '.join(CRITIC_HEADS)}.")
         super().__init__(observation_space, action_space, features_extractor, normalize_images)
-        self.ensemble = ensemble
+        self.ensemble = CRITIC_HEADS[head](features_extractor.features_dim, get_action_dim(action_space), **ensemble_kwargs)
         self.share_features_extractor = share_features_extractor
         self.particle_precision = check_precision(particle_precision)
+        self._arguments = {"head": head, **ensemble_kwargs}
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("share_features_extractor", "particle_precision")
+        own = {name: getattr(self, name) for name in names}
+        return {**super()._get_constructor_parameters(), **own, **self._arguments}
 
     def encode(self, observations: PyTorchObs) -> th.Tensor:
         """

@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -19,31 +19,15 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_diffusion.generative.continuous import ContinuousDiffusion
-from sb3_diffusion.generative.controlled import ControlledDiffusion
-from sb3_diffusion.generative.ddpm import DiscreteDiffusion
-from sb3_diffusion.generative.flow import FLOW_SOLVERS, MEAN_FLOW_SOLVERS, FlowMatching, MeanFlow
-from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
-from sb3_diffusion.generative.solvers import SOLVERS, VARIANCES
-from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import CRITIC_HEADS, CriticEnsemble
+from sb3_diffusion.policies.critic import CriticEnsemble
 from sb3_diffusion.policies.exploration import ExplorationNoise
-from sb3_diffusion.policies.features import is_vector_space
+from sb3_diffusion.policies.features import extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.modes import train_unless_frozen
 from sb3_diffusion.policies.multiplier import Multiplier
 
-PROCESSES: dict[str, tuple[str, ...]] = {
-    "continuous": tuple(SOLVERS),
-    "discrete": tuple(SOLVERS),
-    "flow": tuple(FLOW_SOLVERS),
-    "meanflow": MEAN_FLOW_SOLVERS,
-    "controlled": (),
-}
-"""Process -> its solvers, the default first."""
-FLOWS: dict[str, type[FlowMatching]] = {"flow": FlowMatching, "meanflow": MeanFlow}
 NOISE_BANK_SEED = 0
 MAX_CANDIDATES = 100_000
 """Most chains of a deterministic action: their noise is made at construction."""
@@ -62,9 +46,10 @@ class DiffusionPolicy(BasePolicy):
     :param observation_space: Observation space (Box, image, Dict, ...)
     :param action_space: Action space, a Box of any shape with finite bounds
     :param lr_schedule: Learning rate schedule; the algorithm sets the rates of actor and critics before every update
-    :param net_arch: Hidden layers: a list for both networks or ``dict(pi=[...], qf=[...])``.
+    :param net_arch: Hidden layers: a list for both networks or ``dict(pi=[...], qf=[...])``; without any, a network is linear.
         Default: actor [256, 256, 256], critics [256, 256]
-    :param activation_fn: Activation class or name (such as ``"mish"``), or ``dict(pi=..., qf=...)``.
+    :param activation_fn: Activation class, name (such as ``"mish"``) or function without arguments that makes one, or
+        ``dict(pi=..., qf=...)``.
         Default: Mish for the actor, ReLU for the critics
     :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"``, or ``dict(pi=..., qf=...)``
     :param layer_norm: Whether the backbones normalise their hidden layers, or ``dict(pi=..., qf=...)``
@@ -86,7 +71,8 @@ class DiffusionPolicy(BasePolicy):
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
     :param state_arch: List of the layers that embed the features before they enter the denoiser
     :param features_extractor_class: Features extractor; ``None`` picks it from the observation space
-        (``FlattenExtractor``, ``NatureCNN`` for images, ``CombinedExtractor`` for Dict)
+        (``FlattenExtractor``, ``NatureCNN`` for ``uint8`` images in [0, 255], ``CombinedExtractor`` for Dict), or, in the
+        classes that Stable-Baselines3's names stand for, takes that of the name
     :param features_extractor_kwargs: Its keyword arguments
     :param share_features_extractor: Whether the critics use the actor's extractor (trained by the actor's loss)
     :param normalize_images: Whether to divide images by 255
@@ -109,6 +95,8 @@ class DiffusionPolicy(BasePolicy):
     """
 
     actor_class: ClassVar[type[DiffusionActor]] = DiffusionActor
+    default_features_extractor: ClassVar[type[BaseFeaturesExtractor] | None] = None
+    """Features extractor where none is given, ``None`` for that of the observation space."""
     actor: DiffusionActor
     actor_target: DiffusionActor | None
     critic: CriticEnsemble
@@ -123,7 +111,7 @@ class DiffusionPolicy(BasePolicy):
         action_space: spaces.Box,
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] | str | dict[str, Any] | None = None,
+        activation_fn: Callable[[], nn.Module] | str | dict[str, Any] | None = None,
         backbone: str | dict[str, str] = "mlp",
         layer_norm: bool | dict[str, bool] = False,
         n_critics: int = 2,
@@ -165,13 +153,17 @@ class DiffusionPolicy(BasePolicy):
         super().__init__(
             observation_space,
             action_space,
-            _default_extractor(observation_space) if features_extractor_class is None else features_extractor_class,
-            features_extractor_kwargs,
+            features_extractor_class or self.default_features_extractor or extractor_for(observation_space),
+            dict(features_extractor_kwargs or {}),  # Stable-Baselines3 adds to it
             optimizer_class=_resolve_optimizer(optimizer_class),
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
             normalize_images=normalize_images,
         )
+        if th.get_default_dtype() != th.float32:
+            raise ValueError(
+                f"Policies compute in float32, not {th.get_default_dtype()}; reset torch.set_default_dtype first."
+            )
         diffusion_steps = integer("diffusion_steps", diffusion_steps, 1, MAX_STEPS)
         sampling_steps = optional(integer, "sampling_steps", sampling_steps, 1, MAX_STEPS)
         evaluation_steps = optional(integer, "evaluation_steps", evaluation_steps, 1, MAX_STEPS)
@@ -184,8 +176,16 @@ class DiffusionPolicy(BasePolicy):
         self._holds_frozen = False
         self._observes_vectors = is_vector_space(observation_space)
         self._extracts_purely = self.features_extractor_class in (FlattenExtractor, NatureCNN, CombinedExtractor)
-        acting_steps = sampling_steps or diffusion_steps
         self._build_actor(
+            process=process,
+            process_kwargs=process_kwargs,
+            noise_schedule=noise_schedule,
+            diffusion_steps=diffusion_steps,
+            sampling_steps=sampling_steps,
+            evaluation_steps=evaluation_steps,
+            solver=solver,
+            variance=variance,
+            time_input=time_input,
             net_arch=[256, 256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
             activation=_of(activation_fn, "pi", "mish"),
             backbone=_of(backbone, "pi", "mlp"),
@@ -193,20 +193,14 @@ class DiffusionPolicy(BasePolicy):
             time_dim=time_dim,
             output_gain=optional(real, "output_gain", output_gain, low=0),
             state_arch=tuple(integer(f"state_arch[{index}]", width, low=1) for index, width in enumerate(state_arch)),
-            process=_make_process(process, noise_schedule, diffusion_steps, get_action_dim(action_space), process_kwargs),
-            update_steps=diffusion_steps,
-            acting_steps=acting_steps,
-            evaluation_steps=evaluation_steps or acting_steps,
-            time_input=time_input,
-            chain_options=_chain_options(process, solver, variance),
         )
         # a copy, so that both policies are the same at first and nothing is drawn for the second one
         self.actor_target = _frozen(deepcopy(self.actor)) if actor_target else None
         self._build_critics(
             share_features_extractor,
             target_critics,
-            critic_head,
-            particle_precision,
+            head=critic_head,
+            particle_precision=particle_precision,
             n_critics=n_critics,
             net_arch=[256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[1],
             activation=_of(activation_fn, "qf", "relu"),
@@ -216,57 +210,31 @@ class DiffusionPolicy(BasePolicy):
         )
         self.exploration = ExplorationNoise(exploration_noise, initial_alpha)
         self.multipliers = nn.ModuleDict({name: Multiplier(**options) for name, options in (multipliers or {}).items()})
-        self._build_noise_bank(evaluation_steps or acting_steps)
+        self._build_noise_bank(evaluation_steps or sampling_steps or diffusion_steps)
         self._build_optimizers(lr_schedule)
 
-    def _build_actor(
-        self,
-        process: GenerativeProcess | ControlledDiffusion,
-        update_steps: int,
-        acting_steps: int,
-        evaluation_steps: int,
-        time_input: str,
-        chain_options: dict[str, Any],
-        **denoiser_kwargs: Any,
-    ) -> None:
-        features_extractor = self.make_features_extractor()
-        # equal chains are one object
-        chains = {steps: process.sampler(steps, **chain_options) for steps in (update_steps, acting_steps, evaluation_steps)}
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """A new features extractor."""
+        return make_extractor(self.features_extractor_class, self.observation_space, self.features_extractor_kwargs)
+
+    def _build_actor(self, **actor_kwargs: Any) -> None:
         self.actor = self.actor_class(
             self.observation_space,
             self.action_space,  # type: ignore[arg-type]
-            features_extractor,
-            Denoiser(
-                features_extractor.features_dim,
-                get_action_dim(self.action_space),
-                n_times=process.n_times,
-                **denoiser_kwargs,
-            ),
-            process,
-            update_chain=chains[update_steps],
-            acting_chain=chains[acting_steps],
-            evaluation_chain=chains[evaluation_steps],
-            time_input=time_input,
+            self.make_features_extractor(),
             normalize_images=self.normalize_images,
+            **actor_kwargs,
         )
 
-    def _build_critics(
-        self, share_features_extractor: bool, target_critics: bool, head: str, particle_precision: str, **ensemble_kwargs: Any
-    ) -> None:
-        if head not in CRITIC_HEADS:
-            raise ValueError(f"Unknown critic_head={head!r}; known are {', '.join(CRITIC_HEADS)}.")
-        action_dim = get_action_dim(self.action_space)
-
+    def _build_critics(self, share_features_extractor: bool, target_critics: bool, **critic_kwargs: Any) -> None:
         def make(shared: BaseFeaturesExtractor | None) -> CriticEnsemble:
-            features_extractor = self.make_features_extractor() if shared is None else shared
             return CriticEnsemble(
                 self.observation_space,
                 self.action_space,  # type: ignore[arg-type]
-                features_extractor,
-                CRITIC_HEADS[head](features_extractor.features_dim, action_dim, **ensemble_kwargs),
+                self.make_features_extractor() if shared is None else shared,
                 normalize_images=self.normalize_images,
                 share_features_extractor=shared is not None,
-                particle_precision=particle_precision,
+                **critic_kwargs,
             )
 
         self.critic = make(self.actor.features_extractor if share_features_extractor else None)
@@ -302,7 +270,8 @@ class DiffusionPolicy(BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data.update(self.constructor_arguments)
-        data.update(lr_schedule=self._dummy_schedule)  # only needed for training
+        # the class as it is, whatever class of ours loads it; the schedule is only needed for training
+        data.update(features_extractor_class=self.features_extractor_class, lr_schedule=self._dummy_schedule)
         return data
 
     @property
@@ -399,12 +368,14 @@ class DiffusionPolicy(BasePolicy):
 
         :param mode: ``True`` for training
         """
-        networks = self.actor, self.critic
+        actor: Any = self._modules["actor"]
+        critic: Any = self._modules["critic"]
+        networks = actor, critic
         if mode and not all(parameter.requires_grad for parameter in (*self.actor_parameters, *self.critic_parameters)):
             for network in networks:
                 train_unless_frozen(network)
             self._holds_frozen = True
-        elif mode != self.training or self._holds_frozen:  # asked for at every action
+        elif not mode == self.training == actor.training == critic.training or self._holds_frozen:  # asked for at every action
             for network in networks:
                 _switch(network, mode)
             self._holds_frozen = False
@@ -451,12 +422,6 @@ def _of(value: Any, key: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def _default_extractor(observation_space: spaces.Space) -> type[BaseFeaturesExtractor]:
-    if isinstance(observation_space, spaces.Dict):
-        return CombinedExtractor
-    return NatureCNN if is_image_space(observation_space) else FlattenExtractor
-
-
 def _resolve_optimizer(optimizer_class: type[th.optim.Optimizer] | str) -> type[th.optim.Optimizer]:
     if not isinstance(optimizer_class, str):
         return optimizer_class
@@ -468,35 +433,3 @@ def _resolve_optimizer(optimizer_class: type[th.optim.Optimizer] | str) -> type[
     return known[optimizer_class]
 
 
-def _make_process(
-    process: str, noise_schedule: str | None, diffusion_steps: int, action_dim: int, process_kwargs: dict[str, Any] | None
-) -> GenerativeProcess | ControlledDiffusion:
-    if process not in PROCESSES:
-        raise ValueError(f"Unknown process={process!r}; known are {', '.join(PROCESSES)}.")
-    options = process_kwargs or {}
-    if process in FLOWS:
-        if noise_schedule is not None:
-            raise ValueError(
-                f"noise_schedule={noise_schedule!r} has no meaning for process={process!r}, whose paths are straight: "
-                "leave it out (cosine, linear and vp belong to the diffusion processes)."
-            )
-        return FLOWS[process](**options)
-    schedule = "cosine" if noise_schedule is None else noise_schedule
-    if process == "continuous":
-        return ContinuousDiffusion(schedule, **options)
-    if process == "controlled":
-        return ControlledDiffusion(action_dim, schedule, **options)
-    return DiscreteDiffusion(schedule, diffusion_steps, **options)
-
-
-def _chain_options(process: str, solver: str | None, variance: str) -> dict[str, Any]:
-    solvers = PROCESSES[process]
-    if solver is not None and solver not in solvers:
-        known = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in PROCESSES.items())
-        raise ValueError(f"Unknown solver={solver!r} for process={process!r}; known are, by process, {known}.")
-    if variance not in VARIANCES:
-        raise ValueError(f"Unknown variance={variance!r}; known are {', '.join(VARIANCES)}.")
-    if not solvers:
-        return {}
-    options = {"solver": solvers[0] if solver is None else solver}
-    return options if process in FLOWS else {**options, "variance": variance}

@@ -1,9 +1,11 @@
 """How actor and critics read observations."""
 
+from typing import Any
+
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
@@ -17,6 +19,49 @@ def is_vector_space(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and not is_image_space(space)
 
 
+def extractor_for(space: spaces.Space) -> type[BaseFeaturesExtractor]:
+    """
+    The features extractor that a space asks for.
+
+    :param space: Observation space
+    """
+    if isinstance(space, spaces.Dict):
+        return CombinedExtractor
+    return NatureCNN if is_image_space(space) else FlattenExtractor
+
+
+def make_extractor(
+    extractor_class: type[BaseFeaturesExtractor], space: spaces.Space, kwargs: dict[str, Any]
+) -> BaseFeaturesExtractor:
+    """
+    :param extractor_class: Features extractor
+    :param space: Observation space
+    :param kwargs: Its keyword arguments
+    :return: The features extractor
+    :raises ValueError: if one of Stable-Baselines3's cannot read the space, where it would fail later or without a reason
+    """
+    is_dict = isinstance(space, spaces.Dict)
+    if (
+        (issubclass(extractor_class, FlattenExtractor) and is_dict)
+        or (issubclass(extractor_class, NatureCNN) and not isinstance(space, spaces.Box))
+        or (issubclass(extractor_class, CombinedExtractor) and not is_dict)
+    ):
+        raise ValueError(
+            f"{extractor_class.__name__} cannot read {space}; pass 'DiffusionPolicy', which chooses by the space "
+            "('MlpPolicy' flattens it, 'CnnPolicy' is for images, 'MultiInputPolicy' for a Dict)."
+        )
+    try:
+        return extractor_class(space, **kwargs)
+    except RuntimeError as error:
+        if not issubclass(extractor_class, NatureCNN | CombinedExtractor):
+            raise
+        raise ValueError(
+            f"{extractor_class.__name__} cannot read {space} ({error}); NatureCNN needs at least 36 x 36 pixels, and the "
+            "channels first if the images are normalised already. Use 'MlpPolicy' to flatten them, or a "
+            "features_extractor_class of your own."
+        ) from error
+
+
 class ObservationModel(BaseModel):
     """
     A model of Stable-Baselines3 that reads plain numbers in fewer calls.
@@ -25,6 +70,7 @@ class ObservationModel(BaseModel):
     :param action_space: Action space
     :param features_extractor: Maps observations to ``(batch, features_dim)``
     :param normalize_images: Whether to divide images by 255
+    :param kwargs: Arguments of the next base class
     """
 
     def __init__(
@@ -33,9 +79,10 @@ class ObservationModel(BaseModel):
         action_space: spaces.Box,
         features_extractor: BaseFeaturesExtractor,
         normalize_images: bool = True,
+        **kwargs: Any,
     ):
         super().__init__(
-            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images, **kwargs
         )
         self._observes_vectors = is_vector_space(observation_space)
 
@@ -51,3 +98,6 @@ class ObservationModel(BaseModel):
             assert isinstance(obs, Tensor)
             return obs.float().flatten(1)  # what the extractor does, without the calls of two modules
         return super().extract_features(obs, features_extractor)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "features_extractor": self.features_extractor}

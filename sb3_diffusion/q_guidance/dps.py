@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.compilation import Loss
-from sb3_diffusion.core.guidance import GuidedPolicy
+from sb3_diffusion.core.guidance import GUIDED_POLICIES, GuidedPolicy
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.particles import PROPOSALS
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
@@ -115,7 +115,7 @@ class DPS(iDEM):
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         policy_class = super()._get_policy_from_name(policy_name)
-        return GuidedPolicy if self.score_injection == "online" else policy_class
+        return GUIDED_POLICIES[policy_name] if self.score_injection == "online" else policy_class
 
     def _setup_model(self) -> None:
         if self.score_injection == "online" and not issubclass(self.policy_class, GuidedPolicy):

@@ -269,6 +269,125 @@ def test_extend_and_reset() -> None:
     assert_same_sample(*both)
 
 
+# one environment, and what is said about its transition in other words
+SAYINGS: dict[str, dict[str, Any]] = {
+    "as a vector environment": {},
+    "in lists": {"obs": [[0.1, 0.2, 0.3]], "next_obs": [[0.4, 0.5, 0.6]], "reward": [2.0], "done": [True]},
+    "in tuples": {"obs": ((0.1, 0.2, 0.3),), "reward": (2.0,), "done": (True,)},
+    "without the axis of the environments": {
+        "obs": np.array([0.1, 0.2, 0.3]),
+        "next_obs": np.array([0.4, 0.5, 0.6]),
+        "action": np.array([0.5, -0.5]),
+    },
+    "in numbers": {"reward": 2.0, "done": True},
+    "in NumPy's numbers": {"reward": np.float64(2.0), "done": np.bool_(True)},
+    "in arrays without axes": {"reward": np.array(2.0), "done": np.array(True)},
+    "in columns": {"reward": np.array([[2.0]]), "done": np.array([[1.0]]), "infos": [{"TimeLimit.truncated": [True]}]},
+    "in lists of arrays": {"reward": [np.array([2.0])], "done": [np.array([1.0])]},
+    "in tensors": {
+        "obs": th.tensor([[0.1, 0.2, 0.3]]),
+        "next_obs": th.tensor([[0.4, 0.5, 0.6]]),
+        "action": th.tensor([[0.5, -0.5]]),
+        "reward": th.tensor([2.0]),
+        "done": th.tensor([True]),
+    },
+    "in integers": {"reward": np.array([2]), "done": np.array([1], np.int64)},
+    "with the timeout of another buffer": {"infos": [{"TimeLimit.truncated": np.array([1.0], np.float32)}]},
+    "with a timeout as a number": {"infos": [{"TimeLimit.truncated": np.float32(1.0)}]},
+    "with a tuple of infos": {"infos": ({"TimeLimit.truncated": True, "episode": {"r": 1.0}},)},
+}
+SAID: dict[str, Any] = {
+    "obs": np.array([[0.1, 0.2, 0.3]]),
+    "next_obs": np.array([[0.4, 0.5, 0.6]]),
+    "action": np.array([[0.5, -0.5]]),
+    "reward": np.array([2.0]),
+    "done": np.array([True]),
+    "infos": [{"TimeLimit.truncated": True}],
+}
+
+
+def in_a_dict(step: dict[str, Any]) -> dict[str, Any]:
+    """The same transition with a Dict observation."""
+    observations = {name: {"point": step[name], "corner": np.array([2])} for name in ("obs", "next_obs")}
+    return {**step, **observations}
+
+
+@pytest.mark.parametrize("observation, cls", [("box", ReplayBuffer), ("dict", DictReplayBuffer), ("box", NStepReplayBuffer)])
+@pytest.mark.parametrize("saying", SAYINGS)
+def test_whatever_stable_baselines3_takes_is_taken(saying: str, observation: str, cls: type[ReplayBuffer]) -> None:
+    step = {**SAID, **SAYINGS[saying]}
+    both = pair(cls, observation, n_envs=1)
+    for buffer in both:
+        said = copy.deepcopy(in_a_dict(step) if observation == "dict" else step)
+        buffer.add(**said)
+        buffer.extend(*([value, value] for value in said.values()))
+    theirs, ours = both
+    assert ours.pos == 3 and ours.timeouts[0, 0] == 1.0
+    assert_same_sample(theirs, ours)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"obs": np.zeros(3)},  # spread over the environments
+        {"reward": 1.5, "done": False},
+        {"reward": [1.0, 2.0, 3.0], "done": [[0.0, 1.0, 0.0]]},
+        {"infos": [{"TimeLimit.truncated": True}]},
+        {"infos": [{"TimeLimit.truncated": np.array(True)}, {}, {"TimeLimit.truncated": np.float32(1.0)}]},
+        {"action": np.arange(6.0) / 10.0},
+        {"action": np.arange(6.0).reshape(3, 1, 2) / 10.0},
+    ],
+    ids=str,
+)
+def test_whatever_stable_baselines3_takes_of_several_environments_is_taken(change: dict[str, Any]) -> None:
+    both = pair()
+    names = ("obs", "next_obs", "action", "reward", "done", "infos")
+    for step in transitions("box", 3, 4):
+        for buffer in both:
+            buffer.add(**{**dict(zip(names, step, strict=True)), **change})
+    assert_same_sample(*both)
+
+
+@pytest.mark.parametrize("observation, cls", [("image", ReplayBuffer), ("many", DictReplayBuffer), ("discrete", ReplayBuffer)])
+def test_transitions_of_another_buffer(observation: str, cls: type[ReplayBuffer]) -> None:
+    source, _ = pair(cls, observation)
+    fill((source,), 12, observation)
+    both = pair(cls, observation)
+
+    def at(stored: Any, i: int) -> Any:
+        return {key: array[i] for key, array in stored.items()} if isinstance(stored, dict) else stored[i]
+
+    for i in range(12):
+        infos = [{"TimeLimit.truncated": timeout} for timeout in source.timeouts[i]]
+        for buffer in both:
+            observed = at(source.observations, i), at(source.next_observations, i)
+            buffer.add(*observed, source.actions[i], source.rewards[i], source.dones[i], infos)
+    assert_same_sample(*both)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"obs": np.zeros((3, 36, 36, 3), np.uint8)},  # the channels are the last axis: the numbers would be mixed up
+        {"obs": np.zeros((2, 3, 36, 36), np.uint8)},
+        {"action": np.zeros((2, 2))},
+        {"reward": np.zeros(2)},
+        {"infos": [{}, {}]},
+        {"infos": []},
+    ],
+    ids=lambda change: f"{next(iter(change))} {np.shape(next(iter(change.values())))}",
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
+    colours = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    step: dict[str, Any] = {"obs": np.zeros((3, 3, 36, 36)), "next_obs": np.zeros((3, 3, 36, 36)), "action": np.zeros((3, 2))}
+    step = {**step, "reward": np.zeros(3), "done": np.zeros(3), "infos": [{}, {}, {}], **change}
+    for cls in (ReplayBuffer, TensorReplayBuffer):
+        buffer = cls(9, colours, ACTIONS, device="cpu", n_envs=3)
+        with pytest.raises(ValueError, match=r"could not broadcast|cannot reshape"):
+            buffer.add(**step)
+        assert buffer.size() == 0
+
+
 def test_samples_are_copies() -> None:
     buffer = pair()[1]
     fill((buffer,), 5)

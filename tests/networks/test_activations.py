@@ -1,5 +1,7 @@
 """Mish with one exponential against torch's own, and the lookup of activations."""
 
+from functools import partial
+
 import pytest
 import torch as th
 from torch import nn
@@ -123,3 +125,16 @@ def test_activation_lookup() -> None:
     for wrong in (3, nn.ReLU(), int):
         with pytest.raises(TypeError, match="activation"):
             resolve_activation(wrong)  # type: ignore[arg-type]
+
+
+def test_an_activation_may_be_made_by_a_function() -> None:
+    made = resolve_activation(partial(nn.LeakyReLU, 0.2))()
+    assert isinstance(made, nn.LeakyReLU) and made.negative_slope == 0.2
+    assert isinstance(resolve_activation(lambda: nn.Hardtanh(-2.0, 2.0))(), nn.Hardtanh)
+    # what may be overwritten is the networks' decision
+    x = th.randn(4)
+    kept, activation = x.clone(), resolve_activation(partial(nn.ReLU, inplace=True))()
+    th.testing.assert_close(activation(x), kept.relu())
+    th.testing.assert_close(x, kept, rtol=0.0, atol=0.0)
+    with pytest.raises(TypeError, match=r"no torch\.nn\.Module"):
+        resolve_activation(lambda: th.relu)()  # type: ignore[arg-type, return-value]

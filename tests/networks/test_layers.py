@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch as th
@@ -141,10 +142,29 @@ def test_the_activation_may_have_parameters() -> None:
         assert keys and len(keys) == len({p.data_ptr() for key, p in net.state_dict().items() if key in keys})
 
 
+@pytest.mark.parametrize("n_members", [None, 2])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_without_hidden_layers_an_mlp_is_linear(n_members: int | None, layer_norm: bool) -> None:
+    net: Any = MLP([3, 4], [], 2, "mish", n_members, layer_norm, output_gain=0.5, batch_renorm={} if layer_norm else None)
+    weight = th.cat([net.first.weight_0, net.first.weight_1], dim=-2)
+    for member in weight if n_members else weight.unsqueeze(0):
+        assert_orthogonal(member, gain=0.5)
+    assert set(net.state_dict()) == {"first.weight_0", "first.weight_1", "first.bias"}
+    nn.init.normal_(net.first.bias)
+    x, y = th.randn(5, 3), th.randn(5, 7, 4)
+    inputs = th.cat([x.unsqueeze(1).expand(5, 7, 3), y], dim=-1).view(35, 7)
+    want = (inputs @ weight + net.first.bias).view(*([n_members] if n_members else []), 5, 7, 2)
+    with th.no_grad():
+        th.testing.assert_close(net.evaluate(1, y, net.share(0, x, bias=True)), want)
+        assert net.evaluate_with_gradient(1, y, net.share(0, x, bias=True)) is None
+
+
 @pytest.mark.parametrize("name", ["mlp", "residual", "simba", "bronet"])
 def test_impossible_architectures_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="net_arch"):
-        resolve_backbone(name)([3], [], 2)
+        resolve_backbone(name)([3], [0], 2)
+    with pytest.raises(ValueError, match=r"net_arch=\[\]"):  # an MLP without layers is linear, but not nothing at all
+        resolve_backbone(name)([3], [], None if name == "mlp" else 2)
     if name in ("simba", "bronet"):
         with pytest.raises(ValueError, match=r"\[256, 256\]"):
             resolve_backbone(name)([3], [16, 8], 2)

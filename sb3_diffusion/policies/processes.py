@@ -1,0 +1,70 @@
+"""The processes and solvers that a policy knows by name."""
+
+from typing import Any
+
+from sb3_diffusion.generative.continuous import ContinuousDiffusion
+from sb3_diffusion.generative.controlled import ControlledDiffusion
+from sb3_diffusion.generative.ddpm import DiscreteDiffusion
+from sb3_diffusion.generative.flow import FLOW_SOLVERS, MEAN_FLOW_SOLVERS, FlowMatching, MeanFlow
+from sb3_diffusion.generative.process import GenerativeProcess
+from sb3_diffusion.generative.solvers import SOLVERS, VARIANCES
+
+PROCESSES: dict[str, tuple[str, ...]] = {
+    "continuous": tuple(SOLVERS),
+    "discrete": tuple(SOLVERS),
+    "flow": tuple(FLOW_SOLVERS),
+    "meanflow": MEAN_FLOW_SOLVERS,
+    "controlled": (),
+}
+"""Process -> its solvers, the default first."""
+FLOWS: dict[str, type[FlowMatching]] = {"flow": FlowMatching, "meanflow": MeanFlow}
+
+
+def make_process(
+    process: str, noise_schedule: str | None, diffusion_steps: int, action_dim: int, process_kwargs: dict[str, Any] | None
+) -> GenerativeProcess | ControlledDiffusion:
+    """
+    :param process: One of :data:`PROCESSES`
+    :param noise_schedule: Noise schedule of a diffusion, ``None`` for its default
+    :param diffusion_steps: Length of the table of the discrete process
+    :param action_dim: Size of the flattened action
+    :param process_kwargs: Further arguments of the process
+    :return: The process
+    :raises ValueError: if there is no such process or schedule
+    """
+    if process not in PROCESSES:
+        raise ValueError(f"Unknown process={process!r}; known are {', '.join(PROCESSES)}.")
+    options = process_kwargs or {}
+    if process in FLOWS:
+        if noise_schedule is not None:
+            raise ValueError(
+                f"noise_schedule={noise_schedule!r} has no meaning for process={process!r}, whose paths are straight: "
+                "leave it out (cosine, linear and vp belong to the diffusion processes)."
+            )
+        return FLOWS[process](**options)
+    schedule = "cosine" if noise_schedule is None else noise_schedule
+    if process == "continuous":
+        return ContinuousDiffusion(schedule, **options)
+    if process == "controlled":
+        return ControlledDiffusion(action_dim, schedule, **options)
+    return DiscreteDiffusion(schedule, diffusion_steps, **options)
+
+
+def chain_options(process: str, solver: str | None, variance: str) -> dict[str, Any]:
+    """
+    :param process: One of :data:`PROCESSES`
+    :param solver: One of its solvers, ``None`` for its default
+    :param variance: Variance of the noise in the steps
+    :return: Arguments of the process' ``sampler``
+    :raises ValueError: if the process has no such solver
+    """
+    solvers = PROCESSES[process]
+    if solver is not None and solver not in solvers:
+        known = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in PROCESSES.items())
+        raise ValueError(f"Unknown solver={solver!r} for process={process!r}; known are, by process, {known}.")
+    if variance not in VARIANCES:
+        raise ValueError(f"Unknown variance={variance!r}; known are {', '.join(VARIANCES)}.")
+    if not solvers:
+        return {}
+    options = {"solver": solvers[0] if solver is None else solver}
+    return options if process in FLOWS else {**options, "variance": variance}
