@@ -46,7 +46,9 @@ class Archive:
         :raises ValueError: if it is missing, too large or damaged
         """
         if member not in self.sizes:
-            raise ValueError(f"{self.name} has no member {member!r}; it has {printable(', '.join(self.sizes), 500) or 'none'}.")
+            raise ValueError(
+                f"{self.name} has no member {member!r}; it has {printable(', '.join(self.sizes), 500) or 'none'}."
+            )
         if self.sizes[member] > max_bytes:
             raise ValueError(
                 f"{self.name}: {member} declares {self.sizes[member]:,} bytes, more than the {max_bytes:,} allowed here; "
@@ -75,7 +77,9 @@ class Archive:
                     for chunk in self._chunks(member, MAX_MEMBER_BYTES):
                         file.write(chunk)
             except (FileExistsError, NotADirectoryError) as error:
-                raise ValueError(f"{self.name}: {member!r} is in the way of a file ({printable(error)}); use an empty folder.") from error
+                raise ValueError(
+                    f"{self.name}: {member!r} is in the way of a file ({printable(error)}); use an empty folder."
+                ) from error
         return list(targets.values())
 
     def _chunks(self, member: str, max_bytes: int) -> Iterator[bytes]:

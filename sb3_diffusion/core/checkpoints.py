@@ -402,7 +402,9 @@ def _build(
     memory = memory_bytes(recipe.arguments | without, recipe.observation_space, recipe.action_space, n_envs)
     try:
         check_memory(memory)
-        with at_most(*held(weights), spare_bytes=memory + ACTIVATIONS * n_entries(recipe.observation_space)):
+        # rollouts are kept in arrays of NumPy
+        replay = memory if issubclass(cls, OffPolicyAlgorithm) else 0
+        with at_most(*held(weights), spare_bytes=replay + ACTIVATIONS * n_entries(recipe.observation_space)):
             model = cls(
                 recipe.policy,
                 venv,
@@ -462,4 +464,6 @@ def _restore(file: str, model: BaseAlgorithm, saved: dict[str, Any]) -> None:
 
 def _version_of(description: dict[str, Any]) -> str:
     versions = description["versions"]
-    return ", ".join(f"{name} {printable(versions[name], 40)}" for name in ("sb3_diffusion", "stable_baselines3") if name in versions)
+    return ", ".join(
+        f"{name} {printable(versions[name], 40)}" for name in ("sb3_diffusion", "stable_baselines3") if name in versions
+    )

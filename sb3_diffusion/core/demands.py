@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-MAX_COUNT = 100_000
+MAX_COUNT = 10_000
 """Largest width, number of steps, of critics, of particles and the like."""
-ACTIVATIONS = 256
+ACTIVATIONS = 16
 """Bytes that a tensor within a features extractor may have per entry of an observation."""
 _CLOCKS = ("n_steps",)
 

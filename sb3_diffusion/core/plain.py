@@ -38,6 +38,8 @@ MAX_ELEMENTS = 5 * 10**6
 """Largest number of entries of a space, over all its parts."""
 MAX_AXES = 32
 """Largest number of axes of an array."""
+MAX_VALUES = 200_000
+"""Largest number of values in a JSON file: bounds of observations that all differ are the most that an agent has."""
 
 
 class NotPlain(TypeError):
@@ -221,7 +223,9 @@ def _read_float(value: dict[str, Any], where: str) -> float:
 def _read_class(value: dict[str, Any], where: str) -> type:
     name = value[":class"]
     if name not in CLASSES:
-        raise ValueError(f"{where} names the class {quoted(name)}, which is not on the list of sb3_diffusion.core.plain.CLASSES.")
+        raise ValueError(
+            f"{where} names the class {quoted(name)}, which is not on the list of sb3_diffusion.core.plain.CLASSES."
+        )
     return CLASSES[name]
 
 
@@ -401,7 +405,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
     except ValueError as error:
         raise ValueError(f"{where} is not standard JSON ({printable(error)}); the file is damaged.") from None
     try:
-        check_bounded(value)
+        check_bounded(value, MAX_VALUES)
     except ValueError as error:
         raise ValueError(f"{where} is refused: {error}; the file is damaged or hostile, do not use it.") from None
     return value

@@ -110,7 +110,9 @@ def check_optimizer(where: str, optimizer: th.optim.Optimizer, state: Any) -> No
             raise ValueError(f"{where}: state {quoted(index)} belongs to no parameter; the file is damaged.")
         for name, value in entries.items():
             if not (_is_setting(value) or _fits(value, parameters[index])):
-                raise ValueError(f"{where}: state {index}: {quoted(name)} has not the shape of its parameter; the file is damaged.")
+                raise ValueError(
+                    f"{where}: state {index}: {quoted(name)} has not the shape of its parameter; the file is damaged."
+                )
 
 
 def check_names(where: str, what: str, expected: set[str], found: set[str]) -> None:
