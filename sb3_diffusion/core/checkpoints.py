@@ -291,6 +291,18 @@ def load_normalization(path: str | Path | io.BufferedIOBase, venv: VecEnv) -> Ve
         return unpack_normalization(content, venv, f"{archive.name}: {NORMALIZATION}")
 
 
+def why_unsafe(path: str | Path | io.BufferedIOBase) -> str | None:
+    """
+    :param path: A saved agent
+    :return: Why only ``Algo.load`` can load it, which runs the code in the file; ``None`` if :func:`load_agent` can
+    """
+    with _open(path) as archive:
+        if DESCRIPTION not in archive.sizes:
+            return f"has no {DESCRIPTION}"
+        missing = _read_description(archive).get("not_portable")
+    return f"holds {printable(', '.join(missing), 200)} as pickles only" if missing else None
+
+
 @contextmanager
 def _open(path: str | Path | io.BufferedIOBase) -> Iterator[Archive]:
     source: Any = path

@@ -131,13 +131,17 @@ def test_counts() -> None:
     ],
 )
 def test_one_tensor(make_it: Any) -> None:
-    with Allocated() as made, at_most(2, 1000, spare_bytes=0), pytest.raises(ValueError, match="bytes of weights in one tensor"):
+    with Allocated() as made, at_most(2, 1000, spare_bytes=0), pytest.raises(
+        ValueError, match="bytes of weights in one tensor"
+    ):
         make_it()
     assert made.n_bytes < MB
 
 
 def test_all_tensors_together() -> None:
-    with at_most(2, 1000, spare_bytes=0), pytest.raises(ValueError, match=r"more than [\d,]+ bytes of weights, the file 1,000"):
+    with at_most(2, 1000, spare_bytes=0), pytest.raises(
+        ValueError, match=r"more than [\d,]+ bytes of weights, the file 1,000"
+    ):
         nn.Sequential(*(nn.Linear(300, 300) for _ in range(10)))
     with at_most(2, 1000, spare_bytes=0), pytest.raises(ValueError, match="more than 72 weights and biases, the file 2"):
         nn.Sequential(*(nn.Linear(1, 1) for _ in range(100)))
