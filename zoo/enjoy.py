@@ -169,9 +169,8 @@ def find_published(args: argparse.Namespace) -> PublishedAgent | None:
         folder = args.hub_folder / repository.organization / repository.name
         source = read_source(folder)
         if source and args.revision in (None, source.get("asked_for"), source.get("revision")):
-            print(
-                f"Using {folder}, revision {printable(source.get('revision'), 100)} (zoo/load_from_hub.py looks for a newer one)"
-            )
+            revision = printable(source.get("revision"), 100)
+            print(f"Using {folder}, revision {revision} (zoo/load_from_hub.py looks for a newer one)")
         else:
             folder = fetch(repository, args.algo, args.env, args.hub_folder, args.revision)
         return PublishedAgent(folder, args.env, args.algo, trust=args.trust_remote_code)

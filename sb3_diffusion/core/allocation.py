@@ -78,7 +78,7 @@ class _Allocations(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _argument_names(func: Any) -> tuple[str, ...]:
     """Of an operation that makes a new tensor; none for those that return a view of one that is there."""
     if any(result.alias_info is not None for result in func._schema.returns):

@@ -291,6 +291,16 @@ def load_normalization(path: str | Path | io.BufferedIOBase, venv: VecEnv) -> Ve
         return unpack_normalization(content, venv, f"{archive.name}: {NORMALIZATION}")
 
 
+def described_algorithm(path: str | Path | io.BufferedIOBase) -> str | None:
+    """
+    :param path: A saved agent
+    :return: Name of its algorithm in the registry; ``None`` if the file does not tell
+    """
+    with _open(path) as archive:
+        name = _read_description(archive).get("algorithm") if DESCRIPTION in archive.sizes else None
+    return name if isinstance(name, str) else None
+
+
 def why_unsafe(path: str | Path | io.BufferedIOBase) -> str | None:
     """
     :param path: A saved agent
@@ -328,7 +338,8 @@ def _read_description(archive: Archive) -> dict[str, Any]:
         raise ValueError(f"{where}: format={quoted(version)} must be a positive integer; the file is damaged.")
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"{where}: format={quoted(version)} is newer than {FORMAT_VERSION}, which this version reads; update sb3_diffusion."
+            f"{where}: format={quoted(version)} is newer than {FORMAT_VERSION}, which this version reads; "
+            "update sb3_diffusion."
         )
     return description
 
@@ -385,9 +396,10 @@ def _check_portable(where: str, missing: dict[str, Any], settings: Iterable[str]
         if root in settings or (root == "policy_kwargs" and rest and rest[0] in policy_settings):
             continue
         given = root not in ("algorithm", "observation_space", "action_space")
+        remedy = f"pass {printable(root, 200)}=... to load_agent, or, " if given else ""
         raise ValueError(
             f"{where}: {printable(argument, 200)} was {printable(what, 200)}, which has no plain form; "
-            f"{f'pass {printable(root, 200)}=... to load_agent, or, ' if given else ''}if you trust whoever made it, {_UNSAFE}."
+            f"{remedy}if you trust whoever made it, {_UNSAFE}."
         )
 
 

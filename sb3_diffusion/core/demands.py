@@ -18,8 +18,8 @@ def check_counts(values: dict[str, Any], where: str) -> dict[str, Any]:
     """
     Refuse numbers of which a loop, or a table, would be as long.
 
-    :param values: Arguments of a policy or of an algorithm, from a file. Of an algorithm, only those are counts that begin with
-        ``n_``: the others are intervals, and the size of the replay buffer
+    :param values: Arguments of a policy or of an algorithm, from a file. Of an algorithm, only those are counts that begin
+        with ``n_``: the others are intervals, and the size of the replay buffer
     :param where: ``policy_kwargs`` or ``arguments``
     :return: The same
     :raises ValueError: naming the argument

@@ -160,7 +160,7 @@ class PublishedAgent:
 
     def _normalize(self, env: VecEnv) -> VecEnv:
         statistics = self.folder / "vec_normalize.pkl"
-        if not self.pickled:
+        if not self._pickled():
             return load_normalization(self.archive, env)
         if not statistics.is_file():
             return env
@@ -169,10 +169,15 @@ class PublishedAgent:
         env.training = env.norm_reward = False
         return env
 
-    @property
-    def pickled(self) -> bool:
-        """Whether the pickle route is taken: it is allowed, and the archive has no complete description of the agent."""
-        return self.trust and why_unsafe(self.archive) is not None
+    def _pickled(self) -> bool:
+        """Whether the pickle route is taken: the archive has no complete description of the agent. An error if that is forbidden."""
+        reason = why_unsafe(self.archive)
+        if reason is not None and not self.trust:
+            raise ValueError(
+                f"{self.archive} {reason}, so that it can be loaded by unpickling only, which can run any code in it. "
+                "--trust-remote-code allows that."
+            )
+        return reason is not None
 
     def load(self, env: VecEnv, *, device: str = "auto", seed: int | None = None) -> BaseAlgorithm:
         """
@@ -181,13 +186,9 @@ class PublishedAgent:
         :param seed: Seed of the agent
         :raises ValueError: if the archive is not an agent that can be rebuilt without running code
         """
-        reason = why_unsafe(self.archive)
-        if reason is not None and not self.trust:
-            raise ValueError(
-                f"{self.archive} {reason}, so that it can be loaded by unpickling only, which can run any code in it. "
-                "--trust-remote-code allows that."
-            )
-        model = self._unpickle(device, seed) if reason else load_agent(self.archive, device=device, seed=seed, verbose=0)
+        model = (
+            self._unpickle(device, seed) if self._pickled() else load_agent(self.archive, device=device, seed=seed, verbose=0)
+        )
         check_for_correct_spaces(env, model.observation_space, model.action_space)
         return model
 

@@ -91,7 +91,7 @@ class Manager(ExperimentManager):
         self.start = StartingAgent(Path(self.trained_agent), str(self.env_name))
         if self.continue_training and run is None:  # a run that goes on was allowed to when it began
             try:
-                self.start.check(trusted)
+                self.start.check(self.algo, trusted)
             except ValueError as error:
                 fail("train.py", str(error))
         if run is not None:

@@ -148,7 +148,6 @@ def continue_run(folder: str, resume_freq: int | None, rest: Sequence[str], trus
     :raises ValueError: if it cannot be continued, or an option would change it
     """
     run = open_run(folder)
-    check_own(run.folder, trusted, f"--resume goes on with it: {what_runs(run.hyperparams, run.command_line())}")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--device")
     parser.add_argument("--num-threads", type=int)
@@ -167,6 +166,7 @@ def continue_run(folder: str, resume_freq: int | None, rest: Sequence[str], trus
         checkpoint, problems = store.latest()
         if checkpoint is None:
             raise ValueError(f"no checkpoint in {store.folder} is intact: {'; '.join(problems)}.")
+    check_own(run.folder, trusted, f"--resume goes on with it: {what_runs(run.hyperparams, run.command_line())}")
     if resume_freq is not None:
         run.arguments["resume_freq"] = resume_freq
     return run, run.command_line()

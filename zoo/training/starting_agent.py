@@ -1,4 +1,4 @@
-"""The agent that a training starts from, ``train.py -i FILE``: loaded without running anything in it, or by leave of the user."""
+"""The agent that a training starts from, ``train.py -i FILE``: unpickled only if it is the user's own, or by their leave."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_diffusion import load_agent
 from sb3_diffusion.core.archives import open_archive
-from sb3_diffusion.core.checkpoints import NORMALIZATION, why_unsafe
+from sb3_diffusion.core.checkpoints import NORMALIZATION, described_algorithm, why_unsafe
+from sb3_diffusion.core.printable import printable
 
 from .trust import check_own
 
@@ -45,11 +46,16 @@ class StartingAgent:
         with open_archive(self.archive) as archive:
             return NORMALIZATION in archive.sizes
 
-    def check(self, trusted: bool) -> None:
+    def check(self, algo: str, trusted: bool) -> None:
         """
+        :param algo: Algorithm of the training
         :param trusted: Whether the user has given ``--trust-remote-code``
-        :raises ValueError: if something would be unpickled that is neither of one of the user's own runs nor trusted
+        :raises ValueError: if it is an agent of another algorithm, or if something would be unpickled that is neither of one
+            of the user's own runs nor trusted
         """
+        other = described_algorithm(self.archive)
+        if other is not None and other != algo:
+            raise ValueError(f"-i {self.archive} is an agent of {printable(other, 100)}, not of {algo}.")
         reason = why_unsafe(self.archive)
         pickles = [] if reason is None else [f"{self.archive.name} (it {reason})"]
         if self.pickled_normalization.is_file() and not self.holds_normalization:
@@ -68,8 +74,6 @@ class StartingAgent:
         """
         load = ALGOS[algo].load if why_unsafe(self.archive) else load_agent
         model = load(self.archive, env=env, **settings)
-        if not isinstance(model, ALGOS[algo]):
-            raise ValueError(f"-i {self.archive} is an agent of {type(model).__name__}, not of {algo}.")
         if self.replay_buffer.is_file():
             if not hasattr(model, "load_replay_buffer"):
                 raise ValueError(f"{self.replay_buffer} is a memory, which {algo} has not; move it away.")
