@@ -97,7 +97,7 @@ def test_memory_of_transitions(agents: dict[str, dict[str, bytes]], tmp_path: Pa
     load_agent(path)  # an agent that only acts has none
     with pytest.raises(ValueError, match=MEMORY):
         load_agent(path, PointEnv())
-    smaller = {name.removeprefix("arguments__"): 3 for name in changes}
+    smaller: dict[str, Any] = {name.removeprefix("arguments__"): 3 for name in changes}
     load_agent(path, PointEnv(), **smaller)
 
 

@@ -191,7 +191,7 @@ def test_resuming_with_leave(tmp_path: Path, capsys: Any) -> None:
     shutil.rmtree(tmp_path / "copy", ignore_errors=True)
     shutil.copytree(run, tmp_path / "copy" / "sac" / "Pendulum-v1_1")
     copy = tmp_path / "copy" / "sac" / "Pendulum-v1_1"
-    with pytest.raises(ValueError, match="args.yml becomes the command line --log-folder="):
+    with pytest.raises(ValueError, match=r"args.yml becomes the command line --log-folder="):
         continue_run(str(copy), None, [])
     assert continue_run(str(copy), None, [], trusted=True)[0].folder == copy
     assert "--trust-remote-code: --resume goes on with it: args.yml becomes" in capsys.readouterr().out
@@ -354,7 +354,7 @@ def test_tokens_are_not_sent(where: str, tmp_path: Path) -> None:
 
 def test_tokens_in_names() -> None:
     check_secrets({"config.yml": b"hf_short", "message": "half_of"})
-    with pytest.raises(ValueError, match="^<token>.yml contains a token of the Hub; nothing was sent") as caught:
+    with pytest.raises(ValueError, match=r"^<token>.yml contains a token of the Hub; nothing was sent") as caught:
         check_secrets({f"{TOKEN}.yml": f"x{TOKEN}"})
     assert TOKEN not in str(caught.value)
 

@@ -170,7 +170,7 @@ class PublishedAgent:
         return env
 
     def _pickled(self) -> bool:
-        """Whether the pickle route is taken: the archive has no complete description of the agent. An error if that is forbidden."""
+        """Whether the pickle route is taken, as the archive has no complete description; an error if that is forbidden."""
         reason = why_unsafe(self.archive)
         if reason is not None and not self.trust:
             raise ValueError(

@@ -19,7 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize, sync_envs_normalization
 
 from sb3_diffusion import load_normalization
 from sb3_diffusion.core.checkpoint_store import write_atomically
@@ -157,6 +157,7 @@ class Manager(ExperimentManager):
         if not self.continue_training or not self.start.holds_normalization:
             return super()._maybe_normalize(env, eval_env)
         normalized = load_normalization(self.trained_agent, env)
+        assert isinstance(normalized, VecNormalize)
         normalized.training = not eval_env
         normalized.norm_reward = not eval_env and self.normalize_kwargs.get("norm_reward", True)
         return normalized
