@@ -2,7 +2,7 @@
 Download an agent: ``python zoo/load_from_hub.py --algo dacer --env Hopper-v5 -orga ORGANIZATION``
 (or ``python -m zoo.load_from_hub ...``).
 
-It is stored as ``hub/ORGANIZATION/<algo>-<env>/``, apart from the runs of your own, because whatever is in a log folder is
+It is stored as ``hub/ORGANIZATION/<algo>-<env>/``, apart from the runs of your own, because whatever is in one of these is
 loaded by unpickling. ``zoo/enjoy.py --from-hub`` acts with it. Downloading runs nothing.
 """
 

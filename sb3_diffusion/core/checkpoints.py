@@ -411,7 +411,7 @@ def _check_env(file: str, recipe: _Recipe, env: GymEnv | str) -> VecEnv:
         actual = getattr(venv, name)
         if actual != expected:
             raise ValueError(
-                f"{file}: the agent has the {name} {expected}, the environment {actual}; "
+                f"{file}: the agent has the {name} {printable(expected, 500)}, the environment {printable(actual, 500)}; "
                 "make the environment with the arguments and wrappers of the training."
             )
     return venv
