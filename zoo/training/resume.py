@@ -14,7 +14,7 @@ from sb3_diffusion.core.checkpoint_store import CheckpointStore, write_atomicall
 from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
 
 from .run_files import read_yaml
-from .trust import check_own, is_own, what_runs
+from .trust import check_own, what_runs
 
 FOLDER = "resume"
 FINISHED = "finished.json"
@@ -104,7 +104,7 @@ def resumable(folder: str | Path) -> bool:
     :param folder: Log folder of a run
     :return: Whether ``--resume`` continues it; a run without a checkpoint so far begins again in the same folder
     """
-    if finished(folder) or not is_own(folder):
+    if finished(folder):
         return False
     try:
         run = open_run(folder)
