@@ -41,7 +41,7 @@ from .hub.repository import read_results, read_source
 from .load_from_hub import FOLDER, fetch
 from .training.registry import check_command_line, fail, register_algorithms
 from .training.run_files import saved_env_kwargs
-from .training.trust import is_own
+from .training.trust import UNKNOWN, is_own
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
 
@@ -223,7 +223,7 @@ def load_run(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
     print(f"Loading {model_path}")
     settings = Path(log_path, env_name)
     if not args.trust_remote_code and not is_own(log_path):
-        print("It was not trained by you on this disk, or by an earlier version, and is loaded without running code of it")
+        print(f"It is {UNKNOWN}, and is loaded without running code of it")
         return load_published(args, PublishedAgent(settings, args.env, args.algo, archive=Path(model_path)))
     hyperparams, stats_path = get_saved_hyperparams(str(settings), norm_reward=args.norm_reward, test_mode=True)
     env_kwargs = saved_env_kwargs(settings, hyperparams) | (args.env_kwargs or {})

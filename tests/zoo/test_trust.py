@@ -174,7 +174,7 @@ def test_resuming_a_strangers_run(foreign: Path, monkeypatch: pytest.MonkeyPatch
     arguments = run_in(foreign) / ENV / "args.yml"
     arguments.write_text(yaml.safe_dump({**_plain(arguments), "conf": "evil.py", "gym_packages": ["evil"]}))
     message = refusal(train, monkeypatch, capsys, foreign, "--resume", str(run_in(foreign)))
-    assert "was not trained by you on this disk" in message and "add --trust-remote-code" in message
+    assert "is not known as a run of yours" in message and "add --trust-remote-code" in message
     assert "policy_kwargs \"__import__('pathlib')" in message and "is evaluated" in message
     assert "--gym-packages evil" in message and "--conf=evil.py" in message
     assert not (foreign / "proof").exists()
@@ -247,7 +247,7 @@ def test_agents_to_start_from(
     if expected is None:
         start.check("sac", False)
         return
-    with pytest.raises(ValueError, match=f"was not trained by you .*{expected}.*add --trust-remote-code"):
+    with pytest.raises(ValueError, match=f"is not known as a run of yours .*{expected}.*add --trust-remote-code"):
         start.check("sac", False)
     start.check("sac", True)
     assert "--trust-remote-code: -i unpickles" in capsys.readouterr().out

@@ -26,7 +26,8 @@ KEY_BYTES = 32
 # What rl-zoo3 does with a setting, if it is text
 EVALUATED = ("normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs")
 IMPORTED = ("env_wrapper", "vec_env_wrapper", "callback")
-_NOTE = "Whoever has the key of this run's owner takes its files for their own as long as this one stays where and as it is.\n"
+UNKNOWN = "not known as a run of yours (somebody else's, a copy, or one of an earlier version)"
+_NOTE = "Together with trained_here.tag this file shows that the run is its user's own. A copy of it shows nothing.\n"
 
 
 def mark(folder: str | Path) -> None:
@@ -65,8 +66,7 @@ def check_own(folder: str | Path, trusted: bool, consequence: str) -> None:
         return
     if not trusted:
         raise ValueError(
-            f"{printable(folder)} was not trained by you on this disk, or by an earlier version: {consequence}. "
-            "If you trust whoever wrote it, add --trust-remote-code."
+            f"{printable(folder)} is {UNKNOWN}: {consequence}. If you trust whoever wrote it, add --trust-remote-code."
         )
     print(f"--trust-remote-code: {consequence}")
 
