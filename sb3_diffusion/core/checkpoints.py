@@ -426,8 +426,8 @@ def _build(
     memory = memory_bytes(recipe.arguments | without, recipe.observation_space, recipe.action_space, n_envs)
     try:
         check_memory(memory)
-        # rollouts are kept in arrays of NumPy
-        replay = memory if issubclass(cls, OffPolicyAlgorithm) else 0
+        # observations and successors may be one tensor; rollouts are arrays of NumPy
+        replay = 2 * memory if issubclass(cls, OffPolicyAlgorithm) else 0
         with at_most(*held(weights), spare_bytes=replay + ACTIVATIONS * n_entries(recipe.observation_space)):
             model = cls(
                 recipe.policy,

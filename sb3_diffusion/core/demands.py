@@ -52,17 +52,18 @@ def n_entries(space: spaces.Space) -> int:
 
 def memory_bytes(arguments: dict[str, Any], observations: spaces.Space, actions: spaces.Space, n_envs: int) -> int:
     """
-    Size of the replay or rollout buffer of an agent that trains on.
+    Size of the largest array of the replay or rollout buffer of an agent that trains on: of the observations. Their successors
+    are another one, and both are only committed to memory as they fill.
 
     :param arguments: Arguments of the algorithm
     :param observations: Space of the observations
     :param actions: Space of the actions
     :param n_envs: Number of environments
-    :return: About how many bytes it has when it is full
+    :return: About how many bytes it has
     """
     replay, rollout = arguments.get("buffer_size", 0), arguments.get("n_steps", 1)
     sizes = [size for size in (replay, rollout * n_envs if isinstance(rollout, int) else 0) if isinstance(size, int)]
-    row = 2 * n_entries(observations) * _item_size(observations) + 4 * n_entries(actions) + 16
+    row = n_entries(observations) * _item_size(observations) + 4 * n_entries(actions) + 16
     return max(sizes, default=0) * row
 
 

@@ -370,7 +370,7 @@ def test_a_token_is_refused_before_the_evaluation(runs: Path, monkeypatch: pytes
 def test_errors_do_not_command_the_terminal(capsys: Any) -> None:
     with pytest.raises(SystemExit):
         fail("train.py", "no \x1b[2J\u202e\nfile")
-    assert capsys.readouterr().err == "train.py: error: no \\x1b[2J\\u202e\\nfile\n"
+    assert capsys.readouterr().err == "train.py: error: no \\x1b[2J\\u202e file\n"
     with pytest.raises(ValueError, match=r"'a\\x1b' cannot be a name on the Hub"):
         Repository("a\x1b", "b")
     with pytest.raises(HubError) as caught:

@@ -222,7 +222,7 @@ def fail(prog: str, message: str) -> NoReturn:
     :param prog: Name of the program
     :param message: One line
     """
-    print(f"{prog}: error: {printable(message)}", file=sys.stderr)
+    print(f"{prog}: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_diffusion.core.checkpoint_store import write_atomically
-from sb3_diffusion.core.printable import printable, quoted
+from sb3_diffusion.core.printable import printable
 
 MARK, TAG = "trained_here", "trained_here.tag"
 KEY_BYTES = 32
@@ -77,10 +77,11 @@ def what_runs(hyperparams: Mapping[str, Any], command_line: Sequence[str]) -> st
     :param command_line: Options that its saved arguments become
     :return: What of them is run or obeyed when the run goes on, in one line
     """
-    found = [f"{key} {quoted(hyperparams[key])} is evaluated" for key in EVALUATED if isinstance(hyperparams.get(key), str)]
-    found += [f"{key} {quoted(hyperparams[key])} is imported and run" for key in IMPORTED if hyperparams.get(key)]
-    if "." in str(hyperparams.get("policy", "")):
-        found.append(f"policy {quoted(hyperparams['policy'])} is imported and run")
+    evaluated = [key for key in EVALUATED if isinstance(hyperparams.get(key), str)]
+    imported = [key for key in IMPORTED if hyperparams.get(key)]
+    imported += ["policy"] if "." in str(hyperparams.get("policy", "")) else []
+    found = [f"{key} {printable(repr(hyperparams[key]), 500)} is evaluated" for key in evaluated]
+    found += [f"{key} {printable(repr(hyperparams[key]), 500)} is imported and run" for key in imported]
     settings = f"of config.yml {'; '.join(found)}; " if found else ""
     return f"{settings}args.yml becomes the command line {printable(shlex.join(command_line), 1000)}"
 
