@@ -1,5 +1,9 @@
 """Fixtures of the whole test suite."""
 
+import os
+from collections.abc import Iterator
+from unittest import mock
+
 import pytest
 import torch as th
 
@@ -10,6 +14,13 @@ from sb3_diffusion.taxonomy import available_methods
 th.set_num_threads(1)
 
 OFF_POLICY = [method for method in available_methods() if method.setting == "off-policy"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The key that marks runs as the user's own is not that of whoever runs the tests."""
+    with mock.patch.dict(os.environ, XDG_CONFIG_HOME=str(tmp_path_factory.mktemp("configuration"))):
+        yield
 
 
 @pytest.fixture(params=OFF_POLICY, ids=lambda method: method.zoo_name)

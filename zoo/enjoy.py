@@ -32,6 +32,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from tqdm import trange
 
+from sb3_diffusion.core.printable import printable
 from sb3_diffusion.envs import quiet_mujoco
 
 from .hub.client import HubError, Repository
@@ -40,6 +41,7 @@ from .hub.repository import read_results, read_source
 from .load_from_hub import FOLDER, fetch
 from .training.registry import check_command_line, fail, register_algorithms
 from .training.run_files import saved_env_kwargs
+from .training.trust import UNKNOWN, is_own
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
 
@@ -58,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-name", "--repo-name", help="name of the repository on the Hub (default: <algo>-<env>)")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: the newest)")
     parser.add_argument("--hub-folder", type=Path, default=Path(FOLDER), help="folder for downloaded agents")
-    parser.add_argument("--trust-remote-code", action="store_true", help="let a downloaded agent run code while it is loaded")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let an agent of others run code while it is loaded")
     parser.add_argument("-n", "--n-timesteps", type=int, default=1000, help="number of steps")
     parser.add_argument("--n-envs", type=int, default=1, help="number of environments")
     parser.add_argument("--num-threads", type=int, default=-1, help="threads for PyTorch (-1: default)")
@@ -107,7 +109,7 @@ def open_env(args: argparse.Namespace, make: Callable[[bool], VecEnv]) -> VecEnv
     try:
         return reset(True)
     except gym.error.DependencyNotInstalled as error:
-        print(f"Rendering is not possible ({error}), running without it.")
+        print(f"Rendering is not possible ({printable(error)}), running without it.")
         return reset(False)
 
 
@@ -167,7 +169,8 @@ def find_published(args: argparse.Namespace) -> PublishedAgent | None:
         folder = args.hub_folder / repository.organization / repository.name
         source = read_source(folder)
         if source and args.revision in (None, source.get("asked_for"), source.get("revision")):
-            print(f"Using {folder}, revision {source.get('revision')} (zoo/load_from_hub.py looks for a newer one)")
+            revision = printable(source.get("revision"), 100)
+            print(f"Using {folder}, revision {revision} (zoo/load_from_hub.py looks for a newer one)")
         else:
             folder = fetch(repository, args.algo, args.env, args.hub_folder, args.revision)
         return PublishedAgent(folder, args.env, args.algo, trust=args.trust_remote_code)
@@ -219,6 +222,9 @@ def load_run(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
         fail(PROG, f"{error}; train an agent first with: python zoo/train.py --algo {args.algo} --env {args.env}")
     print(f"Loading {model_path}")
     settings = Path(log_path, env_name)
+    if not args.trust_remote_code and not is_own(log_path):
+        print(f"It is {UNKNOWN}, and is loaded without running code of it")
+        return load_published(args, PublishedAgent(settings, args.env, args.algo, archive=Path(model_path)))
     hyperparams, stats_path = get_saved_hyperparams(str(settings), norm_reward=args.norm_reward, test_mode=True)
     env_kwargs = saved_env_kwargs(settings, hyperparams) | (args.env_kwargs or {})
 

@@ -2,7 +2,7 @@
 Download an agent: ``python zoo/load_from_hub.py --algo dacer --env Hopper-v5 -orga ORGANIZATION``
 (or ``python -m zoo.load_from_hub ...``).
 
-It is stored as ``hub/ORGANIZATION/<algo>-<env>/``, apart from the runs of your own, because whatever is in a log folder is
+It is stored as ``hub/ORGANIZATION/<algo>-<env>/``, apart from the runs of your own, because whatever is in one of these is
 loaded by unpickling. ``zoo/enjoy.py --from-hub`` acts with it. Downloading runs nothing.
 """
 
@@ -14,8 +14,11 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
+from sb3_diffusion.core.checkpoints import why_unsafe
+from sb3_diffusion.core.printable import printable
+
 from .hub.client import HubError, Repository, download
-from .hub.published import agent_name, has_description, pickled_names
+from .hub.published import agent_name
 from .hub.repository import read_results
 from .training.registry import check_command_line, fail, register_algorithms
 
@@ -65,9 +68,7 @@ def main() -> None:
     name = args.repo_name or agent_name(args.algo, args.env)
     try:
         folder = fetch(Repository(args.organization, name), args.algo, args.env, args.folder, args.revision)
-        archive = folder / f"{agent_name(args.algo, args.env)}.zip"
-        pickled = not has_description(archive)
-        names = ", ".join(pickled_names(archive)) if pickled else ""
+        reason = why_unsafe(folder / f"{agent_name(args.algo, args.env)}.zip")
     except (HubError, ValueError) as error:
         fail(PROG, str(error))
     except KeyboardInterrupt:
@@ -75,10 +76,10 @@ def main() -> None:
     command = f"python zoo/enjoy.py --algo {args.algo} --env {args.env} --from-hub -orga {args.organization}"
     command += f" --repo-name {args.repo_name}" if args.repo_name else ""
     command += f" --hub-folder {args.folder}" if args.folder != Path(FOLDER) else ""
-    if pickled:
-        print(f"It can be loaded by unpickling only, which can run code; the pickles name {names or 'nothing'}")
+    if reason is not None:
+        print(f"It {reason}, so that it can be loaded by unpickling only, which can run any code in it")
         command += " --trust-remote-code"
-    print(f"Watch it with: {command}")
+    print(f"Watch it with: {printable(command)}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 from stable_baselines3.common.results_plotter import ts2xy
 
+from sb3_diffusion.core.printable import printable
+
 from .figures import Curve, caption, check_output, draw_runs, learning_axes, line_style, save, title
 from .training.registry import fail
 
@@ -97,7 +99,7 @@ def read_evaluations(folder: Path) -> Curve | None:
         if steps.ndim != 1 or returns.ndim != 2 or len(steps) != len(returns):
             raise ValueError(f"shapes {steps.shape} and {returns.shape} do not fit")
         curve = steps.astype(np.float64), returns.astype(np.float64).mean(1)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, MemoryError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); leave this run out or train it again") from error
     return curve if len(steps) else None
 
@@ -213,7 +215,7 @@ def collect(runs: Sequence[Run], reader: Reader, *, skip: bool) -> dict[str, dic
         if curve is not None:
             panels.setdefault(run.env, {}).setdefault(run.algo, []).append(curve)
         elif skip:
-            print(f"{run.folder} has no {reader.file} yet, left out", file=sys.stderr)
+            print(f"{printable(run.folder)} has no {reader.file} yet, left out", file=sys.stderr)
         else:
             other = "training" if reader.kind == "evaluations" else "evaluations"
             raise ValueError(f"{run.folder} has no {reader.file} (yet); wait for it, or try --curve {other}")

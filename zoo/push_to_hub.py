@@ -20,10 +20,11 @@ from rl_zoo3.utils import StoreDict, get_model_path
 
 from sb3_diffusion.envs import quiet_mujoco
 
-from .hub.client import HubError, Repository, contents, push
+from .hub.client import HubError, Repository, check_secrets, contents, push
 from .hub.published import agent_name
 from .hub.repository import Run, read_results, write_repository
 from .training.registry import check_command_line, fail, register_algorithms
+from .training.trust import check_own
 
 quiet_mujoco()
 
@@ -49,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="write the folder and list what would be sent, send nothing")
     parser.add_argument("--output", type=Path, help="write the agent's folder in there (default: <folder of the run>/hub)")
     parser.add_argument("--as-written", action="store_true", help="send the folder that an earlier call has written")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let the files of a run of others run code")
     parser.add_argument("--n-eval-episodes", type=int, default=10, help="episodes of each evaluation")
     parser.add_argument("--n-envs", type=int, default=1, help="number of environments of the evaluations")
     parser.add_argument("-n", "--n-timesteps", type=int, default=1000, help="length of the video")
@@ -76,6 +78,7 @@ def find_run(args: argparse.Namespace) -> Run:
         raise ValueError(
             f"{error}; train an agent first with: python zoo/train.py --algo {args.algo} --env {args.env}"
         ) from None
+    check_own(folder, args.trust_remote_code, f"publishing unpickles {archive} and obeys its settings, which can run any code")
     return Run(args.algo, args.env, Path(folder), Path(archive), args.env_kwargs or {})
 
 
@@ -125,17 +128,19 @@ def main() -> None:
     try:
         name = args.repo_name or agent_name(args.algo, args.env)
         repository = Repository(args.organization, name) if args.organization else None
+        check_secrets({"--commit-message": args.commit_message, "--revision": args.revision or "", "--repo-name": name})
         folder = prepare(args, repository)
+        trusted = args.trust_remote_code or not (args.as_written and args.output)  # else it need not be of this run
         sizes = {
             path: source.stat().st_size if isinstance(source, Path) else len(source)
-            for path, source in sorted(contents(folder, args.algo, args.env).items())
+            for path, source in sorted(contents(folder, args.algo, args.env, trusted).items())
         }
         print(f"{'Would send' if args.dry_run else 'Sending'} {folder}{f' to {repository.url}' if repository else ''}:")
         for path, size in sizes.items():
             print(f"{size:>10} {path}")
         if args.dry_run or repository is None:
             return
-        options = {"message": args.commit_message, "public": args.public, "revision": args.revision}
+        options = {"message": args.commit_message, "public": args.public, "revision": args.revision, "trusted": trusted}
         commit = push(folder, repository, args.algo, args.env, **options)
     except (HubError, ValueError) as error:
         fail(PROG, str(error))

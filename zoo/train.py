@@ -38,7 +38,7 @@ def main() -> None:
             print(f"{options.resume} is finished, there is nothing to continue.")
             return
         try:
-            run, arguments = continue_run(options.resume, options.resume_freq, arguments)
+            run, arguments = continue_run(options.resume, options.resume_freq, arguments, options.trust_remote_code)
         except ValueError as error:
             fail(PROG, str(error))
     register_algorithms()
@@ -46,7 +46,8 @@ def main() -> None:
     check_tracking(PROG, arguments)
     every = -1 if options.resume_freq is None else options.resume_freq
     # rl-zoo3's own extension point
-    rl_zoo3.train.ExperimentManager = partial(Manager, run=run, resume_freq=every)  # type: ignore[misc, assignment]
+    own = {"run": run, "resume_freq": every, "trusted": options.trust_remote_code}
+    rl_zoo3.train.ExperimentManager = partial(Manager, **own)  # type: ignore[misc, assignment]
     sys.argv[1:] = arguments
     rl_zoo3.train.train()
 

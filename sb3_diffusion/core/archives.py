@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 
+from sb3_diffusion.core.printable import printable, quoted
+
 MAX_MEMBERS = 10_000
 MAX_MEMBER_BYTES = 2**30
 MAX_TOTAL_BYTES = 4 * 2**30
@@ -44,7 +46,9 @@ class Archive:
         :raises ValueError: if it is missing, too large or damaged
         """
         if member not in self.sizes:
-            raise ValueError(f"{self.name} has no member {member!r}; it has {', '.join(self.sizes) or 'none at all'}.")
+            raise ValueError(
+                f"{self.name} has no member {member!r}; it has {printable(', '.join(self.sizes), 500) or 'none'}."
+            )
         if self.sizes[member] > max_bytes:
             raise ValueError(
                 f"{self.name}: {member} declares {self.sizes[member]:,} bytes, more than the {max_bytes:,} allowed here; "
@@ -73,7 +77,9 @@ class Archive:
                     for chunk in self._chunks(member, MAX_MEMBER_BYTES):
                         file.write(chunk)
             except (FileExistsError, NotADirectoryError) as error:
-                raise ValueError(f"{self.name}: {member!r} is in the way of a file ({error}); use an empty folder.") from error
+                raise ValueError(
+                    f"{self.name}: {member!r} is in the way of a file ({printable(error)}); use an empty folder."
+                ) from error
         return list(targets.values())
 
     def _chunks(self, member: str, max_bytes: int) -> Iterator[bytes]:
@@ -87,7 +93,7 @@ class Archive:
                         raise ValueError(f"{self.name}: {member} is larger than the {max_bytes:,} bytes allowed here.")
                     yield chunk
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-            raise ValueError(f"{self.name}: {member} is damaged ({error}); get the file again.") from error
+            raise ValueError(f"{self.name}: {member} is damaged ({printable(error)}); get the file again.") from error
         if n_read != self.sizes[member]:
             raise ValueError(f"{self.name}: {member} is truncated; get the file again.")
 
@@ -118,7 +124,7 @@ def open_archive(
         reader = zipfile.ZipFile(file)  # type: ignore[arg-type]
     # ValueError and the others: a directory of nonsense
     except (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{name} is no zip archive, or is truncated ({error}); get the file again.") from error
+        raise ValueError(f"{name} is no zip archive, or is truncated ({printable(error)}); get the file again.") from error
     with reader:
         # a truncated archive of archives ends with the directory of one of its members
         if min((info.header_offset for info in reader.infolist()), default=reader.start_dir) != 0:
@@ -143,7 +149,7 @@ def _reason_against(reader: zipfile.ZipFile, max_member_bytes: int, max_total_by
         if reason is None and info.header_offset < end:
             reason = "overlaps another member"
         if reason is not None:
-            return f"member {info.orig_filename!r} {reason}"
+            return f"member {quoted(info.orig_filename)} {reason}"
         seen.add(key)
         total += info.file_size
         end = info.header_offset + info.compress_size
@@ -156,6 +162,8 @@ def _reason_against_name(info: zipfile.ZipInfo) -> str | None:
     name = info.orig_filename  # zipfile cuts a name at a NUL
     if not name or "\0" in name:
         return "has an empty name or one with a NUL"
+    if not name.isprintable():
+        return "has characters that cannot be printed in its name"
     if "\\" in name:
         return "has a backslash in its name"
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:

@@ -31,17 +31,19 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_diffusion.core.allocation import at_most, held
 from sb3_diffusion.core.archives import Archive, open_archive
 from sb3_diffusion.core.arguments import check_no_unknown
+from sb3_diffusion.core.demands import ACTIVATIONS, check_counts, check_memory, memory_bytes, n_entries
 from sb3_diffusion.core.normalization import pack_normalization, unpack_normalization
 from sb3_diffusion.core.plain import NotPlain, from_plain, parse_json, space_from_plain, space_to_plain, to_plain
+from sb3_diffusion.core.printable import printable, quoted
 from sb3_diffusion.core.weights import (
-    at_most,
     check_names,
     check_optimizer,
     check_state,
     check_tensor,
-    count_entries,
+    check_weights,
     load_tensors,
 )
 from sb3_diffusion.taxonomy import algorithm_name, load_algorithm
@@ -257,7 +259,7 @@ def load_agent(
         saved = _read_weights(archive)
         normalized = NORMALIZATION in archive.sizes
     venv = None if env is None else _check_env(archive.name, recipe, env)
-    model = _build(archive.name, recipe, venv, device, n_saved=count_entries(saved["policy"]))
+    model = _build(archive.name, recipe, venv, device, saved["policy"])
     if venv is not None and normalized and model.get_vec_normalize_env() is None:
         warnings.warn(
             f"{archive.name} was trained with normalised observations; wrap env by load_normalization(path, env) first.",
@@ -289,6 +291,28 @@ def load_normalization(path: str | Path | io.BufferedIOBase, venv: VecEnv) -> Ve
         return unpack_normalization(content, venv, f"{archive.name}: {NORMALIZATION}")
 
 
+def described_algorithm(path: str | Path | io.BufferedIOBase) -> str | None:
+    """
+    :param path: A saved agent
+    :return: Name of its algorithm in the registry; ``None`` if the file does not tell
+    """
+    with _open(path) as archive:
+        name = _read_description(archive).get("algorithm") if DESCRIPTION in archive.sizes else None
+    return name if isinstance(name, str) else None
+
+
+def why_unsafe(path: str | Path | io.BufferedIOBase) -> str | None:
+    """
+    :param path: A saved agent
+    :return: Why only ``Algo.load`` can load it, which runs the code in the file; ``None`` if :func:`load_agent` can
+    """
+    with _open(path) as archive:
+        if DESCRIPTION not in archive.sizes:
+            return f"has no {DESCRIPTION}"
+        missing = _read_description(archive).get("not_portable")
+    return f"holds {printable(', '.join(missing), 200)} as pickles only" if missing else None
+
+
 @contextmanager
 def _open(path: str | Path | io.BufferedIOBase) -> Iterator[Archive]:
     source: Any = path
@@ -311,10 +335,11 @@ def _read_description(archive: Archive) -> dict[str, Any]:
     description = parse_json(archive.read(DESCRIPTION, MAX_DESCRIPTION_BYTES), where)
     version = description.get("format") if isinstance(description, dict) else None
     if type(version) is not int or version < 1:
-        raise ValueError(f"{where}: format={version!r} must be a positive integer; the file is damaged.")
+        raise ValueError(f"{where}: format={quoted(version)} must be a positive integer; the file is damaged.")
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"{where}: format={version} is newer than {FORMAT_VERSION}, which this version reads; update sb3_diffusion."
+            f"{where}: format={quoted(version)} is newer than {FORMAT_VERSION}, which this version reads; "
+            "update sb3_diffusion."
         )
     return description
 
@@ -335,7 +360,7 @@ def _read_recipe(archive: Archive, settings: dict[str, Any]) -> _Recipe:
     unknown = sorted(set(description["arguments"]) - known)
     if unknown:
         raise ValueError(
-            f"{where}: {algorithm.__name__} takes no argument {unknown[0]!r} from a file; "
+            f"{where}: {algorithm.__name__} takes no argument {quoted(unknown[0])} from a file; "
             f"install the version that wrote it ({_version_of(description)})."
         )
     counters = {name: description["counters"].get(name, 0) for name in _COUNTERS}
@@ -345,16 +370,15 @@ def _read_recipe(archive: Archive, settings: dict[str, Any]) -> _Recipe:
         return _Recipe(
             algorithm,
             policy or from_plain(description["policy"], "policy"),
-            {**from_plain(description["arguments"], "arguments"), **settings},
-            {**from_plain(description["policy_kwargs"], "policy_kwargs"), **policy_kwargs},
+            {**check_counts(from_plain(description["arguments"], "arguments"), "arguments"), **settings},
+            {**check_counts(from_plain(description["policy_kwargs"], "policy_kwargs"), "policy_kwargs"), **policy_kwargs},
             space_from_plain(description["observation_space"], "observation_space"),
             space_from_plain(description["action_space"], "action_space"),
             counters,
         )
-    except RecursionError as error:
-        raise ValueError(f"{where} is nested too deeply; the file is damaged or hostile, do not use it.") from error
     except ValueError as error:
-        raise ValueError(f"{where}: {error} Do not use the file, or, if you trust whoever made it, {_UNSAFE}.") from error
+        reason = printable(error)
+        raise ValueError(f"{where}: {reason} Do not use the file, or, if you trust whoever made it, {_UNSAFE}.") from error
 
 
 def _read_algorithm(where: str, name: str) -> type[BaseAlgorithm]:
@@ -362,7 +386,7 @@ def _read_algorithm(where: str, name: str) -> type[BaseAlgorithm]:
         return load_algorithm(name)
     except (ValueError, ImportError) as error:
         raise ValueError(
-            f"{where}: algorithm={_printable(name)!r} is not in the registry of this version. {_printable(error)}"
+            f"{where}: algorithm={quoted(name)} is not in the registry of this version. {printable(error)}"
         ) from error
 
 
@@ -372,15 +396,11 @@ def _check_portable(where: str, missing: dict[str, Any], settings: Iterable[str]
         if root in settings or (root == "policy_kwargs" and rest and rest[0] in policy_settings):
             continue
         given = root not in ("algorithm", "observation_space", "action_space")
+        remedy = f"pass {printable(root, 200)}=... to load_agent, or, " if given else ""
         raise ValueError(
-            f"{where}: {_printable(argument)} was {_printable(what)}, which has no plain form; "
-            f"{f'pass {_printable(root)}=... to load_agent, or, ' if given else ''}if you trust whoever made it, {_UNSAFE}."
+            f"{where}: {printable(argument, 200)} was {printable(what, 200)}, which has no plain form; "
+            f"{remedy}if you trust whoever made it, {_UNSAFE}."
         )
-
-
-def _printable(text: Any) -> str:
-    """Text of the file for a message, without control characters."""
-    return "".join(char if char.isprintable() else "?" for char in str(text)[:200])
 
 
 def _check_env(file: str, recipe: _Recipe, env: GymEnv | str) -> VecEnv:
@@ -391,16 +411,24 @@ def _check_env(file: str, recipe: _Recipe, env: GymEnv | str) -> VecEnv:
         actual = getattr(venv, name)
         if actual != expected:
             raise ValueError(
-                f"{file}: the agent has the {name} {expected}, the environment {actual}; "
+                f"{file}: the agent has the {name} {printable(expected, 500)}, the environment {printable(actual, 500)}; "
                 "make the environment with the arguments and wrappers of the training."
             )
     return venv
 
 
-def _build(file: str, recipe: _Recipe, venv: VecEnv | None, device: th.device | str, n_saved: int) -> BaseAlgorithm:
+def _build(
+    file: str, recipe: _Recipe, venv: VecEnv | None, device: th.device | str, weights: dict[str, th.Tensor]
+) -> BaseAlgorithm:
     cls: Any = recipe.algorithm
+    n_envs = 1 if venv is None else venv.num_envs
+    without = _NO_REPLAY if venv is None and issubclass(cls, OffPolicyAlgorithm) else {}
+    memory = memory_bytes(recipe.arguments | without, recipe.observation_space, recipe.action_space, n_envs)
     try:
-        with at_most(n_saved):
+        check_memory(memory)
+        # observations and successors may be one tensor; rollouts are arrays of NumPy
+        replay = 2 * memory if issubclass(cls, OffPolicyAlgorithm) else 0
+        with at_most(*held(weights), spare_bytes=replay + ACTIVATIONS * n_entries(recipe.observation_space)):
             model = cls(
                 recipe.policy,
                 venv,
@@ -413,7 +441,6 @@ def _build(file: str, recipe: _Recipe, venv: VecEnv | None, device: th.device | 
                 model._setup_model()
                 return model
             model.observation_space, model.action_space, model.n_envs = recipe.observation_space, recipe.action_space, 1
-            without = _NO_REPLAY if isinstance(model, OffPolicyAlgorithm) else {}
             kept = {name: getattr(model, name) for name in without}
             vars(model).update(without)
             model._setup_model()
@@ -421,7 +448,8 @@ def _build(file: str, recipe: _Recipe, venv: VecEnv | None, device: th.device | 
             return model
     except Exception as error:  # whatever the constructors say to arguments that they did not expect
         raise ValueError(
-            f"{file}: {DESCRIPTION}: {cls.__name__} cannot be built from these arguments ({type(error).__name__}: {error})"
+            f"{file}: {DESCRIPTION}: {cls.__name__} cannot be built from these arguments "
+            f"({type(error).__name__}: {printable(error)})"
         ) from error
 
 
@@ -430,15 +458,14 @@ def _read_weights(archive: Archive) -> dict[str, Any]:
     if "policy.pth" not in names:
         raise ValueError(f"{archive.name} lacks the member 'policy.pth', the weights; get the file again.")
     saved = {name.removesuffix(".pth"): load_tensors(archive.read(name), f"{archive.name}: {name}") for name in names}
-    if not isinstance(saved["policy"], Mapping):
-        raise ValueError(f"{archive.name}: policy.pth must be a mapping from names to tensors; the file is damaged.")
+    saved["policy"] = check_weights(f"{archive.name}: policy.pth", saved["policy"])
     return saved
 
 
 def _restore(file: str, model: BaseAlgorithm, saved: dict[str, Any]) -> None:
     names, variable_names = model._get_torch_save_params()
     variables = saved.pop(VARIABLES.removesuffix(".pth"), {})
-    if not isinstance(variables, Mapping):
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
         raise ValueError(f"{file}: {VARIABLES} must be a mapping from names to tensors; the file is damaged.")
     check_names(file, "member", {f"{name}.pth" for name in names}, {f"{name}.pth" for name in saved})
     check_names(f"{file}: {VARIABLES}", "variable", set(variable_names), set(variables))
@@ -461,4 +488,6 @@ def _restore(file: str, model: BaseAlgorithm, saved: dict[str, Any]) -> None:
 
 def _version_of(description: dict[str, Any]) -> str:
     versions = description["versions"]
-    return ", ".join(f"{name} {versions[name]}" for name in ("sb3_diffusion", "stable_baselines3") if name in versions)
+    return ", ".join(
+        f"{name} {printable(versions[name], 40)}" for name in ("sb3_diffusion", "stable_baselines3") if name in versions
+    )

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_diffusion.core.archives import open_archive
 from sb3_diffusion.core.plain import from_plain, parse_json, to_plain
+from sb3_diffusion.core.printable import printable, quoted
 
 _SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 _NUMBERS = ("clip_obs", "clip_reward", "gamma", "epsilon")
@@ -64,7 +65,7 @@ def unpack_normalization(content: bytes, venv: VecEnv, where: str) -> VecNormali
     try:
         normalization = VecNormalize(venv, training=False, **{**settings, "norm_reward": False})
     except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{where} does not fit the environment ({error}).") from error
+        raise ValueError(f"{where} does not fit the environment ({printable(error)}).") from error
     normalization.ret_rms = moments.pop("returns")
     statistics: Any = (
         dict(zip(keys, moments.values(), strict=True)) if keys is not None else next(iter(moments.values()), None)
@@ -91,7 +92,9 @@ def _read_array(content: bytes, where: str) -> np.ndarray:
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:
-        raise ValueError(f"{where} is no array of numbers ({error}); nothing of it was run, do not use the file.") from error
+        raise ValueError(
+            f"{where} is no array of numbers ({printable(error, 200)}); nothing of it was run, do not use the file."
+        ) from error
 
 
 def _normalized_shapes(space: spaces.Space, norm_obs: bool, keys: Any, where: str) -> dict[str, tuple[int, ...]]:
@@ -103,7 +106,9 @@ def _normalized_shapes(space: spaces.Space, norm_obs: bool, keys: Any, where: st
     elif isinstance(space, spaces.Dict) and isinstance(keys, list) and all(key in space.spaces for key in keys):
         parts = [space.spaces[key] for key in keys]
     else:
-        raise ValueError(f"{where} normalises the entries {keys!r} of a Dict observation, the environment observes {space}.")
+        raise ValueError(
+            f"{where} normalises the entries {quoted(keys)} of a Dict observation, the environment observes {space}."
+        )
     if not all(isinstance(part, spaces.Box) for part in parts):
         raise ValueError(f"{where} normalises Box observations, the environment observes {space}.")
     return {f"observations_{index}": part.shape for index, part in enumerate(parts)}

@@ -27,13 +27,19 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 
+from sb3_diffusion.core.bounded import check_bounded, finite
 from sb3_diffusion.core.guidance import GUIDED_POLICIES
+from sb3_diffusion.core.printable import printable, quoted
 from sb3_diffusion.core.replay import TensorDictReplayBuffer, TensorNStepReplayBuffer, TensorReplayBuffer
 from sb3_diffusion.networks.activations import ACTIVATIONS
 from sb3_diffusion.policies.names import POLICIES
 
-MAX_ELEMENTS = 2 * 10**7
+MAX_ELEMENTS = 5 * 10**6
 """Largest number of entries of a space, over all its parts."""
+MAX_AXES = 32
+"""Largest number of axes of an array."""
+MAX_VALUES = 200_000
+"""Largest number of values in a JSON file: bounds of observations that all differ are the most that an agent has."""
 
 
 class NotPlain(TypeError):
@@ -201,30 +207,32 @@ def from_plain(value: Any, where: str) -> Any:
     if tag is None:
         return {key: from_plain(item, f"{where}.{key}") for key, item in value.items()}
     if tag not in _READERS or (len(value) > 1 and tag != ":object"):
-        raise ValueError(f"{where} has the unknown form {tag!r}; known are {', '.join(_READERS)}.")
+        raise ValueError(f"{where} has the unknown form {quoted(tag)}; known are {', '.join(_READERS)}.")
     try:
         return _READERS[tag](value, where)
     except (TypeError, KeyError, AttributeError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{where} is no valid {tag!r} ({error}).") from error
+        raise ValueError(f"{where} is no valid {quoted(tag)} ({printable(error)}).") from error
 
 
 def _read_float(value: dict[str, Any], where: str) -> float:
     if value[":float"] not in ("inf", "-inf", "nan"):
-        raise ValueError(f"{where} is {value[':float']!r}, which must be inf, -inf or nan.")
+        raise ValueError(f"{where} is {quoted(value[':float'])}, which must be inf, -inf or nan.")
     return float(value[":float"])
 
 
 def _read_class(value: dict[str, Any], where: str) -> type:
     name = value[":class"]
     if name not in CLASSES:
-        raise ValueError(f"{where} names the class {name!r}, which is not on the list of sb3_diffusion.core.plain.CLASSES.")
+        raise ValueError(
+            f"{where} names the class {quoted(name)}, which is not on the list of sb3_diffusion.core.plain.CLASSES."
+        )
     return CLASSES[name]
 
 
 def _read_dtype(name: Any, where: str) -> np.dtype:
     dtype = np.dtype(name) if isinstance(name, str) and name in np.sctypeDict else None
     if dtype is None or not _numeric(dtype):
-        raise ValueError(f"{where} has the dtype {name!r}, which must be the name of a NumPy type of numbers.")
+        raise ValueError(f"{where} has the dtype {quoted(name)}, which must be the name of a NumPy type of numbers.")
     return dtype
 
 
@@ -244,7 +252,7 @@ def _read_array(value: dict[str, Any], where: str) -> np.ndarray:
 
 def _read_object(value: dict[str, Any], where: str) -> Any:
     if value[":object"] not in _OBJECTS:
-        raise ValueError(f"{where} is the unknown object {value[':object']!r}; known are {', '.join(_OBJECTS)}.")
+        raise ValueError(f"{where} is the unknown object {quoted(value[':object'])}; known are {', '.join(_OBJECTS)}.")
     cls, parts = _OBJECTS[value[":object"]]
     if set(value) - {":object"} != set(parts):
         raise ValueError(f"{where} must have the entries {', '.join(parts)}.")
@@ -310,7 +318,7 @@ def space_from_plain(description: Any, where: str) -> spaces.Space:
     try:
         return _read_space(description, where)
     except (TypeError, KeyError, AssertionError, OverflowError) as error:
-        raise ValueError(f"{where} does not describe a space ({error!r}).") from error
+        raise ValueError(f"{where} does not describe a space ({quoted(error)}).") from error
 
 
 def _write_bound(bound: np.ndarray, where: str) -> Any:
@@ -331,8 +339,8 @@ def _read_bound(bound: Any, shape: tuple[int, ...], dtype: np.dtype, where: str)
 
 
 def _read_shape(shape: Any, where: str) -> tuple[int, ...]:
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"{where} has the shape {shape!r}, which must be a list of sizes.")
+    if not isinstance(shape, list) or len(shape) > MAX_AXES or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"{where} has the shape {quoted(shape)}, which must be a list of at most {MAX_AXES} sizes.")
     return tuple(shape)
 
 
@@ -358,7 +366,7 @@ def _read_space(description: Any, where: str) -> spaces.Space:
         )
     if kind == "Tuple":
         return spaces.Tuple([_read_space(part, f"{where}[{i}]") for i, part in enumerate(description["spaces"])])
-    raise ValueError(f"{where} is of the unknown type {kind!r}.")
+    raise ValueError(f"{where} is of the unknown type {quoted(kind)}.")
 
 
 def _count_elements(description: Any, where: str) -> int:
@@ -376,10 +384,10 @@ def _count_elements(description: Any, where: str) -> int:
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """
-    :param text: Standard JSON: without NaN or infinities, no key twice
+    :param text: Standard JSON: without NaN, infinities or numbers that become one, no key twice
     :param where: File and member, for the messages
     :return: Its value
-    :raises ValueError: if it is anything else
+    :raises ValueError: if it is anything else, or exceeds the bounds of :mod:`sb3_diffusion.core.bounded`
     """
 
     def refuse(name: str) -> None:
@@ -391,8 +399,13 @@ def parse_json(text: str | bytes, where: str) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
-    except RecursionError as error:
-        raise ValueError(f"{where} is nested too deeply; the file is damaged or hostile, do not use it.") from error
+        value = json.loads(text, parse_constant=refuse, parse_float=finite, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deeply; the file is damaged or hostile, do not use it.") from None
     except ValueError as error:
-        raise ValueError(f"{where} is not standard JSON ({error}); the file is damaged.") from error
+        raise ValueError(f"{where} is not standard JSON ({printable(error)}); the file is damaged.") from None
+    try:
+        check_bounded(value, MAX_VALUES)
+    except ValueError as error:
+        raise ValueError(f"{where} is refused: {error}; the file is damaged or hostile, do not use it.") from None
+    return value

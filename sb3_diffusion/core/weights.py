@@ -1,15 +1,14 @@
 """Weights from a file that somebody else made: read without running code, and checked against what was built."""
 
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch as th
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sb3_diffusion.core.archives import open_archive
+from sb3_diffusion.core.printable import quoted
 
 MAX_INDEX_BYTES = 2**24
 """Largest size of the list of the tensors of a file."""
@@ -35,38 +34,28 @@ def load_tensors(content: bytes, where: str) -> Any:
         ) from None
 
 
-def count_entries(value: Any) -> int:
+def check_weights(where: str, state: Any) -> dict[str, th.Tensor]:
     """
-    :param value: Tensors in nested mappings
-    :return: How many numbers they hold together
+    :param where: File and member, for the messages
+    :param state: What :func:`load_tensors` returned
+    :return: The same
+    :raises ValueError: if it is anything but a mapping from names to dense tensors
     """
-    if isinstance(value, Mapping):
-        return sum(count_entries(item) for item in value.values())
-    return value.numel() if isinstance(value, th.Tensor) else 0
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{where} must be a mapping from names to tensors; the file is damaged.")
+    for name, tensor in state.items():
+        check_dense(f"{where}: {quoted(name)}", tensor)
+    return dict(state)
 
 
-@contextmanager
-def at_most(n_saved: int) -> Iterator[None]:
+def check_dense(where: str, tensor: Any) -> None:
     """
-    Within it, building networks stops as soon as they are much larger than the weights that they are to get, so that a small
-    file cannot ask for more memory than there is.
-
-    :param n_saved: Number of the weights in the file
+    :param where: File, member and name, for the messages
+    :param tensor: What was found there
+    :raises ValueError: if it is no tensor that has its numbers in the memory of this machine
     """
-    n_made = 0
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal n_made
-        if parameter is not None and not nn.parameter.is_lazy(parameter):
-            n_made += parameter.numel()
-        if n_made > 2 * n_saved:
-            raise ValueError(f"the networks have more than {n_made:,} weights, the file {n_saved:,}")
-
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
+    if not _is_dense(tensor):
+        raise ValueError(f"{where} must be a dense tensor; the file is damaged.")
 
 
 def check_state(where: str, module: nn.Module, state: Any) -> None:
@@ -76,8 +65,7 @@ def check_state(where: str, module: nn.Module, state: Any) -> None:
     :param state: What is to be loaded into it
     :raises ValueError: if weights are missing, left over or of another shape or type
     """
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{where} must be a mapping from names to tensors; the file is damaged.")
+    check_weights(where, state)
     expected = module.state_dict()
     check_names(where, "weights", set(expected), set(state))
     for name, tensor in expected.items():
@@ -91,8 +79,7 @@ def check_tensor(where: str, expected: th.Tensor, tensor: Any) -> None:
     :param tensor: What is to be copied into it
     :raises ValueError: if it is no dense tensor of this shape and type
     """
-    if not isinstance(tensor, th.Tensor) or tensor.layout != th.strided:
-        raise ValueError(f"{where} must be a dense tensor; the file is damaged.")
+    check_dense(where, tensor)
     if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
         raise ValueError(
             f"{where} has shape {tuple(tensor.shape)} ({tensor.dtype}), the network that the arguments describe "
@@ -116,14 +103,16 @@ def check_optimizer(where: str, optimizer: th.optim.Optimizer, state: Any) -> No
     # further names are left to torch, whose versions differ
     for name, value in (item for group in groups for item in group.items()):
         if name != "params" and not _is_setting(value):
-            raise ValueError(f"{where}: {name!r} must be a number, not a {type(value).__name__}; the file is damaged.")
+            raise ValueError(f"{where}: {quoted(name)} must be a number, not a {type(value).__name__}; the file is damaged.")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, entries in moments.items():
         if type(index) is not int or not 0 <= index < len(parameters) or not isinstance(entries, dict):
-            raise ValueError(f"{where}: state {index!r} belongs to no parameter; the file is damaged.")
+            raise ValueError(f"{where}: state {quoted(index)} belongs to no parameter; the file is damaged.")
         for name, value in entries.items():
-            if not (_is_setting(value) or (isinstance(value, th.Tensor) and _fits(value, parameters[index]))):
-                raise ValueError(f"{where}: state {index}: {name!r} has not the shape of its parameter; the file is damaged.")
+            if not (_is_setting(value) or _fits(value, parameters[index])):
+                raise ValueError(
+                    f"{where}: state {index}: {quoted(name)} has not the shape of its parameter; the file is damaged."
+                )
 
 
 def check_names(where: str, what: str, expected: set[str], found: set[str]) -> None:
@@ -136,17 +125,25 @@ def check_names(where: str, what: str, expected: set[str], found: set[str]) -> N
     """
     for verb, names in (("lacks the", expected - found), ("has an unexpected", found - expected)):
         if names:
-            raise ValueError(f"{where} {verb} {what} {min(names, key=str)!r} ({len(names)} in all); get the file again.")
+            raise ValueError(f"{where} {verb} {what} {quoted(min(names, key=str))} ({len(names)} in all); get the file again.")
+
+
+def _is_dense(value: Any) -> bool:
+    plain = type(value) in (th.Tensor, nn.Parameter) and value.layout == th.strided
+    return plain and value.device.type == "cpu" and not value.is_quantized
 
 
 def _is_setting(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_setting(item) for item in value)
+    # a pair of decay rates; deeper lists have no place, and could stand for more than fits into memory
+    return all(map(_is_number, value)) if isinstance(value, list | tuple) else _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
     # a graph keeps the learning rate in a tensor
-    return value is None or isinstance(value, bool | int | float) or (isinstance(value, th.Tensor) and value.numel() == 1)
+    return value is None or isinstance(value, bool | int | float) or (_is_dense(value) and value.numel() == 1)
 
 
-def _fits(value: th.Tensor, parameter: th.Tensor) -> bool:
+def _fits(value: Any, parameter: th.Tensor) -> bool:
     """A moment of a parameter, or its sums over rows or columns."""
-    same = value.ndim == parameter.ndim and all(a in (1, b) for a, b in zip(value.shape, parameter.shape, strict=True))
-    return value.layout == th.strided and same
+    same = _is_dense(value) and value.ndim == parameter.ndim
+    return same and all(a in (1, b) for a, b in zip(value.shape, parameter.shape, strict=True))

@@ -79,6 +79,9 @@ def test_what_is_fine(tmp_path: Path) -> None:
         ("a/../../x", "path with '..'"),
         ("a\\..\\x", "backslash"),
         ("a\0b", "NUL"),
+        ("a\x1b[2Jb", "cannot be printed"),
+        ("a\nb", "cannot be printed"),
+        ("\u202egpj.exe", "cannot be printed"),
     ],
 )
 def test_names(name: str, reason: str, tmp_path: Path) -> None:
@@ -86,6 +89,13 @@ def test_names(name: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bad.zip: member .*" + reason), open_archive(content, "bad.zip") as archive:
         archive.extract(tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_of_the_archive_does_not_command_the_terminal() -> None:
+    for name in ("\x1b[2J", "\u202e", "a\nb\0c"):
+        with pytest.raises(ValueError) as caught, open_archive(zipped((member(name), b"x")), "bad.zip"):
+            pass
+        assert str(caught.value).isprintable()
 
 
 def test_links_and_devices() -> None:

@@ -578,7 +578,7 @@ REFUSED: list[tuple[str, Edit, str]] = [
     ("bounds", edit_json(observation_space__low=[1, 2]), f"{J}: observation_space has bounds of 2 entries"),
     ("dtype", edit_json(observation_space__dtype="object"), f"{J}: observation_space has the dtype 'object'"),
     ("other space", edit_json(action_space__shape=[5]), r"policy.pth: .* has shape .* do not belong together"),
-    ("wide network", edit_json(policy_kwargs__net_arch=[50_000, 50_000]), "cannot be built .*have more than .* weights"),
+    ("wide network", edit_json(policy_kwargs__net_arch=[5000, 5000]), "cannot be built .*have more than .* weights"),
     ("no weights", drop("policy.pth"), "lacks the member 'policy.pth'"),
     ("no optimizer", drop("actor.optimizer.pth"), "lacks the member 'actor.optimizer.pth'"),
     ("surplus member", replace("critic.pth", saved({})), "has an unexpected member 'critic.pth'"),

@@ -447,7 +447,7 @@ def test_a_token_in_the_settings_is_not_sent(hub: Hub) -> None:
         shutil.copytree(hub.runs / "logs", logs)
         config = logs / "sdac" / f"{ENV}_1" / ENV / "config.yml"
         write_yaml(config, {**read_yaml(config), "note": token})
-        message = hub.bad("push_to_hub", *PUSH, "-f", str(logs))
+        message = hub.bad("push_to_hub", *PUSH, "-f", str(logs), "--trust-remote-code")  # a copy
         assert "contains a token of the Hub; nothing was sent" in message
         assert hub.server.requests == []
 
@@ -512,15 +512,13 @@ def test_pickles_need_trust(hub: Hub) -> None:
             archive.writestr(name, content)
     hub.stranger(**{f"{NAME}.zip": buffer.getvalue()})
     out = hub.good("load_from_hub", *AGENT, "-orga", "stranger")
-    assert "It can be loaded by unpickling only, which can run code; the pickles name pathlib" in out
-    assert "touch" in out
+    assert "It has no sb3_diffusion.json, so that it can be loaded by unpickling only, which can run any code in it" in out
     message = hub.bad("enjoy", *ACT, *FROM_STRANGER)
     assert f"{NAME}.zip" in message
     assert "sb3_diffusion.json" in message
     assert not proof.exists()
     trusted = hub.client.run("enjoy", *ACT, *FROM_STRANGER, "--trust-remote-code", cwd=hub.cwd)
     assert "--trust-remote-code: unpickling the member 'data' of " in trusted.out
-    assert "touch" in trusted.out
     assert proof.exists()  # that is what the option means
 
 
@@ -572,7 +570,9 @@ def test_a_wrapper_of_ones_own_can_be_published(hub: Hub) -> None:
     shutil.copytree(hub.runs / "logs", logs)
     config = logs / "sdac" / f"{ENV}_1" / ENV / "config.yml"
     write_yaml(config, {**read_yaml(config), "env_wrapper": "gymnasium.wrappers.OrderEnforcing"})
-    assert "Obeying settings that need --trust-remote-code: " in hub.good("push_to_hub", *PUSH, "-f", str(logs))
+    assert "Obeying settings that need --trust-remote-code: " in hub.good(
+        "push_to_hub", *PUSH, "-f", str(logs), "--trust-remote-code"  # a copy
+    )
     message = hub.bad("enjoy", *ACT, "--from-hub", "-orga", "me")
     assert "'gymnasium.wrappers.OrderEnforcing' would run code" in message
     out = hub.good("enjoy", *ACT, "--from-hub", "-orga", "me", "--trust-remote-code")

@@ -20,6 +20,7 @@ import torch as th
 import yaml
 
 from tests.helpers import assert_identical
+from zoo.training import trust
 from zoo.training.resume import finished, open_run, parse_options, resumable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,6 +190,7 @@ def write_run(folder: Path, **arguments: Any) -> Path:
     )
     hyperparams = "- - - policy\n    - MlpPolicy\n  - - train_freq\n    - !!python/tuple\n      - 1\n      - episode\n"
     (settings / "config.yml").write_text(f"{tag}\n{hyperparams}", encoding="utf-8")
+    trust.mark(run)
     return run
 
 

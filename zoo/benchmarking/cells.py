@@ -28,6 +28,7 @@ from filelock import SoftFileLease
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
 from sb3_diffusion.core.checkpoint_store import write_atomically
+from sb3_diffusion.core.printable import printable
 
 DATA = Path(__file__).resolve().parent / "data"
 FORMAT = 1
@@ -187,7 +188,7 @@ def read(folder: Path, kind: str) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = str(error) or type(error).__name__
-        raise CellFileError(f"{path} is not readable as JSON: {reason}") from None
+        raise CellFileError(f"{path} is not readable as JSON: {printable(reason, 200)}") from None
     check(content, kind, path)
     return content
 
@@ -231,7 +232,7 @@ def check(content: Any, kind: str, path: Path) -> None:
     error = next(iter(_validator(kind).iter_errors(content)), None)
     if error is not None:
         where = "/".join(map(str, error.absolute_path)) or "the whole"
-        raise CellFileError(f"{path} is damaged: {where}: {error.message[:200]}")
+        raise CellFileError(f"{path} is damaged: {printable(where, 200)}: {printable(error.message, 200)}")
 
 
 @cache

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +30,7 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
 from sb3_diffusion.core.archives import open_archive
 from sb3_diffusion.core.checkpoints import NORMALIZATION
+from sb3_diffusion.core.printable import printable, quoted
 
 from .published import PublishedAgent, agent_name
 from .repository import SIZES, SOURCE, check_download, check_folder, replace_folder, write_repository
@@ -66,7 +67,9 @@ class Repository:
     def __post_init__(self) -> None:
         for option, value in (("--organization", self.organization), ("--repo-name", self.name)):
             if not NAME.fullmatch(value) or ".." in value or "--" in value:
-                raise ValueError(f"{option} {value!r} cannot be a name on the Hub; use letters, digits, '.', '_' and '-'.")
+                raise ValueError(
+                    f"{option} {quoted(value)} cannot be a name on the Hub; use letters, digits, '.', '_' and '-'."
+                )
 
     @property
     def id(self) -> str:
@@ -116,7 +119,7 @@ def _clear_errors(repository: Repository, action: str, hint: str = "") -> Iterat
     except (CONNECTION_ERROR, EntryNotFoundError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, HubError):
             raise
-        reason = redact(f"{action} {repository.url} failed: {_reason(error, repository)}{hint}")
+        reason = printable(redact(f"{action} {repository.url} failed: {_reason(error, repository)}{hint}"))
         raise HubError(reason) from None  # the chain behind it may quote headers
 
 
@@ -161,13 +164,14 @@ def _answer(error: HfHubHTTPError, repository: Repository) -> str:
 # ---------------------------------------------------------------------------------------------------------- sending
 
 
-def contents(folder: Path, algo: str, env_id: str) -> dict[str, bytes | Path]:
+def contents(folder: Path, algo: str, env_id: str, trusted: bool = False) -> dict[str, bytes | Path]:
     """
     All that is sent: the files of the folder and what only rl-zoo3's tools read.
 
     :param folder: Agent's folder
     :param algo: Algorithm
     :param env_id: Environment
+    :param trusted: Whether the settings in it are the user's own, and may name any wrapper
     :return: By name in the repository, where to find the content, or the content itself
     :raises ValueError: if the folder is not complete, or a file contains the user's token
     """
@@ -179,13 +183,22 @@ def contents(folder: Path, algo: str, env_id: str) -> dict[str, bytes | Path]:
     for member, content in members.items():
         files[f"{name}/{member}"] = content
     if NORMALIZATION in members:
-        files["vec_normalize.pkl"] = _pickled_statistics(PublishedAgent(folder, env_id, algo, trust=True))
-    token = _token()
+        files["vec_normalize.pkl"] = _pickled_statistics(PublishedAgent(folder, env_id, algo, trust=trusted))
     for path, source in files.items():
-        content = source.read_bytes() if isinstance(source, Path) else source
-        if (token and token.encode() in content) or re.search(TOKEN.pattern.encode(), content):
-            raise ValueError(f"{path} contains a token of the Hub; nothing was sent. Remove it from the settings of the run.")
+        check_secrets({path: source.read_bytes() if isinstance(source, Path) else source, "the name of a file": path})
     return files
+
+
+def check_secrets(texts: Mapping[str, str | bytes]) -> None:
+    """
+    :param texts: What is to be sent, under a name for the message
+    :raises ValueError: if the user's token, or anything that looks like one, is in it
+    """
+    token = _token()
+    for name, text in texts.items():
+        content = text.encode(errors="replace") if isinstance(text, str) else text
+        if (token and token.encode() in content) or re.search(TOKEN.pattern.encode(), content):
+            raise ValueError(f"{redact(printable(name))} contains a token of the Hub; nothing was sent. Remove it there.")
 
 
 def _pickled_statistics(agent: PublishedAgent) -> bytes:
@@ -210,6 +223,7 @@ def push(
     message: str = "Upload agent",
     public: bool = False,
     revision: str | None = None,
+    trusted: bool = False,
 ) -> str:
     """
     Send an agent's folder as one commit: either all of it appears on the Hub or nothing.
@@ -221,9 +235,11 @@ def push(
     :param message: Commit message
     :param public: Whether everybody may see a new repository, and whether to send to one that everybody sees
     :param revision: Branch, created if it does not exist; by default the main one
+    :param trusted: Whether the settings in the folder are the user's own
     :return: Identifier of the commit
     """
-    files = contents(folder, algo, env_id)
+    check_secrets({"the commit message": message, "the revision": revision or "", "the repository": repository.id})
+    files = contents(folder, algo, env_id, trusted)
     api = repository.api
     if huggingface_hub.get_token() is None:
         raise HubError("no token of the Hub was found; log in with 'hf auth login' or set HF_TOKEN.")
@@ -271,7 +287,7 @@ def download(repository: Repository, algo: str, env_id: str, target: Path, *, re
     with _clear_errors(repository, "downloading from"):
         commit = str(api.model_info(repository.id, revision=revision).sha)
         if not re.fullmatch("[0-9a-f]{40}", commit):
-            raise HubError(f"{repository.url} answers with {commit[:60]!r} as its commit.")
+            raise HubError(f"{repository.url} answers with {quoted(commit)} as its commit.")
         entries = [entry for entry in api.list_repo_tree(repository.id, recursive=True, revision=commit)]
     wanted = _choose(repository, [entry for entry in entries if isinstance(entry, RepoFile)], name)
     with _clear_errors(repository, "downloading from"):
@@ -297,8 +313,10 @@ def _choose(repository: Repository, files: list[RepoFile], name: str) -> dict[st
     wanted = {}
     for file in files:
         path = PurePosixPath(file.path)
+        if not file.path.isprintable():
+            raise ValueError(f"{repository.url} is refused: the file name {quoted(file.path)} cannot be printed.")
         if path.is_absolute() or ".." in path.parts or "\\" in file.path or ":" in file.path or "\0" in file.path:
-            raise ValueError(f"{repository.url} is refused: the file name {file.path[:100]!r} leaves the folder.")
+            raise ValueError(f"{repository.url} is refused: the file name {quoted(file.path)} leaves the folder.")
         if file.path not in limits:
             continue
         if file.size > limits[file.path]:

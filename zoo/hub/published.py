@@ -6,10 +6,7 @@ nothing, and settings through a safe YAML loader. Of the settings only what a li
 Stable-Baselines3's own pickles, is taken only when the user says so.
 """
 
-import base64
-import json
 import math
-import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,8 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_diffusion import load_agent, load_normalization
-from sb3_diffusion.core.archives import open_archive
-from sb3_diffusion.core.checkpoints import DESCRIPTION
+from sb3_diffusion.core.checkpoints import why_unsafe
+from sb3_diffusion.core.printable import printable, quoted
 
 from ..training.run_files import read_yaml, saved_env_kwargs
 
@@ -61,13 +58,16 @@ class PublishedAgent:
     :param folder: The folder
     :param env_id: Environment that the user asked for
     :param algo: Algorithm; by default what the folder's only archive is named after
+    :param archive: The agent, if it lies elsewhere: one of a run, whose settings are in the folder
     :param trust: Take the pickle route, and act upon all settings
     """
 
-    def __init__(self, folder: Path, env_id: str, algo: str | None = None, *, trust: bool = False):
+    def __init__(
+        self, folder: Path, env_id: str, algo: str | None = None, *, archive: Path | None = None, trust: bool = False
+    ):
         self.folder, self.env_id, self.trust = Path(folder), env_id, trust
         self.algo = algo or self._algorithm()
-        self.archive = self.folder / f"{agent_name(self.algo, env_id)}.zip"
+        self.archive = archive or self.folder / f"{agent_name(self.algo, env_id)}.zip"
         if not self.archive.is_file():
             raise ValueError(f"{self.folder} contains no {self.archive.name}: it is not an agent for {env_id}.")
 
@@ -97,30 +97,30 @@ class PublishedAgent:
         except ValueError:
             if not self.trust:
                 raise
-            print(f"Obeying settings that need --trust-remote-code: {wanted | {'env_kwargs': env_kwargs}}")
+            print(f"Obeying settings that need --trust-remote-code: {printable(wanted | {'env_kwargs': env_kwargs})}")
         return wanted, env_kwargs
 
     def _check_settings(self, wanted: dict[str, Any], env_kwargs: dict[str, Any], config: Path) -> None:
         if "vec_env_wrapper" in wanted:
-            self._refuse(config, f"vec_env_wrapper: {wanted['vec_env_wrapper']!r} would run code that the file names")
+            self._refuse(config, f"vec_env_wrapper: {quoted(wanted['vec_env_wrapper'])} would run code that the file names")
         n_stack = wanted.get("frame_stack", 1)
         if type(n_stack) is not int or not 1 <= n_stack <= MAX_STACK:
-            self._refuse(config, f"frame_stack: {n_stack!r} is not a number from 1 to {MAX_STACK}")
+            self._refuse(config, f"frame_stack: {quoted(n_stack)} is not a number from 1 to {MAX_STACK}")
         wrappers = wanted.get("env_wrapper", [])
         for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
             names = list(wrapper) if isinstance(wrapper, dict) else [wrapper]
             unknown = [name for name in names if not isinstance(name, str) or name not in SAFE_WRAPPERS]
             if unknown:
-                self._refuse(config, f"env_wrapper: {unknown[0]!r} would run code that the file names")
+                self._refuse(config, f"env_wrapper: {quoted(unknown[0])} would run code that the file names")
             if not _harmless(list(wrapper.values()) if isinstance(wrapper, dict) else []):
-                self._refuse(config, f"env_wrapper: {wrapper!r} has an argument that may name a file")
+                self._refuse(config, f"env_wrapper: {quoted(wrapper)} has an argument that may name a file")
         for key, value in env_kwargs.items():
             if not _harmless(value):
-                self._refuse(self.folder / "env_kwargs.yml", f"{key}: {value!r} may name a file")
+                self._refuse(self.folder / "env_kwargs.yml", f"{printable(key, 100)}: {quoted(value)} may name a file")
 
     @staticmethod
     def _refuse(path: Path, reason: str) -> None:
-        raise ValueError(f"{path} is refused: {str(reason)[:300]}. --trust-remote-code allows it.")
+        raise ValueError(f"{path} is refused: {reason}. --trust-remote-code allows it.")
 
     def make_env(
         self,
@@ -154,13 +154,13 @@ class PublishedAgent:
                 vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
             )
         except (TypeError, AssertionError) as error:
-            raise ValueError(f"{self.folder}: its settings do not fit {self.env_id}: {error}") from error
+            raise ValueError(f"{self.folder}: its settings do not fit {self.env_id}: {printable(error)}") from error
         env = self._normalize(env)
         return VecFrameStack(env, n_stack) if n_stack else env
 
     def _normalize(self, env: VecEnv) -> VecEnv:
         statistics = self.folder / "vec_normalize.pkl"
-        if not self.pickled:
+        if not self._pickled():
             return load_normalization(self.archive, env)
         if not statistics.is_file():
             return env
@@ -169,10 +169,15 @@ class PublishedAgent:
         env.training = env.norm_reward = False
         return env
 
-    @property
-    def pickled(self) -> bool:
-        """Whether the pickle route is taken: it is allowed, and the archive has no plain description of the agent."""
-        return self.trust and not has_description(self.archive)
+    def _pickled(self) -> bool:
+        """Whether the pickle route is taken, as the archive has no complete description; an error if that is forbidden."""
+        reason = why_unsafe(self.archive)
+        if reason is not None and not self.trust:
+            raise ValueError(
+                f"{self.archive} {reason}, so that it can be loaded by unpickling only, which can run any code in it. "
+                "--trust-remote-code allows that."
+            )
+        return reason is not None
 
     def load(self, env: VecEnv, *, device: str = "auto", seed: int | None = None) -> BaseAlgorithm:
         """
@@ -181,71 +186,20 @@ class PublishedAgent:
         :param seed: Seed of the agent
         :raises ValueError: if the archive is not an agent that can be rebuilt without running code
         """
-        model = self._unpickle(device, seed) if self.pickled else load_agent(self.archive, device=device, seed=seed, verbose=0)
+        model = (
+            self._unpickle(device, seed) if self._pickled() else load_agent(self.archive, device=device, seed=seed, verbose=0)
+        )
         check_for_correct_spaces(env, model.observation_space, model.action_space)
         return model
 
     def _unpickle(self, device: str, seed: int | None) -> BaseAlgorithm:
         if self.algo not in ALGOS:
             raise ValueError(f"{self.archive}: no algorithm is called {self.algo!r}.")
-        names = ", ".join(pickled_names(self.archive)) or "nothing"
-        print(f"--trust-remote-code: unpickling the member 'data' of {self.archive}, which can run code; it names {names}")
+        print(f"--trust-remote-code: unpickling the member 'data' of {self.archive}, which can run any code in it")
         kwargs: dict[str, Any] = {"seed": seed}
         if issubclass(ALGOS[self.algo], OffPolicyAlgorithm):
             kwargs |= {"buffer_size": 1, "optimize_memory_usage": False}
         return ALGOS[self.algo].load(self.archive, device=device, **kwargs)
-
-
-def has_description(path: Path) -> bool:
-    """
-    Whether an archive can be loaded without unpickling.
-
-    :param path: Archive of an agent
-    """
-    with open_archive(path) as archive:
-        return DESCRIPTION in archive.sizes
-
-
-def pickled_names(path: Path) -> list[str]:
-    """
-    What the pickles in an archive of Stable-Baselines3 import when they are opened, found without opening them.
-
-    :param path: The archive
-    :return: Names in alphabetical order, fit for a terminal
-    """
-    with open_archive(path) as archive:
-        data = json.loads(archive.read("data"))
-    names: set[str] = set()
-    for value in data.values():
-        if isinstance(value, dict) and ":serialized:" in value:
-            names |= _imports(base64.b64decode(value[":serialized:"]))
-    return sorted("".join(letter if letter.isprintable() else "?" for letter in name) for name in names)
-
-
-def _imports(pickled: bytes) -> set[str]:
-    """Names that a pickle imports: the two strings before each instruction that does so, which may come from the memo."""
-    names, strings = set(), ["", ""]
-    memo: dict[Any, str | None] = {}
-    last: str | None = None
-    for opcode, argument, _ in pickletools.genops(pickled):
-        if opcode.name == "MEMOIZE":
-            memo[len(memo)] = last
-            continue
-        if opcode.name.endswith("PUT"):
-            memo[argument] = last
-            continue
-        last = None
-        if opcode.name == "GLOBAL":
-            names.add(str(argument).replace(" ", "."))
-        elif opcode.name == "STACK_GLOBAL":
-            names.add(".".join(strings[-2:]))
-        elif opcode.name.endswith("GET"):
-            last = memo.get(argument)
-        elif isinstance(argument, str):
-            last = argument
-        if last is not None:
-            strings.append(last)
-    return names
 
 
 def _harmless(value: Any) -> bool:

@@ -25,6 +25,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 from sb3_diffusion import load_normalization, save_agent
 from sb3_diffusion.core.archives import open_archive
 from sb3_diffusion.core.checkpoints import NORMALIZATION
+from sb3_diffusion.core.plain import parse_json
+from sb3_diffusion.core.printable import printable
 
 from ..machine import cpu_name
 from ..provenance import git_commit, package_versions
@@ -143,7 +145,7 @@ def write_repository(
         if video:
             problem = record(new, run.env_id, new / "replay.mp4", steps=video_steps, max_bytes=video_bytes, seed=seed)
             if problem:
-                print(f"No video: {problem}")
+                print(f"No video: {printable(problem)}")
         replace_folder(new, target / name, name)
     return target / name
 
@@ -351,10 +353,12 @@ def read_source(folder: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
+    if path.stat().st_size > MB:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than the {MB} that it may have.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable as JSON: {str(error)[:200]}") from None
+        content = parse_json(path.read_bytes(), "it")
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must contain a mapping.")
     return content

@@ -19,17 +19,20 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize, sync_envs_normalization
 
+from sb3_diffusion import load_normalization
 from sb3_diffusion.core.checkpoint_store import write_atomically
 from sb3_diffusion.core.checkpoints import save_agent
+from sb3_diffusion.core.printable import printable
 from sb3_diffusion.envs.snapshot import SnapshotServer
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods
 
-from . import ZOO, tuning
+from . import ZOO, trust, tuning
 from .registry import DMC_PREFIX, fail
 from .resume import Run, make_checkpoints, mark_finished
+from .starting_agent import StartingAgent
 from .tracking import make_logger
 
 # Every setting that may be written as "lin_3e-4": from that value to zero over the run.
@@ -62,6 +65,7 @@ class Manager(ExperimentManager):
     :param positional: See rl-zoo3's manager
     :param run: The run to continue, if any
     :param resume_freq: Steps between two checkpoints for ``--resume``, 0 for none, negative for the default
+    :param trusted: Whether the agent of ``-i`` may run code that is in its files
     :param kwargs: See rl-zoo3's manager
     """
 
@@ -73,6 +77,7 @@ class Manager(ExperimentManager):
         *positional: Any,
         run: Run | None = None,
         resume_freq: int = -1,
+        trusted: bool = False,
         **kwargs: Any,
     ):
         ours = hyperparameter_file(algo)
@@ -83,6 +88,12 @@ class Manager(ExperimentManager):
         self.resume_freq = args.resume_freq
         self.complete = False
         self.run = run
+        self.start = StartingAgent(Path(self.trained_agent), str(self.env_name))
+        if self.continue_training and run is None:  # a run that goes on was allowed to when it began
+            try:
+                self.start.check(self.algo, trusted)
+            except ValueError as error:
+                fail("train.py", str(error))
         if run is not None:
             self.save_path = str(run.folder)
             self.params_path = str(run.folder / self.env_name)
@@ -134,6 +145,22 @@ class Manager(ExperimentManager):
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         if self.run is None:
             super()._save_config(saved_hyperparams)
+        trust.mark(self.save_path)
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        print("Loading pretrained agent")
+        settings = {name: value for name, value in hyperparams.items() if name not in ("policy", "policy_kwargs")}
+        session = {"seed": self.seed, "verbose": self.verbose, "device": self.device, "tensorboard_log": self.tensorboard_log}
+        return self.start.load(self.algo, env, settings | session, self.truncate_last_trajectory)
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        if not self.continue_training or not self.start.holds_normalization:
+            return super()._maybe_normalize(env, eval_env)
+        normalized = load_normalization(self.trained_agent, env)
+        assert isinstance(normalized, VecNormalize)
+        normalized.training = not eval_env
+        normalized.norm_reward = not eval_env and self.normalize_kwargs.get("norm_reward", True)
+        return normalized
 
     def learn(self, model: BaseAlgorithm) -> None:
         model.set_logger(make_logger(Path(self.save_path), self._tensorboard_folder(model), self.verbose))
@@ -195,7 +222,7 @@ class Manager(ExperimentManager):
             study = tuning.open_study(self.storage, self.study_name, lock, sampler, pruner, attributes)
         except ValueError as error:
             fail("train.py", str(error))
-        print(f"Study {study.study_name}, sampler {self.sampler}, pruner {self.pruner}")
+        print(f"Study {printable(study.study_name, 200)}, sampler {self.sampler}, pruner {self.pruner}")
         tuning.Search(study, self.objective, lock, self.n_trials, self.max_total_trials).run(self.n_jobs)
         train = tuning.train_command(sys.argv, study.study_name) if self.storage is not None else []
         tuning.print_summary(study, train)

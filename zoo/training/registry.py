@@ -12,6 +12,7 @@ import optuna
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 
+from sb3_diffusion.core.printable import printable
 from sb3_diffusion.envs import register_dmc
 from sb3_diffusion.taxonomy import available_methods, get_method
 
@@ -221,7 +222,7 @@ def fail(prog: str, message: str) -> NoReturn:
     :param prog: Name of the program
     :param message: One line
     """
-    print(f"{prog}: error: {message}", file=sys.stderr)
+    print(f"{prog}: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(2)
 
 

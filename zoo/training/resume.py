@@ -14,6 +14,7 @@ from sb3_diffusion.core.checkpoint_store import CheckpointStore, write_atomicall
 from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
 
 from .run_files import read_yaml
+from .trust import check_own, what_runs
 
 FOLDER = "resume"
 FINISHED = "finished.json"
@@ -133,14 +134,16 @@ def option_parser() -> argparse.ArgumentParser:
         help="store all that --resume needs every N steps, 0 for never "
         f"(default: every {DEFAULT_EVERY} steps, less often where it would take more than {100 * MAX_SHARE:g}%% of the time)",
     )
+    group.add_argument("--trust-remote-code", action="store_true", help="let the files of --resume and -i run code of others")
     return parser
 
 
-def continue_run(folder: str, resume_freq: int | None, rest: Sequence[str]) -> tuple[Run, list[str]]:
+def continue_run(folder: str, resume_freq: int | None, rest: Sequence[str], trusted: bool = False) -> tuple[Run, list[str]]:
     """
     :param folder: Value of ``--resume``
     :param resume_freq: Value of ``--resume-freq``
     :param rest: The other options
+    :param trusted: Whether the user has given ``--trust-remote-code``
     :return: The run, and the command line for rl-zoo3
     :raises ValueError: if it cannot be continued, or an option would change it
     """
@@ -163,6 +166,7 @@ def continue_run(folder: str, resume_freq: int | None, rest: Sequence[str]) -> t
         checkpoint, problems = store.latest()
         if checkpoint is None:
             raise ValueError(f"no checkpoint in {store.folder} is intact: {'; '.join(problems)}.")
+    check_own(run.folder, trusted, f"--resume goes on with it: {what_runs(run.hyperparams, run.command_line())}")
     if resume_freq is not None:
         run.arguments["resume_freq"] = resume_freq
     return run, run.command_line()

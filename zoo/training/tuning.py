@@ -25,8 +25,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from sb3_diffusion.core.printable import printable
+
 from .. import figures
 from . import ZOO
+from .trust import EVALUATED, IMPORTED
 
 SEARCH_OPTIONS = {
     **dict.fromkeys(["-optimize", "--optimize-hyperparameters", "--no-optim-plots"], True),
@@ -103,7 +106,7 @@ def load_trial(storage: str, study_name: str, trial_id: int, algo: str) -> dict[
     try:
         study = optuna.load_study(storage=opened, study_name=study_name)
     except KeyError:
-        known = ", ".join(sorted(optuna.get_all_study_names(opened))) or "none"
+        known = printable(", ".join(sorted(optuna.get_all_study_names(opened))) or "none", 500)
         raise ValueError(f"--study-name {study_name}: {storage} has no such study; it has {known}") from None
     check_algorithm(study, algo)
     trials = study.get_trials(deepcopy=False)
@@ -112,6 +115,9 @@ def load_trial(storage: str, study_name: str, trial_id: int, algo: str) -> dict[
     trial = trials[trial_id]
     if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         raise ValueError(f"--trial-id {trial_id} is {_state(trial)}; choose one that is complete or pruned")
+    code = sorted(set(trial.params) & {*EVALUATED, *IMPORTED, "policy"})
+    if code:  # no search of ours or of rl-zoo3 draws them
+        raise ValueError(f"--trial-id {trial_id} sets {code[0]}, which can run code; nothing of the study was run")
     return trial.params
 
 
@@ -123,7 +129,9 @@ def check_algorithm(study: optuna.Study, algo: str) -> None:
     """
     other = study.user_attrs.get("algo", algo)
     if other != algo:
-        raise ValueError(f"--study-name {study.study_name} is a study of {other}, not of {algo}; choose another name")
+        raise ValueError(
+            f"--study-name {study.study_name} is a study of {printable(other, 100)}, not of {algo}; choose another name"
+        )
 
 
 class Search:
@@ -239,7 +247,7 @@ def _state(trial: FrozenTrial) -> str:
     """State of a trial in a sentence."""
     if trial.state == TrialState.FAIL:
         reason = str(trial.user_attrs.get("error", "unknown reason")).splitlines() or [""]
-        return f"failed ({reason[0]})"
+        return f"failed ({printable(reason[0], 300)})"
     return trial.state.name.lower()
 
 
@@ -293,14 +301,14 @@ def print_summary(study: optuna.Study, train: list[str]) -> None:
     trials = study.get_trials(deepcopy=False)
     counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     states = ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count)
-    print(f"Study {study.study_name}: {len(trials)} trials ({states or 'none'})")
+    print(f"Study {printable(study.study_name, 200)}: {len(trials)} trials ({states or 'none'})")
     best = best_trial(study)
     if best is None:
         print("No trial is complete, so there is no best one.")
         return
     print(f"Best trial: {best.number}, value {best.value:.2f}")
     for key, value in best.params.items():
-        print(f"    {key}: {value}")
+        print(f"    {printable(key, 200)}: {printable(value, 200)}")
     if train:
         print(f"Train with its settings: {shlex.join([*train, '--trial-id', str(best.number)])}")
     else:
