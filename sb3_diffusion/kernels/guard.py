@@ -40,7 +40,7 @@ def switched_off() -> Iterator[None]:
 def observed() -> bool:
     """
     Whether somebody compiles, traces, transforms, watches or replaces PyTorch's operations, so that all of them have to be
-    PyTorch's own: compilers and exporters, ``torch.jit.trace``, ``torch.func``, forward mode, modes of dispatch and of functions.
+    PyTorch's own: compilers, exporters, ``torch.jit.trace``, ``torch.func``, forward mode, modes of dispatch and of functions.
     """
     if th.compiler.is_compiling():  # first: compilers cannot look into what follows
         return True

@@ -241,7 +241,7 @@ class Denoiser(nn.Module):
         return self._compiled_time
 
     def trunk_kernel(self) -> Network | None:
-        """The network behind the encoders in compiled form, None where it has none or somebody waits for calls of this module."""
+        """The network behind the encoders in compiled form, None where there is none, or somebody waits for this module's calls."""
         trunk: Any = self._modules["trunk"]
         if not isinstance(trunk, MLP) or hooked(self) or "forward" in self.__dict__:
             return None

@@ -229,7 +229,9 @@ def _mlp(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
 
 
 def _critics(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
-    network = rng.choice((ScalarCritics, GaussianCritics))(4, 3, net_arch=_widths(rng), activation=rng.choice(("relu", "mish")))
+    network = rng.choice((ScalarCritics, GaussianCritics))(
+        4, 3, net_arch=_widths(rng), activation=rng.choice(("relu", "mish"))
+    )
     shape = _shape(rng)
 
     def call(features: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -298,7 +300,12 @@ def _compare(got: Any, want: Any, what: str) -> None:
             size = max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
             coarse = want.dtype in (th.bfloat16, th.float16)
             th.testing.assert_close(
-                got, want, rtol=1e-4, atol=(1e-1 if coarse else 1e-4) * size, equal_nan=True, msg=lambda text: f"{what}: {text}"
+                got,
+                want,
+                rtol=1e-4,
+                atol=(1e-1 if coarse else 1e-4) * size,
+                equal_nan=True,
+                msg=lambda text: f"{what}: {text}",
             )
     else:
         assert got is None and want is None, what
