@@ -8,6 +8,7 @@ The counts of ``operation_counts.json`` are upper bounds. A change that lowers t
 import json
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_acting_is_one_compiled_chain(monkeypatch: pytest.MonkeyPatch) -> None:
         model.predict(observation)
         counter = CompiledCalls()
         monkeypatch.setattr(kernels.loader, "load_kernels", lambda counter=counter: counter)
-        operations = operations_of(lambda model=model, observation=observation: model.predict(observation))
+        operations = operations_of(partial(model.predict, observation))
         monkeypatch.undo()
         calls.append((counter.n_calls, operations))
     assert calls[0] == calls[1]
@@ -127,7 +128,7 @@ def test_backpropagation_through_a_chain_is_one_compiled_node(monkeypatch: pytes
         model.train(UPDATES, batch_size=8)
         counter = CompiledCalls()
         monkeypatch.setattr(kernels.loader, "load_kernels", lambda counter=counter: counter)
-        operations = operations_of(lambda model=model: model.train(UPDATES, batch_size=8))
+        operations = operations_of(partial(model.train, UPDATES, batch_size=8))
         monkeypatch.undo()
         calls.append((counter.n_calls, operations))
     assert calls[0] == calls[1]

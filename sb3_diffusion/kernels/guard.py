@@ -1,9 +1,9 @@
 """
 The guard in front of the compiled kernels: whether a call may take the fast way, here and now.
 
-Compiled code reads memory by address. It may run where PyTorch would run the same layers, one after the other, on plain arrays:
-nobody compiles, traces, transforms or watches the operations, every tensor is what it seems, and the modules are those that
-were compiled. Everywhere else PyTorch's own layers run, and give PyTorch's own result or error.
+Compiled code reads memory by address. It may run where PyTorch would run the same layers, one after the other, on plain
+arrays: nobody compiles, traces, transforms or watches the operations, every tensor is what it seems, and the modules are those
+that were compiled. Everywhere else PyTorch's own layers run, and give PyTorch's own result or error.
 """
 
 import contextlib
