@@ -5,9 +5,9 @@ Compiled CPU kernels: whole networks and diffusion chains in one call each.
 instruction set, and kept in ``~/.cache/sb3_diffusion`` (``$XDG_CACHE_HOME``). Without a compiler, everything runs through
 PyTorch's own operations after one warning. ``SB3_DIFFUSION_KERNELS=0`` switches the kernels off.
 
-The kernels take float32 CPU tensors. Every call asks the guard (``guard.py``) and returns None, or False, where PyTorch has to do
-it. Whole networks and whole chains are single nodes of autograd, which keep what their backward pass needs. They have no second
-derivative.
+The kernels take float32 CPU tensors. Every call asks the guard (``guard.py``) and returns None, or False, where PyTorch has to
+do it. Whole networks and whole chains are single nodes of autograd, which keep what their backward pass needs. They have no
+second derivative.
 """
 
 from sb3_diffusion.kernels.encoded import EncodedChain

@@ -1,9 +1,9 @@
 """
 The guard in front of the compiled kernels: whether a call may take the fast way, here and now.
 
-Compiled code reads memory by address. It may run where PyTorch would run the same layers, one after the other, on plain arrays:
-nobody compiles, traces, transforms or watches the operations, every tensor is what it seems, and the modules are those that
-were compiled. Everywhere else PyTorch's own layers run, and give PyTorch's own result or error.
+Compiled code reads memory by address. It may run where PyTorch would run the same layers, one after the other, on plain
+arrays: nobody compiles, traces, transforms or watches the operations, every tensor is what it seems, and the modules are those
+that were compiled. Everywhere else PyTorch's own layers run, and give PyTorch's own result or error.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def switched_off() -> Iterator[None]:
 def observed() -> bool:
     """
     Whether somebody compiles, traces, transforms, watches or replaces PyTorch's operations, so that all of them have to be
-    PyTorch's own: compilers and exporters, ``torch.jit.trace``, ``torch.func``, forward mode, modes of dispatch and of functions.
+    PyTorch's own: compilers, exporters, ``torch.jit.trace``, ``torch.func``, forward mode, modes of dispatch and of functions.
     """
     if th.compiler.is_compiling():  # first: compilers cannot look into what follows
         return True

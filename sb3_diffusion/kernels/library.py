@@ -105,11 +105,9 @@ def _is_whole(library: Path) -> bool:
 def _kept(folder: Path, key: str) -> Path | None:
     """The library that is kept under a key, None where there is none that is whole and our own."""
     for library in sorted(folder.glob(f"kernels-{key}-*.so")):
-        try:
+        with contextlib.suppress(OSError):  # unreadable, or gone
             if _is_ours(library) and _is_whole(library):
                 return library
-        except OSError:  # unreadable, or gone
-            continue
     return None
 
 
@@ -150,7 +148,7 @@ def _compile(command: str, output: Path) -> None:
     for flags in (("-fopenmp",), ()):  # Apple's compiler has no OpenMP
         arguments = [*words, *FLAGS, *flags, "-shared", "-fPIC", "-o", str(output), str(SOURCE)]
         try:
-            done = subprocess.run(arguments, capture_output=True, text=True, errors="replace", timeout=120, check=False)
+            done = subprocess.run(arguments, capture_output=True, text=True, errors="replace", timeout=300, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise _CompilerError(f"{command} did not run: {error}") from error
         if done.returncode == 0:

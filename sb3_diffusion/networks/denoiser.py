@@ -222,7 +222,7 @@ class Denoiser(nn.Module):
         """
         network = self._time_kernel()
         # asked before, because the embedding is called here in its place
-        if network is not None and network.watch.silent() and usable(t, differentiable=True):
+        if network is not None and network.watch.silent() and t.dim() > 0 and usable(t, differentiable=True):
             assert self.time_net.mlp is not None
             features = self.time_net.embed(t)
             rows = network.evaluate(features.reshape(-1, features.shape[-1]), self.time_net.mlp.first.bias.unsqueeze(0))
@@ -241,7 +241,7 @@ class Denoiser(nn.Module):
         return self._compiled_time
 
     def trunk_kernel(self) -> Network | None:
-        """The network behind the encoders in compiled form, None where it has none or somebody waits for calls of this module."""
+        """The network behind the encoders in compiled form, None where there is none, or this module's calls are hooked."""
         trunk: Any = self._modules["trunk"]
         if not isinstance(trunk, MLP) or hooked(self) or "forward" in self.__dict__:
             return None

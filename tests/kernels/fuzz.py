@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 from torch import nn
@@ -106,6 +106,11 @@ def _new_data(layer: Linear, weight: th.Tensor) -> None:
     layer.weight.data = weight
 
 
+def _move_numbers(network: nn.Module, rng: Rng) -> None:
+    for parameter in network.parameters():
+        parameter.data = parameter.data.clone()
+
+
 def _replace_activation(network: nn.Module, rng: Rng) -> None:
     for module in network.modules():
         if isinstance(module, MLP):
@@ -115,7 +120,7 @@ def _replace_activation(network: nn.Module, rng: Rng) -> None:
 def _replace_layer(network: nn.Module, rng: Rng) -> None:
     for module in network.modules():
         if isinstance(module, MLP) and len(module.hidden):
-            old = module.hidden[-1]
+            old: Any = module.hidden[-1]
             module.hidden[-1] = Linear(old.in_features, old.out_features + rng.choice((0, 0, 1)), module.n_members)
             return
 
@@ -134,7 +139,9 @@ def _forward_of_its_own(network: nn.Module, rng: Rng) -> None:
 MODULES: dict[str, Callable[[nn.Module, Rng], object]] = {
     "forward hook": _on_a_module(lambda m: m.register_forward_hook(lambda module, args, out: 2.0 * out)),
     "forward pre-hook": _on_a_layer(lambda m: m.register_forward_pre_hook(lambda module, args: (2.0 * args[0],))),
-    "backward hook": _on_a_layer(lambda m: m.register_full_backward_hook(lambda module, into, out: (2.0 * into[0],))),
+    "backward hook": _on_a_layer(
+        lambda m: m.register_full_backward_hook(lambda module, into, out: (2.0 * cast(Any, into)[0],))
+    ),
     "parametrised": _on_a_layer(lambda m: parametrize.register_parametrization(m, "weight", _Doubled())),
     "weight norm": _on_a_layer(lambda m: weight_norm(m)),
     "pruned": _on_a_layer(lambda m: prune.l1_unstructured(m, "weight", 0.5)),
@@ -147,7 +154,7 @@ MODULES: dict[str, Callable[[nn.Module, Rng], object]] = {
     "transposed numbers": _on_a_layer(lambda m: _new_data(m, m.weight.data.transpose(-1, -2))),
     "expanded numbers": _on_a_layer(lambda m: _new_data(m, m.weight.data[..., :1].expand_as(m.weight))),
     "fewer numbers": _on_a_layer(lambda m: _new_data(m, m.weight.data[..., :-1, :])),
-    "moved numbers": lambda network, rng: [setattr(p, "data", p.data.clone()) for p in network.parameters()],
+    "moved numbers": _move_numbers,
     "double": lambda network, rng: network.double(),
     "half and back": lambda network, rng: network.half().float(),
     "replaced activation": _replace_activation,
@@ -229,7 +236,9 @@ def _mlp(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
 
 
 def _critics(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
-    network = rng.choice((ScalarCritics, GaussianCritics))(4, 3, net_arch=_widths(rng), activation=rng.choice(("relu", "mish")))
+    network = rng.choice((ScalarCritics, GaussianCritics))(
+        4, 3, net_arch=_widths(rng), activation=rng.choice(("relu", "mish"))
+    )
     shape = _shape(rng)
 
     def call(features: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -276,20 +285,22 @@ def _denoising(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
 KINDS = (_mlp, _critics, _acting, _denoising)
 
 
-def _outcome(call: Callable[[], Any]) -> Any:
+def outcome_of(call: Callable[[], Any]) -> Any:
+    """What a call returns, or the error that it raises."""
     try:
         return call()
     except Exception as error:  # whatever PyTorch says
         return error
 
 
-def _compare(got: Any, want: Any, what: str) -> None:
+def compare(got: Any, want: Any, what: str) -> None:
+    """Whether an outcome is another one, up to rounding errors."""
     if isinstance(want, Exception) or isinstance(got, Exception):
         assert type(got) is type(want), f"{what}: {got!r} instead of {want!r}"
     elif isinstance(want, tuple | list):
         assert len(got) == len(want), what
         for mine, theirs in zip(got, want, strict=True):
-            _compare(mine, theirs, what)
+            compare(mine, theirs, what)
     elif isinstance(want, th.Tensor):
         assert type(got) is type(want) and got.shape == want.shape and got.requires_grad == want.requires_grad, what
         assert got.dtype == want.dtype and got.device == want.device, what
@@ -298,7 +309,12 @@ def _compare(got: Any, want: Any, what: str) -> None:
             size = max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
             coarse = want.dtype in (th.bfloat16, th.float16)
             th.testing.assert_close(
-                got, want, rtol=1e-4, atol=(1e-1 if coarse else 1e-4) * size, equal_nan=True, msg=lambda text: f"{what}: {text}"
+                got,
+                want,
+                rtol=1e-4,
+                atol=(1e-1 if coarse else 1e-4) * size,
+                equal_nan=True,
+                msg=lambda text: f"{what}: {text}",
             )
     else:
         assert got is None and want is None, what
@@ -317,10 +333,10 @@ def try_one(seed: int) -> None:
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)
     with th.no_grad():
-        _outcome(lambda: call(*inputs))  # the network has been used before anything changes
+        outcome_of(lambda: call(*inputs))  # the network has been used before anything changes
     module_name, change = _pick(rng, 0.4, MODULES)
     if change is not None:
-        _outcome(lambda: change(network, rng))
+        outcome_of(lambda: change(network, rng))
     input_name, disguise = _pick(rng, 0.5, INPUTS)
     if disguise is not None:
         i = rng.randrange(len(inputs))
@@ -333,11 +349,11 @@ def try_one(seed: int) -> None:
         with contextlib.nullcontext() if context is None else context():
             return call(*inputs) if transform is None else transform(call, *inputs)
 
-    got = [_outcome(run), _outcome(run)]
+    got = [outcome_of(run), outcome_of(run)]
     with kernels.switched_off():
-        want = _outcome(run)
+        want = outcome_of(run)
     for outcome in got:
-        _compare(outcome, want, what)
+        compare(outcome, want, what)
 
 
 def main(number: int, seed: int = 0) -> None:
