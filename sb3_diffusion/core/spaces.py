@@ -26,8 +26,9 @@ def check_observation_space(observation_space: spaces.Space) -> None:
             )
         if isinstance(space, spaces.Box) and (space.shape == () or 0 in space.shape):
             raise ValueError(f"The {where} has no axis or no entry; return at least one number, in the shape (1,).")
-        if np.any(getattr(space, "start", 0)):
-            raise ValueError(f"The {where} does not count from 0; subtract {space.start} from what the environment returns.")
+        start = getattr(space, "start", 0)
+        if np.any(start):
+            raise ValueError(f"The {where} does not count from 0; subtract {start} from what the environment returns.")
 
 
 def check_action_space(space: spaces.Space) -> None:

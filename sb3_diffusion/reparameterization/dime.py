@@ -129,7 +129,10 @@ class DIME(OffPolicyDiffusion):
 
     def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         critics = self.critic.ensemble
-        train_unless_frozen(critics)
+        if all(parameter.requires_grad for parameter in self.policy.critic_parameters):
+            critics.train()
+        else:
+            train_unless_frozen(critics)
         with th.no_grad():
             path = self.actor.sample_with_log_ratio(self.actor.encode(batch.next_observations), self.randomness, "next_action")
         log_probs, next_log_probs = self.log_probs(batch, path.samples)
