@@ -171,6 +171,18 @@ def test_finished_training_without_result_is_only_read(tmp_path: Path) -> None:
     assert starts(cell) == ["new"]
 
 
+def test_training_without_evaluations_has_its_end_as_curve(tmp_path: Path) -> None:
+    """Evaluations that were due before the first update are not made."""
+    cell = one_cell(tmp_path)
+    fake(cell)
+    (cell.folder / "result.json").unlink()
+    (evaluations,) = cell.folder.glob("run/**/evaluations.npz")
+    evaluations.unlink()
+    assert fake(cell).state == "done"
+    result = read_result(cell.folder)
+    assert result["curve"] == [{key: result["final"][key] for key in ("timesteps", "returns", "lengths")}]
+
+
 def test_unfinished_budget_is_no_result(tmp_path: Path) -> None:
     outcome = fake(one_cell(tmp_path, "short:1"))
     assert outcome.state == "failed"
