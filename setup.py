@@ -44,7 +44,16 @@ EXTRAS = {
         "types-PyYAML",
         "types-jsonschema",
     ],
-    "docs": ["sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2024.8.6", "sphinx-copybutton>=0.5", "matplotlib>=3.8"],
+    # math-core converts formulas to MathML, ziamath has the font for them
+    "docs": [
+        "sphinx>=8,<10",
+        "myst-parser>=4,<6",
+        "furo>=2024.8.6",
+        "sphinx-copybutton>=0.5",
+        "math-core>=0.9,<1",
+        "ziamath>=0.12,<1",
+        "matplotlib>=3.8",
+    ],
 }
 # Everything that touches an agent; "tracking" needs an account, "tests" and "docs" are for contributors.
 EXTRAS["all"] = sorted(

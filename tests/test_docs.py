@@ -11,6 +11,7 @@ Each left side has to occur in the block, so that the comment cannot outlive a c
 
 import csv
 import importlib
+import io
 import json
 import re
 import sys
@@ -163,6 +164,80 @@ def test_changelog_contains_the_version() -> None:
 def test_every_name_is_documented(page: str, names: list[str]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+# -- pages that need no network ----------------------------------------------------------------------------------------------
+
+
+def build(folder: Path, page: str) -> tuple[str, str]:
+    """One page, built with the extensions that these tests are about: the page and the warnings."""
+    pytest.importorskip("math_core")
+    mathml = documentation_extension("mathml")
+    from sphinx.application import Sphinx
+
+    source, warnings = folder / "source", io.StringIO()
+    source.mkdir()
+    extensions = ["myst_parser", "mathml", "self_contained"]
+    settings = f"extensions = {extensions}\nhtml_math_renderer = 'mathml'\nmyst_enable_extensions = ['amsmath', 'dollarmath']\n"
+    (source / "conf.py").write_text(settings, encoding="utf-8")
+    (source / "index.md").write_text(page, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS / "_ext"))
+        app = Sphinx(source, source, folder / "html", folder / "trees", "html", status=None, warning=warnings)
+        app.build()
+    assert (folder / "html" / "_static" / mathml.FONT).is_file()
+    return (folder / "html" / "index.html").read_text(encoding="utf-8"), warnings.getvalue()
+
+
+def test_formulas_are_mathml_and_pages_need_no_other_host(tmp_path: Path) -> None:
+    formulas = "Text $\\alpha_t$ and\n\n$$\n\\frac{a}{b} < 1\n$$ (ratio)\n\nsee {eq}`ratio`.\n"
+    link = "[a link](https://example.org) and ![](missing.png)\n"
+    script = "\n```{raw} html\n<script async src='https://example.org/x.js'></script>\n```\n"
+    page, warnings = build(tmp_path, f"# Title\n\n{formulas}\n$\\unknowncommand$\n\n{link}{script}")
+    assert re.search(r'<span class="math"><math><msub><mi>α</mi>', page)
+    assert re.search(r'<div class="math"[^>]*><span class="eqno">\(1\).*<math display="block"><mfrac>', page, re.DOTALL)
+    assert "mathjax.js" not in page.lower() and "cdn" not in page.lower()
+    lines = [line for line in warnings.splitlines() if "missing.png" not in line]
+    assert len(lines) == 2, warnings
+    assert "index.md" in lines[0] and "\\unknowncommand" in lines[0] and "cannot be converted to MathML" in lines[0]
+    assert "index.html loads something from another host: <script async src='https://example.org/x.js'>" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script src="https://cdn.example.org/a.js"></script>',
+        "<script defer src=//cdn.example.org/a.js></script>",
+        '<link rel="stylesheet" href="http://example.org/a.css">',
+        '<link href="https://example.org/a.woff2" rel="preload">',
+        '<IMG alt="x" SRC="https://example.org/a.png">',
+        '<video controls poster="https://example.org/a.png">',
+        '<source src="https://example.org/a.mp4">',
+        '<iframe src="https://example.org"></iframe>',
+        '@import "https://example.org/a.css";',
+        "@font-face { src: url(https://example.org/a.woff) }",
+        "body { background: url( '//example.org/a.png' ) }",
+    ],
+)
+def test_what_comes_from_another_host_is_found(text: str) -> None:
+    self_contained = documentation_extension("self_contained")
+    assert len(self_contained.loaded_from_elsewhere(f"<p>before</p>{text}<p>behind</p>")) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<a href="https://example.org/a.js">read</a>',
+        '<link rel="canonical" href="https://example.org/page.html">',
+        '<script src="_static/a.js"></script><a href="https://example.org">x</a>',
+        '<img src="data:image/png;base64,AAAA">',
+        "a { background: url(a.png) } /* see https://example.org */",
+        "<code>&lt;script src=&quot;https://example.org&quot;&gt;</code>",
+        '<svg xmlns="http://www.w3.org/2000/svg">',
+    ],
+)
+def test_links_that_load_nothing_are_fine(text: str) -> None:
+    assert documentation_extension("self_contained").loaded_from_elsewhere(text) == []
 
 
 # -- results -------------------------------------------------------------------------------------------------------------
