@@ -20,7 +20,7 @@ EXTRAS = {
     "zoo": [
         "rl-zoo3>=2.9.2,<3",
         "huggingface-hub>=2,<3",
-        "optuna>=4,<6",
+        "optuna>=5,<6",
         "filelock>=3.12",
         "pandas>=2.2,<4",
         "matplotlib>=3.8",
