@@ -9,6 +9,7 @@ a MyST comment directly above it, which is not rendered::
 Each left side has to occur in the block, so that the comment cannot outlive a change of the text.
 """
 
+import argparse
 import csv
 import importlib
 import io
@@ -166,6 +167,34 @@ def test_every_name_is_documented(page: str, names: list[str]) -> None:
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_benchmark_options_are_those_of_the_command_line(command: str) -> None:
+    """Every option has a row with all its spellings, and every default that is named is the real one."""
+    pytest.importorskip("rl_zoo3")
+    pytest.importorskip("jsonschema")
+    from zoo.benchmark import make_parser
+
+    (commands,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    options = {
+        spelling: action.default
+        for action in commands.choices[command]._actions
+        for spelling in action.option_strings
+        if spelling not in ("-h", "--help")
+    }
+    page = (DOCS / "guide" / "benchmark.md").read_text(encoding="utf-8")
+    table = page.split(f"| Option of `{command}` |")[1].split("\n\n")[0]
+    documented = {}
+    for row in table.splitlines()[2:]:
+        names, meaning = row.strip("| ").split(" | ")
+        default = re.search(r"(\S+) by default", meaning)
+        documented |= dict.fromkeys(re.findall(r"`(-[^`]+)`", names), default and default[1].strip("`"))
+    assert documented.keys() == options.keys()
+    for spelling, default in documented.items():
+        value = options[spelling]
+        if default is not None and value is not None:
+            assert default == (f"{value:,g}" if isinstance(value, int | float) else str(value)), spelling
+
+
 # -- pages that need no network ----------------------------------------------------------------------------------------------
 
 
@@ -178,7 +207,9 @@ def build(folder: Path, page: str) -> tuple[str, str]:
     source, warnings = folder / "source", io.StringIO()
     source.mkdir()
     extensions = ["myst_parser", "mathml", "self_contained"]
-    settings = f"extensions = {extensions}\nhtml_math_renderer = 'mathml'\nmyst_enable_extensions = ['amsmath', 'dollarmath']\n"
+    settings = (
+        f"extensions = {extensions}\nhtml_math_renderer = 'mathml'\nmyst_enable_extensions = ['amsmath', 'dollarmath']\n"
+    )
     (source / "conf.py").write_text(settings, encoding="utf-8")
     (source / "index.md").write_text(page, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -194,7 +225,7 @@ def test_formulas_are_mathml_and_pages_need_no_other_host(tmp_path: Path) -> Non
     link = "[a link](https://example.org) and ![](missing.png)\n"
     script = "\n```{raw} html\n<script async src='https://example.org/x.js'></script>\n```\n"
     page, warnings = build(tmp_path, f"# Title\n\n{formulas}\n$\\unknowncommand$\n\n{link}{script}")
-    assert re.search(r'<span class="math"><math><msub><mi>α</mi>', page)
+    assert re.search('<span class="math"><math><msub><mi>\N{GREEK SMALL LETTER ALPHA}</mi>', page)
     assert re.search(r'<div class="math"[^>]*><span class="eqno">\(1\).*<math display="block"><mfrac>', page, re.DOTALL)
     assert "mathjax.js" not in page.lower() and "cdn" not in page.lower()
     lines = [line for line in warnings.splitlines() if "missing.png" not in line]

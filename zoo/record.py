@@ -1,5 +1,6 @@
 """
-Record an agent of your own runs as a video: ``python zoo/record.py --algo dacer --env Hopper-v5`` (or ``python -m zoo.record``).
+Record an agent of your own runs as a video: ``python zoo/record.py --algo dacer --env Hopper-v5``
+(or ``python -m zoo.record ...``).
 
 With ``--training`` all saved agents of the run, checkpoints first, appear one after the other in one video. No display is
 needed. The options are those of rl-zoo3's ``record_video`` and ``record_training``.

@@ -15,7 +15,9 @@ from sphinx.util import logging
 ELSEWHERE = r"(?:https?:)?//"
 LOADING = (
     # a link element loads what it names unless it only states a relation
-    re.compile(rf"<link\b(?![^>]*\brel=[\"']?(?:canonical|author|license|next|prev)\b)[^>]*\bhref=[\"']?{ELSEWHERE}[^>]*>", re.I),
+    re.compile(
+        rf"<link\b(?![^>]*\brel=[\"']?(?:canonical|author|license|next|prev)\b)[^>]*\bhref=[\"']?{ELSEWHERE}[^>]*>", re.I
+    ),
     re.compile(
         rf"<(?:script|img|iframe|video|audio|source|track|embed|object|input)\b[^>]*"
         rf"\b(?:src|srcset|poster|data)=[\"']?{ELSEWHERE}[^>]*>",

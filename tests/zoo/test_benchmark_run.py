@@ -347,12 +347,12 @@ def test_real_trainings_and_report(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zoo.benchmark import parse_arguments
+    from zoo.benchmark import make_parser
 
     grid = ["--algos", "sac", "--envs", "Pendulum-v1", "--seeds", "0", "-f", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "run", *grid, *arguments])
     with pytest.raises(ValueError) as caught:
-        make_cells(parse_arguments())
+        make_cells(make_parser().parse_args())
     assert message in str(caught.value)
 
 

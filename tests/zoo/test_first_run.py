@@ -148,7 +148,9 @@ def test_odd_values_are_drawn(values: list[float]) -> None:
 
 
 def write(folder: Path, steps: list[int], values: list[float]) -> None:
-    np.savez(folder / "evaluations.npz", timesteps=steps, results=np.array(values)[:, None], ep_lengths=np.ones((len(steps), 1)))
+    np.savez(
+        folder / "evaluations.npz", timesteps=steps, results=np.array(values)[:, None], ep_lengths=np.ones((len(steps), 1))
+    )
 
 
 def test_curve_is_printed_in_the_characters_of_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,12 @@ def frames(path: Path) -> list[np.ndarray]:
     ],
 )
 def test_one_agent(
-    which: list[str], name: str, logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    which: list[str],
+    name: str,
+    logs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("pygame")
     pytest.importorskip("imageio_ffmpeg")
@@ -85,7 +90,10 @@ def test_a_whole_training(logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--exp-id", "3"], "folder was not found; train an agent first with: python zoo/train.py --algo qsm --env Pendulum-v1"),
+        (
+            ["--exp-id", "3"],
+            "folder was not found; train an agent first with: python zoo/train.py --algo qsm --env Pendulum-v1",
+        ),
         (["--exp-id", "1", "--load-checkpoint", "7"], "rl_model_7_steps.zip; train an agent first"),
         (["--training"], "Pendulum-v1_2 contains no agent"),
         (["--exp-id", "1", "-n", "0"], "--n-timesteps 0 is too small; give at least 1."),
@@ -141,7 +149,9 @@ def test_wrong_arguments_are_not_tried_with_every_renderer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     child, calls = tmp_path / "child", tmp_path / "calls"
-    child.write_text(f"#!/bin/sh\necho call >> {calls}\necho 'record.py: error: no such agent' >&2\nexit 2\n", encoding="utf-8")
+    child.write_text(
+        f"#!/bin/sh\necho call >> {calls}\necho 'record.py: error: no such agent' >&2\nexit 2\n", encoding="utf-8"
+    )
     child.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(child))
     monkeypatch.setattr(sys, "argv", ["record.py", "--algo", "qsm", "--env", ENV])

@@ -13,7 +13,10 @@ LONG = 0.25
 
 
 class EvaluationAfterWarmUp(EvalCallback):
-    """SB3's evaluation, which waits for the first update. Evaluations draw nothing, so that training is the same without them."""
+    """
+    SB3's evaluation, which waits for the first update. Deterministic actions draw no random numbers, so that the training is
+    the same with and without it.
+    """
 
     def _on_step(self) -> bool:
         return True if is_warming_up(self.model) else super()._on_step()
