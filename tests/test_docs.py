@@ -183,11 +183,11 @@ def test_benchmark_options_are_those_of_the_command_line(command: str) -> None:
     }
     page = (DOCS / "guide" / "benchmark.md").read_text(encoding="utf-8")
     table = page.split(f"| Option of `{command}` |")[1].split("\n\n")[0]
-    documented = {}
+    documented: dict[str, str | None] = {}
     for row in table.splitlines()[2:]:
         names, meaning = row.strip("| ").split(" | ")
-        default = re.search(r"(\S+) by default", meaning)
-        documented |= dict.fromkeys(re.findall(r"`(-[^`]+)`", names), default and default[1].strip("`"))
+        match = re.search(r"(\S+) by default", meaning)
+        documented |= dict.fromkeys(re.findall(r"`(-[^`]+)`", names), match[1].strip("`") if match else None)
     assert documented.keys() == options.keys()
     for spelling, default in documented.items():
         value = options[spelling]
@@ -269,6 +269,22 @@ def test_what_comes_from_another_host_is_found(text: str) -> None:
 )
 def test_links_that_load_nothing_are_fine(text: str) -> None:
     assert documentation_extension("self_contained").loaded_from_elsewhere(text) == []
+
+
+def test_videos_of_pretrained_agents_are_shown(tmp_path: Path) -> None:
+    pretrained = documentation_extension("pretrained_table")
+    shown = pretrained.videos(pretrained.PRETRAINED)
+    assert len(shown) == len(list(pretrained.PRETRAINED.glob("*/results.json")))
+    wall = pretrained.video_wall(shown, "../_static")
+    assert wall.count("<video ") == len(shown)
+    assert 'src="../_static/pretrained/sdac-Hopper-v5.mp4"' in wall
+    for attribute in ("controls", "muted", "loop", 'preload="metadata"'):
+        assert wall.count(f" {attribute}") == len(shown)
+    odd = pretrained.video_wall([tmp_path / 'a"><script>' / "replay.mp4"], "_static")
+    assert "<script>" not in odd
+    # what an agent has done on one environment stands together
+    environments = [path.parent.name.partition("-")[2] for path in shown]
+    assert environments == sorted(environments)
 
 
 # -- results -------------------------------------------------------------------------------------------------------------

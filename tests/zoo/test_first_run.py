@@ -53,7 +53,9 @@ def train(tmp_path: Path, algo: str, eval_freq: int, **options: Any) -> tuple[Pa
     log_folder = str(tmp_path / str(eval_freq))
     settings = {**defaults, **options, "eval_freq": eval_freq, "hyperparams": hyperparams}
     manager = Manager(argparse.Namespace(), algo, "Pendulum-v1", log_folder, **settings)
-    model, _ = manager.setup_experiment()
+    experiment = manager.setup_experiment()
+    assert experiment is not None
+    model, _ = experiment
     manager.learn(model)
     manager.save_trained_model(model)
     return Path(manager.save_path), th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
@@ -103,7 +105,8 @@ def test_search_announces_its_warm_up(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_every_algorithm_with_a_warm_up_counts_its_updates() -> None:
     """``_n_updates`` is what tells that the first one was made."""
-    model = ALGOS["qsm"]("DiffusionPolicy", "Pendulum-v1", learning_starts=5, buffer_size=50, policy_kwargs=TINY)
+    algorithm: Any = ALGOS["qsm"]
+    model = algorithm("DiffusionPolicy", "Pendulum-v1", learning_starts=5, buffer_size=50, policy_kwargs=TINY)
     model._total_timesteps = 10
     assert warmup.is_warming_up(model)
     model.learn(6)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_diffusion import QSM
@@ -131,6 +132,7 @@ def test_each_agent_acts_with_its_own_statistics(tmp_path: Path, monkeypatch: py
     env = VecNormalize(make_vec_env(ENV))
     model = QSM("DiffusionPolicy", env, **TINY)
     for name, mean in (("best_model", 3.0), (ENV, 7.0)):
+        assert isinstance(env.obs_rms, RunningMeanStd)
         env.obs_rms.mean[:] = mean
         model.save(run / name)
     env.save(str(run / ENV / "vecnormalize.pkl"))
@@ -139,7 +141,7 @@ def test_each_agent_acts_with_its_own_statistics(tmp_path: Path, monkeypatch: py
     args.env_kwargs = {}
     for name, mean in (("best_model", 3.0), (ENV, 7.0)):
         opened = record.open_env(args, record.Agent("", run / f"{name}.zip"))
-        assert isinstance(opened, VecNormalize)
+        assert isinstance(opened, VecNormalize) and isinstance(opened.obs_rms, RunningMeanStd)
         np.testing.assert_array_equal(opened.obs_rms.mean, mean)
         assert not opened.training and not opened.norm_reward
         assert opened.get_attr("g") == [5.0] and opened.render_mode == "rgb_array"
