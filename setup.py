@@ -26,8 +26,9 @@ EXTRAS = {
         "matplotlib>=3.8",
         "scipy>=1.15",
     ],
-    # moviepy is what Stable-Baselines3's recorder needs, imageio-ffmpeg ours; pygame draws the classic control tasks.
-    "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34", "gymnasium[classic-control]>=1,<2"],
+    # moviepy is what Stable-Baselines3's recorder needs, imageio-ffmpeg ours; Pillow writes titles; pygame draws the classic
+    # control tasks.
+    "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34", "pillow>=10.1", "gymnasium[classic-control]>=1,<2"],
     # zoo/benchmark.py: locks, checked files, statistics, page. Not rliable: release 1.2.0 needs arch<8, which does not work
     # with pandas 3.
     "benchmark": ["filelock>=3.30", "jsonschema>=4.20,<5", "arch>=8,<9", "scipy>=1.11", "Jinja2>=3.1,<4", "MarkupSafe>=2.1"],
