@@ -20,14 +20,15 @@ EXTRAS = {
     "zoo": [
         "rl-zoo3>=2.9.2,<3",
         "huggingface-hub>=2,<3",
-        "optuna>=4,<6",
+        "optuna>=5,<6",
         "filelock>=3.12",
         "pandas>=2.2,<4",
         "matplotlib>=3.8",
         "scipy>=1.15",
     ],
-    # moviepy is what Stable-Baselines3's recorder needs, imageio-ffmpeg ours; pygame draws the classic control tasks.
-    "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34", "gymnasium[classic-control]>=1,<2"],
+    # moviepy is what Stable-Baselines3's recorder needs, imageio-ffmpeg ours; Pillow writes titles; pygame draws the classic
+    # control tasks.
+    "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34", "pillow>=10.1", "gymnasium[classic-control]>=1,<2"],
     # zoo/benchmark.py: locks, checked files, statistics, page. Not rliable: release 1.2.0 needs arch<8, which does not work
     # with pandas 3.
     "benchmark": ["filelock>=3.30", "jsonschema>=4.20,<5", "arch>=8,<9", "scipy>=1.11", "Jinja2>=3.1,<4", "MarkupSafe>=2.1"],
@@ -44,7 +45,16 @@ EXTRAS = {
         "types-PyYAML",
         "types-jsonschema",
     ],
-    "docs": ["sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2024.8.6", "sphinx-copybutton>=0.5", "matplotlib>=3.8"],
+    # math-core converts formulas to MathML, ziamath has the font for them
+    "docs": [
+        "sphinx>=8,<10",
+        "myst-parser>=4,<6",
+        "furo>=2024.8.6",
+        "sphinx-copybutton>=0.5",
+        "math-core>=0.9,<1",
+        "ziamath>=0.12,<1",
+        "matplotlib>=3.8",
+    ],
 }
 # Everything that touches an agent; "tracking" needs an account, "tests" and "docs" are for contributors.
 EXTRAS["all"] = sorted(

@@ -14,16 +14,17 @@ release = version = (DOCS.parent / "sb3_diffusion" / "version.txt").read_text(en
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     # ours, in docs/_ext
     "common_parameters",
+    "mathml",
     "pretrained_table",
     "results_table",
     "results_overview",
     "shares_table",
     "scaling",
+    "self_contained",
     "speed_table",
     "taxonomy_table",
 ]
@@ -42,6 +43,7 @@ autodoc_preserve_defaults = True
 
 copybutton_exclude = ".linenos, .gp, .go"
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"sb3_diffusion {release}"
 html_static_path = ["_static"]

@@ -9,8 +9,10 @@ a MyST comment directly above it, which is not rendered::
 Each left side has to occur in the block, so that the comment cannot outlive a change of the text.
 """
 
+import argparse
 import csv
 import importlib
+import io
 import json
 import re
 import sys
@@ -163,6 +165,126 @@ def test_changelog_contains_the_version() -> None:
 def test_every_name_is_documented(page: str, names: list[str]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_benchmark_options_are_those_of_the_command_line(command: str) -> None:
+    """Every option has a row with all its spellings, and every default that is named is the real one."""
+    pytest.importorskip("rl_zoo3")
+    pytest.importorskip("jsonschema")
+    from zoo.benchmark import make_parser
+
+    (commands,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    options = {
+        spelling: action.default
+        for action in commands.choices[command]._actions
+        for spelling in action.option_strings
+        if spelling not in ("-h", "--help")
+    }
+    page = (DOCS / "guide" / "benchmark.md").read_text(encoding="utf-8")
+    table = page.split(f"| Option of `{command}` |")[1].split("\n\n")[0]
+    documented: dict[str, str | None] = {}
+    for row in table.splitlines()[2:]:
+        names, meaning = row.strip("| ").split(" | ")
+        match = re.search(r"(\S+) by default", meaning)
+        documented |= dict.fromkeys(re.findall(r"`(-[^`]+)`", names), match[1].strip("`") if match else None)
+    assert documented.keys() == options.keys()
+    for spelling, default in documented.items():
+        value = options[spelling]
+        if default is not None and value is not None:
+            assert default == (f"{value:,g}" if isinstance(value, int | float) else str(value)), spelling
+
+
+# -- pages that need no network ----------------------------------------------------------------------------------------------
+
+
+def build(folder: Path, page: str) -> tuple[str, str]:
+    """One page, built with the extensions that these tests are about: the page and the warnings."""
+    pytest.importorskip("math_core")
+    mathml = documentation_extension("mathml")
+    from sphinx.application import Sphinx
+
+    source, warnings = folder / "source", io.StringIO()
+    source.mkdir()
+    extensions = ["myst_parser", "mathml", "self_contained"]
+    settings = (
+        f"extensions = {extensions}\nhtml_math_renderer = 'mathml'\nmyst_enable_extensions = ['amsmath', 'dollarmath']\n"
+    )
+    (source / "conf.py").write_text(settings, encoding="utf-8")
+    (source / "index.md").write_text(page, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS / "_ext"))
+        app = Sphinx(source, source, folder / "html", folder / "trees", "html", status=None, warning=warnings)
+        app.build()
+    assert (folder / "html" / "_static" / mathml.FONT).is_file()
+    return (folder / "html" / "index.html").read_text(encoding="utf-8"), warnings.getvalue()
+
+
+def test_formulas_are_mathml_and_pages_need_no_other_host(tmp_path: Path) -> None:
+    formulas = "Text $\\alpha_t$ and\n\n$$\n\\frac{a}{b} < 1\n$$ (ratio)\n\nsee {eq}`ratio`.\n"
+    link = "[a link](https://example.org) and ![](missing.png)\n"
+    script = "\n```{raw} html\n<script async src='https://example.org/x.js'></script>\n```\n"
+    page, warnings = build(tmp_path, f"# Title\n\n{formulas}\n$\\unknowncommand$\n\n{link}{script}")
+    assert re.search('<span class="math"><math><msub><mi>\N{GREEK SMALL LETTER ALPHA}</mi>', page)
+    assert re.search(r'<div class="math"[^>]*><span class="eqno">\(1\).*<math display="block"><mfrac>', page, re.DOTALL)
+    assert "mathjax.js" not in page.lower() and "cdn" not in page.lower()
+    lines = [line for line in warnings.splitlines() if "missing.png" not in line]
+    assert len(lines) == 2, warnings
+    assert "index.md" in lines[0] and "\\unknowncommand" in lines[0] and "cannot be converted to MathML" in lines[0]
+    assert "index.html loads something from another host: <script async src='https://example.org/x.js'>" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script src="https://cdn.example.org/a.js"></script>',
+        "<script defer src=//cdn.example.org/a.js></script>",
+        '<link rel="stylesheet" href="http://example.org/a.css">',
+        '<link href="https://example.org/a.woff2" rel="preload">',
+        '<IMG alt="x" SRC="https://example.org/a.png">',
+        '<video controls poster="https://example.org/a.png">',
+        '<source src="https://example.org/a.mp4">',
+        '<iframe src="https://example.org"></iframe>',
+        '@import "https://example.org/a.css";',
+        "@font-face { src: url(https://example.org/a.woff) }",
+        "body { background: url( '//example.org/a.png' ) }",
+    ],
+)
+def test_what_comes_from_another_host_is_found(text: str) -> None:
+    self_contained = documentation_extension("self_contained")
+    assert len(self_contained.loaded_from_elsewhere(f"<p>before</p>{text}<p>behind</p>")) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<a href="https://example.org/a.js">read</a>',
+        '<link rel="canonical" href="https://example.org/page.html">',
+        '<script src="_static/a.js"></script><a href="https://example.org">x</a>',
+        '<img src="data:image/png;base64,AAAA">',
+        "a { background: url(a.png) } /* see https://example.org */",
+        "<code>&lt;script src=&quot;https://example.org&quot;&gt;</code>",
+        '<svg xmlns="http://www.w3.org/2000/svg">',
+    ],
+)
+def test_links_that_load_nothing_are_fine(text: str) -> None:
+    assert documentation_extension("self_contained").loaded_from_elsewhere(text) == []
+
+
+def test_videos_of_pretrained_agents_are_shown(tmp_path: Path) -> None:
+    pretrained = documentation_extension("pretrained_table")
+    shown = pretrained.videos(pretrained.PRETRAINED)
+    assert len(shown) == len(list(pretrained.PRETRAINED.glob("*/results.json")))
+    wall = pretrained.video_wall(shown, "../_static")
+    assert wall.count("<video ") == len(shown)
+    assert 'src="../_static/pretrained/sdac-Hopper-v5.mp4"' in wall
+    for attribute in ("controls", "muted", "loop", 'preload="metadata"'):
+        assert wall.count(f" {attribute}") == len(shown)
+    odd = pretrained.video_wall([tmp_path / 'a"><script>' / "replay.mp4"], "_static")
+    assert "<script>" not in odd
+    # what an agent has done on one environment stands together
+    environments = [path.parent.name.partition("-")[2] for path in shown]
+    assert environments == sorted(environments)
 
 
 # -- results -------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ PROG = "benchmark.py"
 NEEDED = 'install what is missing with: pip install -c constraints.txt -e ".[benchmark]"'
 
 
-def parse_arguments() -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     """Command line."""
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     report.add_argument("-o", "--output", type=Path, help="folder of the report (default: report/ in that of the benchmark)")
     report.add_argument("--title", default="Benchmark", help="heading of the page")
     report.add_argument("--max-video-mb", type=float, default=5.0, help="larger replay videos are not put into the page")
-    return parser.parse_args()
+    return parser
 
 
 def make_cells(args: argparse.Namespace) -> list[Cell]:
@@ -166,7 +166,7 @@ def report_command(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run the command."""
-    args = parse_arguments()
+    args = make_parser().parse_args()
     return int(args.function(args))
 
 

@@ -8,7 +8,6 @@ on the same environment are drawn as one curve, every environment has a panel of
 import argparse
 import re
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from stable_baselines3.common.results_plotter import ts2xy
 from sb3_diffusion.core.printable import printable
 
 from .figures import Curve, caption, check_output, draw_runs, learning_axes, line_style, save, title
+from .training.curve import read_evaluations
 from .training.registry import fail
 
 PROG = "plot.py"
@@ -82,26 +82,6 @@ class Reader:
         if self.kind == "evaluations":
             return "evaluation return\n(mean over episodes)"
         return f"training return\n(mean of the last {self.window} episodes)" if self.window > 1 else "training return"
-
-
-def read_evaluations(folder: Path) -> Curve | None:
-    """
-    :param folder: Of a run
-    :return: Mean return of every evaluation, ``None`` if there is none yet
-    :raises ValueError: if the file is damaged
-    """
-    path = folder / "evaluations.npz"
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            steps, returns = file["timesteps"], file["results"]
-        if steps.ndim != 1 or returns.ndim != 2 or len(steps) != len(returns):
-            raise ValueError(f"shapes {steps.shape} and {returns.shape} do not fit")
-        curve = steps.astype(np.float64), returns.astype(np.float64).mean(1)
-    except (OSError, EOFError, KeyError, MemoryError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); leave this run out or train it again") from error
-    return curve if len(steps) else None
 
 
 def read_training(folder: Path, window: int) -> Curve | None:

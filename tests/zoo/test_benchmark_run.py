@@ -171,6 +171,18 @@ def test_finished_training_without_result_is_only_read(tmp_path: Path) -> None:
     assert starts(cell) == ["new"]
 
 
+def test_training_without_evaluations_has_its_end_as_curve(tmp_path: Path) -> None:
+    """Evaluations that were due before the first update are not made."""
+    cell = one_cell(tmp_path)
+    fake(cell)
+    (cell.folder / "result.json").unlink()
+    (evaluations,) = cell.folder.glob("run/**/evaluations.npz")
+    evaluations.unlink()
+    assert fake(cell).state == "done"
+    result = read_result(cell.folder)
+    assert result["curve"] == [{key: result["final"][key] for key in ("timesteps", "returns", "lengths")}]
+
+
 def test_unfinished_budget_is_no_result(tmp_path: Path) -> None:
     outcome = fake(one_cell(tmp_path, "short:1"))
     assert outcome.state == "failed"
@@ -335,12 +347,12 @@ def test_real_trainings_and_report(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zoo.benchmark import parse_arguments
+    from zoo.benchmark import make_parser
 
     grid = ["--algos", "sac", "--envs", "Pendulum-v1", "--seeds", "0", "-f", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "run", *grid, *arguments])
     with pytest.raises(ValueError) as caught:
-        make_cells(parse_arguments())
+        make_cells(make_parser().parse_args())
     assert message in str(caught.value)
 
 

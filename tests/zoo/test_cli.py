@@ -54,7 +54,8 @@ def test_train_then_enjoy(tmp_path: Path) -> None:
     assert (folder / "HalfCheetah-v5.zip").is_file()
     assert (folder / "best_model.zip").is_file()
     assert (folder / "0.monitor.csv").is_file()
-    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [30, 60]
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [60]  # 30 is before the first update
+    assert "No update before step 41 of 60" in out
     assert {"config.yml", "args.yml", "command.txt"} <= {path.name for path in (folder / "HalfCheetah-v5").iterdir()}
     assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
     for name in ("HalfCheetah-v5", "best_model"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sb3_diffusion import SDAC, save_agent
-from zoo import replay
+from zoo import replay, video
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -62,7 +62,7 @@ def test_own_choice_of_the_renderer_comes_first(
     monkeypatch.setenv("MUJOCO_GL", mujoco_gl)
     monkeypatch.setenv("DISPLAY", display)
     if sys.platform.startswith("linux"):
-        assert replay._backends() == expected
+        assert video.backends() == expected
 
 
 def test_recording_of_an_agent(tmp_path: Path) -> None:

@@ -322,3 +322,77 @@ def test_the_picture_shows_trials_and_the_best_so_far() -> None:
     assert points.tolist() == [[0.0, 3.0], [1.0, 1.0], [2.0, 5.0], [3.0, 4.0]]
     assert best[:, 1].tolist() == [3.0, 3.0, 5.0, 5.0, 5.0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("trial", "mean evaluation return")
+
+
+# -- importance of the parameters --------------------------------------------------------------------------------------------
+
+
+def study_of(objective: Any, n_trials: int) -> optuna.Study:
+    search = make_search(objective, n_trials=n_trials)
+    search.run()
+    return search.study
+
+
+def one_matters(trial: optuna.Trial) -> float:
+    trial.suggest_float("idle", 0.0, 1.0)
+    if trial.number % 7 == 6:
+        raise RuntimeError("fails now and then")
+    if trial.number % 2:
+        trial.suggest_float("sometimes", 0.0, 1.0)
+    return -abs(trial.suggest_float("decisive", 1e-5, 1e-1, log=True) - 1e-3) * 1e3
+
+
+def test_the_parameter_that_decides_is_the_most_important(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = study_of(one_matters, 40)
+    capsys.readouterr()
+    tuning.write_report(study, tmp_path / "report", picture=True)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["report.csv", "report.png", "report_importance.csv", "report_importance.png"]
+    rows = (tmp_path / "report_importance.csv").read_text(encoding="utf-8").split()
+    assert rows[0] == "parameter,importance"
+    shares = {name: float(share) for name, share in (row.split(",") for row in rows[1:])}
+    assert list(shares) == sorted(shares, key=lambda name: -shares[name])
+    assert set(shares) == {"idle", "decisive", "sometimes"}
+    assert shares["decisive"] > 0.6
+    assert math.isclose(sum(shares.values()), 1.0)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-4].startswith("Importance of the parameters (share")
+    assert printed[-3].split() == ["decisive", f"{shares['decisive']:.1%}"]
+
+
+def infinite(trial: optuna.Trial) -> float:
+    return -math.inf if trial.suggest_float("x", 0.0, 1.0) < 2.0 else 0.0
+
+
+@pytest.mark.parametrize(
+    ("objective", "n_trials", "reason"),
+    [
+        (one_matters, 9, "it takes 10 complete trials, the study has 8"),
+        (one_matters, 0, "it takes 10 complete trials, the study has 0"),
+        (infinite, 12, "it takes 10 complete trials, the study has 0"),
+        (lambda trial: trial.suggest_float("x", 0.0, 1.0), 12, "fewer than two parameters differ between the trials"),
+        (lambda trial: 1.0, 12, "fewer than two parameters differ between the trials"),
+        (
+            lambda trial: trial.suggest_float("x", 0.0, 1.0) + trial.suggest_categorical("y", [3]),
+            12,
+            "fewer than two parameters differ between the trials",
+        ),
+    ],
+)
+def test_importance_that_cannot_be_told_is_no_error(
+    objective: Any, n_trials: int, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = study_of(objective, n_trials)
+    tuning.write_report(study, tmp_path / "report", picture=True)
+    assert capsys.readouterr().out.splitlines()[-1] == f"Importance of the parameters: {reason}."
+    assert not list(tmp_path.glob("*importance*"))
+
+
+def test_equal_values_have_an_importance_or_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def flat(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0.0, 1.0)
+        trial.suggest_categorical("y", [True, False])
+        return 1.0
+
+    tuning.write_report(study_of(flat, 12), tmp_path / "report", picture=False)
+    assert "Importance of the parameters" in capsys.readouterr().out

@@ -240,13 +240,13 @@ def collect(cell: Cell) -> dict[str, Any]:
     try:
         final = json.loads((folder / FINAL_EVALUATION).read_text(encoding="utf-8"))
         check(final, "final", folder / FINAL_EVALUATION)
-        with np.load(folder / "evaluations.npz", allow_pickle=False) as evaluations:
-            columns = [evaluations[name].tolist() for name in ("timesteps", "results", "ep_lengths")]
+        curve = _read_curve(folder / "evaluations.npz")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CellFileError(f"the training left no readable evaluations in {folder}: {error}") from None
     if final["timesteps"] < final["budget"]:
         raise CellFileError(f"the training ended after {final['timesteps']} of {final['budget']} steps")
-    curve = [dict(zip(("timesteps", "returns", "lengths"), row, strict=True)) for row in zip(*columns, strict=True)]
+    if not curve:  # every evaluation was due before the first update
+        curve = [{key: final[key] for key in ("timesteps", "returns", "lengths")}]
     return {
         "format": FORMAT,
         "cell": cell.describe(),
@@ -257,6 +257,15 @@ def collect(cell: Cell) -> dict[str, Any]:
         "commit": git_commit(),
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
     }
+
+
+def _read_curve(path: Path) -> list[dict[str, Any]]:
+    """What the evaluations during a training have left; without a file there were none."""
+    if not path.exists():
+        return []
+    with np.load(path, allow_pickle=False) as evaluations:
+        columns = [evaluations[name].tolist() for name in ("timesteps", "results", "ep_lengths")]
+    return [dict(zip(("timesteps", "returns", "lengths"), row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _tail(log: Path, start: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import optuna
+import rl_zoo3.exp_manager
 import yaml
 from optuna.samplers import BaseSampler
 from rl_zoo3.exp_manager import ExperimentManager
@@ -30,14 +31,18 @@ from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods
 
 from . import ZOO, trust, tuning
+from .curve import print_curve
 from .registry import DMC_PREFIX, fail
 from .resume import Run, make_checkpoints, mark_finished
 from .starting_agent import StartingAgent
 from .tracking import make_logger
+from .warmup import EvaluationAfterWarmUp, announce_warm_up
 
 # Every setting that may be written as "lin_3e-4": from that value to zero over the run.
 SCHEDULES = ("learning_rate", "actor_learning_rate", "critic_learning_rate", "clip_range", "clip_range_vf", "delta_std")
 FINAL_EVALUATION = "final_evaluation.json"
+# rl-zoo3 constructs its callback by this name
+rl_zoo3.exp_manager.EvalCallback = EvaluationAfterWarmUp  # type: ignore[misc]
 DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
 
 
@@ -167,6 +172,7 @@ class Manager(ExperimentManager):
         checkpoints = make_checkpoints(self.save_path, self.params_path, self.resume_freq, resume=self.run is not None)
         # rl-zoo3 tells the first callback about the end of an interrupted training, too
         self.callbacks = [*(self.callbacks or [ConvertCallback(None)]), checkpoints]
+        announce_warm_up(getattr(model, "learning_starts", 0), int(self.n_timesteps))
         super().learn(model)
         self.complete = checkpoints.complete
 
@@ -222,6 +228,7 @@ class Manager(ExperimentManager):
             study = tuning.open_study(self.storage, self.study_name, lock, sampler, pruner, attributes)
         except ValueError as error:
             fail("train.py", str(error))
+        announce_warm_up(self._hyperparams.get("learning_starts", 0), int(self.n_timesteps))
         print(f"Study {printable(study.study_name, 200)}, sampler {self.sampler}, pruner {self.pruner}")
         tuning.Search(study, self.objective, lock, self.n_trials, self.max_total_trials).run(self.n_jobs)
         train = tuning.train_command(sys.argv, study.study_name) if self.storage is not None else []
@@ -236,6 +243,7 @@ class Manager(ExperimentManager):
         save_agent(model, Path(self.save_path) / f"{self.env_name}.zip")
         if self.n_eval_episodes > 0:
             self._evaluate(model)
+        print_curve(Path(self.save_path))
         if self.complete:
             mark_finished(self.save_path, self.params_path, model.num_timesteps)
         else:

@@ -29,6 +29,7 @@ from sb3_diffusion.core.printable import printable
 
 from .. import figures
 from . import ZOO
+from .importance import report_importance
 from .trust import EVALUATED, IMPORTED
 
 SEARCH_OPTIONS = {
@@ -317,7 +318,7 @@ def print_summary(study: optuna.Study, train: list[str]) -> None:
 
 def write_report(study: optuna.Study, path: Path, *, picture: bool) -> None:
     """
-    Write all trials as csv, and their values as a picture.
+    Write all trials as csv, their values as a picture, and how much each parameter mattered.
 
     :param study: The study
     :param path: Where, without suffix
@@ -329,6 +330,7 @@ def write_report(study: optuna.Study, path: Path, *, picture: bool) -> None:
     if picture and best_trial(study) is not None:
         figures.save(draw_history(study), Path(f"{path}.png"))
         print(f"Picture drawn as {path}.png")
+    report_importance(study, path, picture=picture)
 
 
 def draw_history(study: optuna.Study) -> Figure:
