@@ -20,6 +20,10 @@ if not __package__:  # started as a file: make the folder that contains the pack
 
 import numpy as np
 
+from .training.command_line import CommandParser, whole_number
+from .training.errors import mistakes
+from .training.registry import check_environment, register_algorithms
+
 PROG = "replay.py"
 MAX_FPS = 30
 # Without a display MuJoCo draws with the graphics card (or Mesa) by EGL, or in software by OSMesa.
@@ -82,13 +86,13 @@ def _backends() -> tuple[str, ...]:
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("folder", type=Path, help="agent in the layout of the Hub")
     parser.add_argument("--env", required=True, help="environment id")
     parser.add_argument("-o", "--output", type=Path, default=Path("replay.mp4"), help="the video")
-    parser.add_argument("-n", "--n-timesteps", type=int, default=1000, help="number of steps")
-    parser.add_argument("--max-bytes", type=int, default=2_000_000, help="size to aim at")
-    parser.add_argument("--seed", type=int, default=0, help="seed")
+    parser.add_argument("-n", "--n-timesteps", type=whole_number(1), default=1000, help="number of steps")
+    parser.add_argument("--max-bytes", type=whole_number(1), default=2_000_000, help="size to aim at")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed")
     return parser.parse_args()
 
 
@@ -149,18 +153,14 @@ def encode(rate: float, n_pictures: int, pictures: Iterator[np.ndarray], target:
 
 def main() -> None:
     """Record in this process."""
-    from sb3_diffusion.envs import quiet_mujoco
-
-    from .training.registry import check_environment, fail, register_algorithms
-
-    quiet_mujoco()
     args = parse_arguments()
-    register_algorithms()
-    try:
+    with mistakes(PROG, args.traceback):
         check_environment(args.env)
+        from sb3_diffusion.envs import quiet_mujoco  # takes seconds
+
+        quiet_mujoco()
+        register_algorithms()
         encode(*play(args.folder, args.env, args.n_timesteps, args.seed), args.output, args.max_bytes)
-    except (ValueError, ImportError) as error:
-        fail(PROG, str(error))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def main() -> None:
                 return
             run, arguments = continue_run(own.resume, own.resume_freq, arguments)
         args = parse_options(arguments)
+        if own.dry_run and args.optimize_hyperparameters:
+            raise ValueError("--dry-run shows the settings of one training; leave out -optimize")
         check_names(args.algo, args.env, args.gym_packages)
         if args.conf_file is not None and args.conf_file.endswith((".yml", ".yaml")):
             read_entries(args.conf_file)

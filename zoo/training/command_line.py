@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -29,7 +30,7 @@ class CommandParser(argparse.ArgumentParser):
         if kwargs.get("add_help", True):
             self.add_argument("--traceback", action="store_true", help="show where an error comes from")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
             options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
@@ -121,11 +122,11 @@ def _modules() -> dict[str, Any]:
     return {"gym": gym, "sb3": sb3, "th": th, "nn": th.nn, "spaces": gym.spaces}
 
 
-def whole_number(least: int, special: dict[int, str] | None = None) -> Callable[[str], int]:
+def whole_number(least: float = -math.inf, special: dict[int, str] | None = None) -> Callable[[str], int]:
     """
     Type of an option that is a number.
 
-    :param least: Smallest value
+    :param least: Smallest value, if there is one
     :param special: Smaller values that mean something else
     """
     others = "".join(f", or {value} for {meaning}" for value, meaning in (special or {}).items())

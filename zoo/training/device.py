@@ -13,7 +13,7 @@ def check_device(name: str) -> None:
     try:
         device = th.device(name)
     except RuntimeError:
-        raise ValueError(f"--device {name} is no device of PyTorch; take auto, cpu, cuda, or cuda:1 for the second one.") from None
+        raise ValueError(f"--device {name} is no device of PyTorch; take auto, cpu, cuda or cuda:1.") from None
     if device.type == "cuda" and not th.cuda.is_available():
         raise ValueError(f"--device {name}: PyTorch {th.__version__} sees no graphics card here; take auto or cpu.")
     if device.type == "cuda" and (device.index or 0) >= th.cuda.device_count():

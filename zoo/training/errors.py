@@ -46,9 +46,20 @@ def mistakes(prog: str, show_traceback: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if show_traceback:
-            traceback.print_exc()
-        fail(prog, explain(error))
+        refuse(prog, error, show_traceback)
+
+
+def refuse(prog: str, error: Exception, show_traceback: bool) -> NoReturn:
+    """
+    The same for an exception that was caught.
+
+    :param prog: Name of the program
+    :param error: The exception
+    :param show_traceback: Print the traceback as well
+    """
+    if show_traceback:
+        traceback.print_exception(error)
+    fail(prog, explain(error))
 
 
 def explain(error: Exception) -> str:

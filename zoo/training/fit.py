@@ -1,14 +1,18 @@
-"""Whether an environment can be made, and whether algorithm and settings fit its spaces: looked at once, before a run begins."""
+"""Whether an environment can be made, and whether algorithm and settings fit its spaces; asked before a run begins."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.dqn import DQN
+
+from .hyperparameters import suggest
 
 Wrapper = Callable[[gym.Env], gym.Env]
 
@@ -25,7 +29,12 @@ def make(env_id: str, env_kwargs: Mapping[str, Any], wrap: Wrapper | None = None
     try:
         env = gym.spec(env_id).make(**env_kwargs)
     except Exception as error:  # whatever a simulator raises
-        raise ValueError(f"environment {env_id} cannot be made{given}: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        known = _arguments(env_id)
+        unknown = [name for name in env_kwargs if name not in known]
+        if known and unknown:
+            reason = f"it has no argument {unknown[0]!r}; {suggest(unknown[0], known)}"
+        raise ValueError(f"environment {env_id} cannot be made{given}: {reason}") from error
     try:
         return env if wrap is None else wrap(env)
     except Exception as error:
@@ -33,9 +42,12 @@ def make(env_id: str, env_kwargs: Mapping[str, Any], wrap: Wrapper | None = None
         raise ValueError(f"env_wrapper does not fit {env_id}: {type(error).__name__}: {error}") from error
 
 
-def check(algorithm: type, env: gym.Env, normalize: Mapping[str, Any] | None, frame_stack: int | None) -> None:
+def check(
+    algorithm: type, policy: str | type, env: gym.Env, normalize: Mapping[str, Any] | None, frame_stack: int | None
+) -> None:
     """
     :param algorithm: The algorithm
+    :param policy: Name or class of its policy
     :param env: The environment, with the wrappers of the settings
     :param normalize: Arguments of ``VecNormalize``; ``None`` for no normalisation
     :param frame_stack: Number of stacked observations
@@ -43,8 +55,21 @@ def check(algorithm: type, env: gym.Env, normalize: Mapping[str, Any] | None, fr
     """
     name = f"environment {env.spec.id}" if env.spec is not None else "this environment"
     _check_actions(algorithm, env.action_space, name)
-    if normalize is not None and normalize.get("norm_obs", True):
-        _check_normalization(algorithm, env.observation_space, normalize, frame_stack, name)
+    if normalize is None:
+        return
+    # Stable-Baselines3 replays what it was before it was normalised: not stacked, and not transposed
+    if issubclass(algorithm, OffPolicyAlgorithm):
+        if (frame_stack or 1) > 1:
+            raise ValueError(
+                f"normalize with frame_stack={frame_stack}: {algorithm.__name__} cannot replay observations that are "
+                "normalised and then stacked; leave one of the two out, or take an on-policy algorithm such as ppo."
+            )
+        _check_replayed_images(algorithm, policy, env.observation_space, normalize, name)
+    elif _is_convolutional(policy) and _normalized_images(env.observation_space, normalize):
+        raise ValueError(
+            f"normalize: the images of {name} would be no images any more to the policy, which divides them by 255 itself; "
+            "write normalize: {norm_obs: false} to normalise rewards only."
+        )
 
 
 def _check_actions(algorithm: type, space: spaces.Space, name: str) -> None:
@@ -72,20 +97,46 @@ def _chooses(algorithm: type) -> bool:
     return issubclass(algorithm, DQN) or algorithm.__name__ == "QRDQN"
 
 
-def _check_normalization(
-    algorithm: type, space: spaces.Space, normalize: Mapping[str, Any], frame_stack: int | None, name: str
+def _check_replayed_images(
+    algorithm: type, policy: str | type, space: spaces.Space, normalize: Mapping[str, Any], name: str
 ) -> None:
+    convolutional, normalized = _is_convolutional(policy), _normalized_images(space, normalize)
+    for key, image in _images(space).items():
+        is_normalized = key in normalized
+        if is_normalized and convolutional:
+            raise ValueError(
+                f"normalize: the images of {name} would be no images any more to the policy, which divides them by 255 "
+                "itself; leave normalize out."
+            )
+        if not is_normalized and not is_image_space_channels_first(image):
+            raise ValueError(
+                f"normalize: {algorithm.__name__} cannot replay the images of {name}, whose channels come last, behind a "
+                "normalisation; leave normalize out, or move the channels to the front with an env_wrapper."
+            )
+
+
+def _images(space: spaces.Space) -> dict[str, spaces.Box]:
     parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
-    keys = normalize.get("norm_obs_keys") or list(parts)
-    images = [key for key in keys if key in parts and is_image_space(parts[key])]
-    if any(not is_image_space_channels_first(parts[key]) for key in images):  # type: ignore[arg-type]
-        raise ValueError(
-            f"normalize: {name} observes images, which cannot be normalised once their channels are moved to the front; "
-            "write normalize: {norm_obs: false} to normalise rewards only (policies divide images by 255 themselves)"
-            + (", or name the other entries as norm_obs_keys." if isinstance(space, spaces.Dict) else ".")
-        )
-    if frame_stack is not None and issubclass(algorithm, OffPolicyAlgorithm):
-        raise ValueError(
-            f"normalize with frame_stack={frame_stack}: {algorithm.__name__} replays stacked observations, for which there are "
-            "no statistics; leave one of the two out, or write normalize: {norm_obs: false} to normalise rewards only."
-        )
+    return {key: part for key, part in parts.items() if isinstance(part, spaces.Box) and is_image_space(part)}
+
+
+def _normalized_images(space: spaces.Space, normalize: Mapping[str, Any]) -> set[str]:
+    if not normalize.get("norm_obs", True):
+        return set()
+    keys = normalize.get("norm_obs_keys") if isinstance(space, spaces.Dict) else None
+    return {key for key in _images(space) if keys is None or key in keys}
+
+
+def _is_convolutional(policy: str | type) -> bool:
+    return "Cnn" in (policy.__name__ if isinstance(policy, type) else policy)
+
+
+def _arguments(env_id: str) -> list[str]:
+    """Names of the arguments that an environment takes; empty if that cannot be told."""
+    entry = gym.spec(env_id).entry_point
+    try:
+        parameters = inspect.signature(entry if callable(entry) else load_env_creator(str(entry))).parameters
+    except (TypeError, ValueError, ImportError, AttributeError):
+        return []
+    takes_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+    return [] if takes_all else [*parameters, "max_episode_steps", "disable_env_checker"]

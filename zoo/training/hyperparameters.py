@@ -126,7 +126,8 @@ def check(algorithm: type[BaseAlgorithm], settings: Settings, namespace: dict[st
         if name in OPTIONS:
             raise ValueError(f"{where}: this is the option {OPTIONS[name]} of the command line.")
         if name not in arguments and name not in ZOO_SETTINGS:
-            raise ValueError(f"{where}: {algorithm.__name__} has no argument {name!r}; {suggest(name, arguments)}")
+            known = [argument for argument in (*arguments, *ZOO_SETTINGS) if argument not in OPTIONS]
+            raise ValueError(f"{where}: {algorithm.__name__} has no argument {name!r}; {suggest(name, dict.fromkeys(known))}")
         _check_value(where, name, setting.value, namespace)
     for name in ("policy", "n_timesteps"):
         if name not in settings:
@@ -142,11 +143,15 @@ def _check_value(where: str, name: str, value: Any, namespace: dict[str, Any]) -
         raise ValueError(f"{where} must be {RULES[name].text}.{_hint(value)}")
     if name == "normalize" and isinstance(value, dict):
         _check_names(where, "VecNormalize", value, inspect.signature(VecNormalize).parameters)
-    if name == "replay_buffer_class" and value is not None and not (isinstance(value, type) and issubclass(value, ReplayBuffer)):
+    if name == "replay_buffer_class" and not _is_replay_buffer(value):
         raise ValueError(f"{where} must be a replay buffer, such as HerReplayBuffer.")
     if name in ("env_wrapper", "vec_env_wrapper", "callback"):
         for part in _listed(value):
             _check_class(where, part, BaseCallback if name == "callback" else None)
+
+
+def _is_replay_buffer(value: Any) -> bool:
+    return value is None or (isinstance(value, type) and issubclass(value, ReplayBuffer))
 
 
 def _arguments(algorithm: type) -> list[str]:
@@ -167,7 +172,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def _hint(value: Any) -> str:
     number = _number(value) if isinstance(value, str) else None
-    if number is None:
+    if number is None or not math.isfinite(number):
         return ""
     return f" YAML takes {value} for text; write {int(number) if number.is_integer() else number!r}."
 

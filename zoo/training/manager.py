@@ -61,8 +61,8 @@ class Manager(ExperimentManager):
     Differences from rl-zoo3's manager: the default settings are those of ``hyperparams/<algo>.yml`` in this repository,
     ``lin_`` schedules work for all learning rates, ``dm_control/...`` environments need no further options, activation
     functions may be given by name, a training always writes csv and TensorBoard, several workers share a search for
-    hyperparameters exactly, a trained agent is evaluated, an interrupted run can be continued, and settings that cannot be right
-    are refused before a folder is made.
+    hyperparameters exactly, a trained agent is evaluated, an interrupted run can be continued, and settings that cannot be
+    right are refused before a folder is made.
 
     :param args: Command line
     :param algo: Name of the algorithm
@@ -164,16 +164,16 @@ class Manager(ExperimentManager):
         hyperparams, wrap, callbacks, wrap_vector = super()._preprocess_hyperparams(hyperparams)
         if self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs  # also where they are from the settings
-        self._check_environment(wrap)
+        self._check_environment(wrap, hyperparams["policy"])
         if self.vec_env_class is SubprocVecEnv:
             return hyperparams, partial(_serve_snapshots, wrap), callbacks, wrap_vector
         return hyperparams, wrap, callbacks, wrap_vector
 
-    def _check_environment(self, wrap: Callable[[gym.Env], gym.Env] | None) -> None:
+    def _check_environment(self, wrap: Callable[[gym.Env], gym.Env] | None, policy: str | type) -> None:
         """Make the environment once: what is wrong with it, or does not fit, is known before there is a folder."""
         env = fit.make(self.env_name.gym_id, self.env_kwargs, wrap)
         try:
-            fit.check(ALGOS[self.algo], env, self.normalize_kwargs if self.normalize else None, self.frame_stack)
+            fit.check(ALGOS[self.algo], policy, env, self.normalize_kwargs if self.normalize else None, self.frame_stack)
         finally:
             env.close()
         if self.eval_env_kwargs != self.env_kwargs:
@@ -207,8 +207,11 @@ class Manager(ExperimentManager):
 
     def _trial_settings(self, trial_id: int) -> dict[str, Any]:
         if self.storage is None or self.study_name is None:
-            raise ValueError(f"--trial-id {trial_id} needs --storage and --study-name, which say whose trial it is.")
-        params = tuning.load_trial(self.storage, self.study_name, trial_id, self.algo)
+            fail("train.py", f"--trial-id {trial_id} needs --storage and --study-name, which say whose trial it is")
+        try:
+            params = tuning.load_trial(self.storage, self.study_name, trial_id, self.algo)
+        except ValueError as error:
+            fail("train.py", str(error))
         converted: dict[str, Any] = HYPERPARAMS_CONVERTER[self.algo](params)
         return converted
 

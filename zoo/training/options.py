@@ -74,7 +74,7 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=whole_number(0),
         help="store all that --resume needs every N steps, 0 for never "
-        f"(default: every {RESUME_EVERY} steps, less often where it would take more than {100 * RESUME_SHARE:g}%% of the time)",
+        f"(default: every {RESUME_EVERY} steps, less often if that took more than {100 * RESUME_SHARE:g}%% of the time)",
     )
     group.add_argument("--dry-run", action="store_true", help="build the agent, print all settings and their origin, and stop")
     group.add_argument("--traceback", action="store_true", help="show where an error comes from")
@@ -103,20 +103,20 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-f", "--log-folder", default="logs", help="where runs are written (default: logs)")
     group.add_argument("-tb", "--tensorboard-log", default="", help="folder for TensorBoard (default: that of the run)")
     group.add_argument("-uuid", "--uuid", action="store_true", help="put a unique id into the name of the run")
-    group.add_argument("--save-freq", type=int, default=-1, help="save a checkpoint every so many steps (-1: never)")
+    group.add_argument("--save-freq", type=whole_number(), default=-1, help="save the agent every so many steps (-1: never)")
     group.add_argument("--save-replay-buffer", action="store_true", help="save the replay buffer with the agent")
 
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("evaluation")
-    group.add_argument("--eval-freq", type=int, default=25000, help="evaluate every so many steps (-1: never)")
+    group.add_argument("--eval-freq", type=whole_number(), default=25000, help="evaluate every so many steps (-1: never)")
     group.add_argument("--eval-episodes", type=whole_number(0), default=5, help="episodes of an evaluation")
     group.add_argument("--n-eval-envs", type=whole_number(1), default=1, help="environments of an evaluation")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings")
-    words = {"nargs": "+", "action": Assignments, "metavar": "KEY:VALUE"}
+    words: dict[str, Any] = {"nargs": "+", "action": Assignments, "metavar": "KEY:VALUE"}
     group.add_argument("-params", "--hyperparams", **words, help="overwrite settings: learning_rate:1e-4 batch_size:512")
     group.add_argument("-conf", "--conf-file", metavar="FILE", help="settings, instead of those in hyperparams/ (.yml, .py)")
     group.add_argument("--env-kwargs", **words, help="arguments of the environment")
@@ -159,7 +159,9 @@ def _check(parser: CommandParser, args: argparse.Namespace) -> None:
     if args.seed > MAX_SEED:
         parser.error(f"--seed {args.seed} is too large; give at most {MAX_SEED}")
     if args.eval_freq > 0 and args.eval_episodes == 0:
-        parser.error(f"--eval-episodes 0 gives --eval-freq {args.eval_freq} nothing to do; write --eval-freq -1 for no evaluation")
+        parser.error(
+            f"--eval-episodes 0 gives --eval-freq {args.eval_freq} nothing to do; --eval-freq -1 is for no evaluation"
+        )
     _check_files(parser, args)
     if args.trained_agent and args.optimize_hyperparameters:
         parser.error("-optimize trains from scratch and -i does not; leave one of the two out")

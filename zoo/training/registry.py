@@ -260,11 +260,12 @@ def import_packages(names: Iterable[str]) -> None:
     :param names: Values of ``--gym-packages``
     :raises ValueError: if one cannot be imported
     """
-    for name in names:
-        try:
+    name = ""
+    try:
+        for name in names:
             importlib.import_module(name)
-        except Exception as error:  # whatever a package does while it is imported
-            raise ValueError(f"--gym-packages {name}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # whatever a package does while it is imported
+        raise ValueError(f"--gym-packages {name}: {type(error).__name__}: {error}") from error
 
 
 def check_command_line(prog: str, argv: Sequence[str]) -> None:

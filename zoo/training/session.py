@@ -79,7 +79,12 @@ def _manager_arguments(args: argparse.Namespace) -> dict[str, Any]:
         *("optimization_log_path", "n_startup_trials", "n_evaluations", "truncate_last_trajectory", "seed", "log_interval"),
         *("save_replay_buffer", "verbose", "n_eval_envs", "no_optim_plots", "device", "tensorboard_log", "trial_id"),
     )
-    others = {"n_eval_episodes": "eval_episodes", "vec_env_type": "vec_env", "config": "conf_file", "show_progress": "progress"}
+    others = {
+        "n_eval_episodes": "eval_episodes",
+        "vec_env_type": "vec_env",
+        "config": "conf_file",
+        "show_progress": "progress",
+    }
     return {name: getattr(args, others.get(name, name)) for name in (*same, *others)} | {"uuid_str": _unique_id(args.uuid)}
 
 
