@@ -27,7 +27,7 @@ from stable_baselines3.common.monitor import LoadMonitorResultsError, load_resul
 from stable_baselines3.common.results_plotter import ts2xy
 
 from .figures import Curve, caption, check_output, draw_runs, learning_axes, line_style, save, title
-from .training.command_line import CommandParser, whole_number
+from .training.command_line import CommandParser
 from .training.errors import mistakes
 
 PROG = "plot.py"
@@ -223,6 +223,13 @@ def collect(runs: Sequence[Run], reader: Reader, *, skip: bool) -> dict[str, dic
     return panels
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return number
+
+
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = CommandParser(prog=PROG, description=__doc__)
@@ -233,7 +240,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--curve", choices=["evaluations", "training"], default="evaluations", help="evaluations or returns during training"
     )
-    parser.add_argument("--window", type=whole_number(1), default=20, help="training episodes per mean (default: 20)")
+    parser.add_argument("--window", type=_count, default=20, help="training episodes per mean (default: 20)")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help="picture (.png, .svg or .pdf)")
     parser.add_argument("--show", action="store_true", help="open a window as well")
     args = parser.parse_args()

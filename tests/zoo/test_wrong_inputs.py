@@ -1,12 +1,18 @@
 """Mistakes before the first step: one line that names argument, value and remedy, exit status 2, and no folder."""
 
+import importlib
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from zoo import train
+from zoo.training.manager import Manager
+
+from .test_cli import ROOT, run, script
 
 SAC, DACER = "--algo sac --env Pendulum-v1", "--algo dacer --env Pendulum-v1"
 ODD = "--algo sac --gym-packages envs"
@@ -188,3 +194,136 @@ def test_one_line_and_no_folder(
     assert lines[0].startswith("train.py: error: ") and message in lines[0]
     assert error.value.code == 2
     assert files(folder) == before
+
+
+def fail_in(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    def broken(*args: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Manager, method, broken)
+    monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(SAC), "-n", "10", "--eval-freq", "-1", "--traceback"])
+
+
+def test_a_bug_before_the_first_step_is_named_and_can_be_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(folder)
+    fail_in(monkeypatch, "_save_config")  # when the folder is there already
+    with pytest.raises(SystemExit) as error:
+        train.main()
+    assert error.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):" and any('raise KeyError("a bug")' in line for line in lines)
+    assert lines[-1] == "train.py: error: KeyError: 'a bug'; --traceback shows where"
+    assert files(folder) == before
+
+
+def test_an_error_of_the_training_is_no_mistake_of_the_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_in(monkeypatch, "learn")
+    with pytest.raises(KeyError, match="a bug"):
+        train.main()
+
+
+def test_a_failed_start_leaves_the_runs_of_others_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = folder / "logs" / "sac" / "Pendulum-v1_1"
+    other.mkdir(parents=True)
+    fail_in(monkeypatch, "_save_config")
+    with pytest.raises(SystemExit):
+        train.main()
+    assert [path.name for path in (folder / "logs" / "sac").iterdir()] == [other.name]
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("enjoy", "--algo sac --env Pendulum-v1 --device gpu", "--device gpu is no device of PyTorch"),
+        ("enjoy", "--algo sac --env Pendulum-v1 -n -5", "argument -n/--n-timesteps: -5 is too small; give at least 1"),
+        ("enjoy", "--algo sac --env Hopper-v3", "'Hopper-v3' is no longer part of Gymnasium; take Hopper-v5."),
+        ("enjoy", "--algo sac --env Pendulum-v1 --env-kwargs g", "argument --env-kwargs: 'g' is not of the form key:value"),
+        ("enjoy", "--algo sac --env Pendulum-v1 --stochastc", "unrecognised: --stochastc; did you mean --stochastic?"),
+        ("enjoy", "--env Pendulum-v1", "the following arguments are required: --algo"),
+        ("enjoy", "--algo sac --env Pendulum-v1 --gym-packages no", "--gym-packages no: ModuleNotFoundError"),
+        ("push_to_hub", "--algo sac --env Pendulum-v1", "-orga is missing"),
+        ("push_to_hub", "--algo sac --env Pendulum-v1 --dry-run --device gpu", "--device gpu is no device of PyTorch"),
+        ("push_to_hub", "--algo sac --env Pendulum-v1 --dry-run --n-envs 0", "argument --n-envs: 0 is too small"),
+        ("load_from_hub", "--algo sac --env Pendulum-v1 -orga a/b", "a/b"),
+        ("load_from_hub", "--algo sac --env Pendulum-v1", "the following arguments are required: -orga/--organization"),
+        ("benchmark", "run --algos sacc --envs Pendulum-v1 --seeds 0", "unknown algorithm 'sacc'; did you mean sac?"),
+        ("benchmark", "run --algos sac --envs Pendulum-v0 --seeds 0", "unknown environment 'Pendulum-v0'"),
+        ("benchmark", "run --algos sac --envs Pendulum-v1 --seeds x", "argument --seeds: invalid int value: 'x'"),
+        ("benchmark", "run --algos sac --envs Pendulum-v1 --seeds 0 -params tau", "'tau' is not of the form key:value"),
+        ("benchmark", "report -f nowhere", "nowhere holds no benchmark"),
+        ("plot", "--window no", "argument --window: invalid _count value: 'no'"),
+        ("plot", "nowhere", "there is no folder nowhere"),
+        ("plot_toy", "--algo dacr", "argument --algo: invalid choice: 'dacr'"),
+        ("plot_toy", "--updates 0", "argument --updates: 0 is too small"),
+        ("plot_toy", "--temperature -1", "temperature=-1.0 must be positive"),
+        ("plot_toy", "--device gpu", "--device gpu is no device of PyTorch"),
+        ("plot_toy", "--output toy.svg", "--output toy.svg: the picture is a PNG file"),
+        ("replay", "nowhere --env Pendulum-v0", "unknown environment 'Pendulum-v0'; did you mean Pendulum-v1?"),
+        ("replay", "nowhere --env Pendulum-v1", "nowhere"),
+    ],
+)
+def test_the_other_commands_do_the_same(
+    command: str,
+    options: str,
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = files(folder)
+    monkeypatch.setattr(sys, "argv", [f"{command}.py", *shlex.split(options)])
+    with pytest.raises(SystemExit) as error:
+        importlib.import_module(f"zoo.{command}").main()
+    assert error.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{command}.py") and ": error: " in line and message in line
+    assert files(folder) == before
+
+
+SLOW = ("torch", "stable_baselines3", "rl_zoo3", "optuna", "pandas", "matplotlib", "huggingface_hub", "mujoco")
+IMPATIENT = f"""
+import runpy, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name in {SLOW!r}:
+            raise RuntimeError(f"{{name}} takes seconds")
+
+sys.meta_path.insert(0, Blocker())
+for line in sys.stdin.read().splitlines():
+    sys.argv = line.split()
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as error:
+        print("status", error.code, flush=True)
+"""
+
+
+def test_names_and_options_are_checked_before_anything_slow_is_imported(tmp_path: Path) -> None:
+    names = "--algo typo --env Hopper-v5", "--algo dacer --env Hoper-v5"
+    lines = [f"{script(command)} {name}" for command in ("train", "enjoy", "push_to_hub", "load_from_hub") for name in names]
+    lines += [f"{script('train')} {SAC} {options}" for options in ("-n 0", "--sed 3", "-params x", "-conf no.yml", "-i a.zip")]
+    result = subprocess.run(
+        [sys.executable, "-c", IMPATIENT],
+        input="\n".join([*lines, f"{script('train')} --help"]),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    assert len(result.stderr.splitlines()) == len(lines), result.stderr
+    assert all(".py: error: " in line for line in result.stderr.splitlines())
+    assert result.stdout.splitlines()[: len(lines)] == ["status 2"] * len(lines)
+    assert "usage: train.py" in result.stdout and result.stdout.endswith("status 0\n")
+
+
+def test_a_wrong_setting_in_a_process_of_its_own(tmp_path: Path) -> None:
+    result = run(script("train"), "--algo", "dacer", "--env", "Pendulum-v1", "-params", "foo:1", cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("train.py: error: foo=1 (-params): DACER has no argument 'foo'")
+    assert not list(tmp_path.iterdir())
