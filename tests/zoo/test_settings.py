@@ -41,6 +41,7 @@ def test_every_setting_of_a_run_has_an_origin(tmp_path: Path) -> None:
     content = setup(tmp_path, "dacer", TINY)
     entry = "hyperparams/dacer.yml, entry Pendulum-v1"
     assert content["zoo"]["n_timesteps"] == {"value": 10, "from": "-n"}
+    assert content["zoo"]["n_envs"] == {"value": 1, "from": "default of the zoo"}
     algorithm, policy = content["DACER"], content["DiffusionPolicy"]
     assert algorithm["buffer_size"] == {"value": 100, "from": "-params"}
     assert algorithm["learning_rate"] == {"value": "lin_3e-4", "from": "-params"}

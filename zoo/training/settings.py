@@ -35,6 +35,9 @@ OPTIONS = {
 }
 """Options that decide what a run is, by the name of the argument."""
 
+ZOO_DEFAULTS: dict[str, Any] = {"n_envs": 1, "normalize": False, "frame_stack": None, "env_wrapper": None, "env_kwargs": {}}
+"""Settings that are no arguments of an algorithm, as they are without an entry."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -140,7 +143,8 @@ def complete(model: Any, given: Settings, options: Settings, archive: str = "") 
     if "noise_type" in given:
         defaults["action_noise"] = Setting(model.action_noise, "noise_type and noise_std")
     own = {name: item for name, item in (options | given).items() if name in defaults}
-    zoo = {name: item for name, item in (options | given).items() if name not in defaults and name != "policy_kwargs"}
+    others = with_origin(ZOO_DEFAULTS, "default of the zoo") | options | given
+    zoo = {name: item for name, item in others.items() if name not in defaults and name != "policy_kwargs"}
     return {
         "zoo": zoo,
         algorithm.__name__: defaults | own,
