@@ -4,13 +4,13 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.taxonomy import TAXONOMY, available_methods
 
-if TYPE_CHECKING:  # at run time the names come from the taxonomy and from _FUNCTIONS, see __getattr__
+if TYPE_CHECKING:  # at run time the names come from the taxonomy and from _MODULES, see __getattr__
     from sb3_diffusion.core.checkpoints import load_agent as load_agent
     from sb3_diffusion.core.checkpoints import load_normalization as load_normalization
     from sb3_diffusion.core.checkpoints import save_agent as save_agent
+    from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
     from sb3_diffusion.q_guidance.dps import DPS as DPS
     from sb3_diffusion.q_guidance.idem import iDEM as iDEM
     from sb3_diffusion.q_guidance.qsm import QSM as QSM
@@ -21,14 +21,20 @@ if TYPE_CHECKING:  # at run time the names come from the taxonomy and from _FUNC
 
 __version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8").strip()
 
-_FUNCTIONS = ("load_agent", "load_normalization", "save_agent")
+# Nothing is imported before it is asked for: the command line reads the taxonomy without PyTorch.
+_MODULES = {
+    "DiffusionPolicy": "sb3_diffusion.policies.diffusion",
+    "load_agent": "sb3_diffusion.core.checkpoints",
+    "load_normalization": "sb3_diffusion.core.checkpoints",
+    "save_agent": "sb3_diffusion.core.checkpoints",
+}
 
-__all__ = ["DiffusionPolicy", "__version__", *_FUNCTIONS, *(method.name for method in available_methods())]
+__all__ = ["__version__", *_MODULES, *(method.name for method in available_methods())]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module("sb3_diffusion.core.checkpoints"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     for method in TAXONOMY:
         if method.name == name:
             return method.load()
@@ -36,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_FUNCTIONS, *(method.name for method in available_methods())])
+    return sorted([*globals(), *_MODULES, *(method.name for method in available_methods())])

@@ -7,7 +7,6 @@ results.
 """
 
 import argparse
-import importlib
 import os
 import shlex
 import signal
@@ -22,7 +21,9 @@ if not __package__:  # started as a file: make the folder that contains the pack
 from .benchmarking.cell_worker import Outcome
 from .benchmarking.cells import Cell, Settings, expand, plan
 from .benchmarking.grid import LocalRunner, RayRunner, Runner, run_cells, summary
-from .training.registry import check_algorithm, check_environment, fail, register_algorithms
+from .training.command_line import CommandParser, parse_assignment
+from .training.errors import fail, refuse
+from .training.registry import check_algorithm, check_environment, import_packages
 
 PROG = "benchmark.py"
 NEEDED = 'install what is missing with: pip install -c constraints.txt -e ".[benchmark]"'
@@ -30,9 +31,9 @@ NEEDED = 'install what is missing with: pip install -c constraints.txt -e ".[ben
 
 def make_parser() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog=PROG, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    folder = argparse.ArgumentParser(add_help=False)
+    folder = CommandParser(add_help=False)
     folder.add_argument("-f", "--folder", type=Path, default=Path("logs/benchmark"), help="folder of the benchmark")
 
     default = Settings()
@@ -71,11 +72,9 @@ def make_cells(args: argparse.Namespace) -> list[Cell]:
     :return: The grid
     :raises ValueError: if a name or a number makes no sense
     """
-    for package in args.gym_packages:
-        importlib.import_module(package)
-    register_algorithms()
     for algo in args.algos:
         check_algorithm(algo)
+    import_packages(args.gym_packages)
     for env in args.envs:
         check_environment(env)
     if min(args.seeds) < 0:
@@ -86,8 +85,7 @@ def make_cells(args: argparse.Namespace) -> list[Cell]:
         if value is not None and value < minimum:
             raise ValueError(f"--{name.replace('_', '-')} {value} is too small; give at least {minimum}.")
     for word in (*args.hyperparams, *args.env_kwargs):
-        if ":" not in word:
-            raise ValueError(f"{word!r} is not of the form key:value.")
+        parse_assignment(word)
     settings = Settings(
         n_timesteps=args.n_timesteps,
         eval_freq=args.eval_freq,
@@ -120,8 +118,8 @@ def run_command(args: argparse.Namespace) -> int:
         plan(cells)
     except ModuleNotFoundError as error:
         fail(PROG, f"{error}; {NEEDED}" if error.name == "jsonschema" else str(error))
-    except (ValueError, ImportError, OSError) as error:
-        fail(PROG, str(error))
+    except Exception as error:
+        refuse(PROG, error, args.traceback)
     print(f"{len(cells)} trainings, {where}, in {args.folder}", flush=True)
     signal.signal(signal.SIGTERM, _interrupt)
     finished: set[Cell] = set()
@@ -138,8 +136,8 @@ def run_command(args: argparse.Namespace) -> int:
         return 130
     print(f"\n{summary(outcomes)}")
     if len(finished) == len(cells):
-        folder = "" if args.folder == Path("logs/benchmark") else f" -f {shlex.quote(str(args.folder))}"
-        print(f"Make a report with: python {Path(sys.argv[0])} report{folder}")
+        folder = [] if args.folder == Path("logs/benchmark") else ["-f", str(args.folder)]
+        print(f"Make a report with: {shlex.join(['python', sys.argv[0], 'report', *folder])}")
     return 0 if len(finished) == len(cells) else 1
 
 
@@ -158,8 +156,8 @@ def report_command(args: argparse.Namespace) -> int:
         fail(PROG, f"{error}; {NEEDED}")
     try:
         page = make_report(args.folder, args.output or args.folder / "report", args.title, args.max_video_mb)
-    except (ValueError, OSError) as error:
-        fail(PROG, str(error))
+    except Exception as error:
+        refuse(PROG, error, args.traceback)
     print(f"Saved as {page}")
     return 0
 

@@ -10,7 +10,6 @@ Hub. Loading these runs nothing that was downloaded.
 
 import argparse
 import contextlib
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -21,11 +20,16 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
+from .training.registry import check_command_line
+
+if __name__ == "__main__":  # names are checked before the imports below, which take seconds
+    check_command_line("enjoy.py", sys.argv[1:])
+
 import gymnasium as gym
 import numpy as np
 import torch as th
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
-from rl_zoo3.utils import ALGOS, StoreDict, create_test_env, get_latest_run_id, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import ALGOS, create_test_env, get_latest_run_id, get_model_path, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
@@ -35,11 +39,14 @@ from tqdm import trange
 from sb3_diffusion.core.printable import printable
 from sb3_diffusion.envs import quiet_mujoco
 
-from .hub.client import HubError, Repository
+from .hub.client import Repository
 from .hub.published import PRETRAINED, PublishedAgent, agent_name
 from .hub.repository import read_results, read_source
 from .load_from_hub import FOLDER, fetch
-from .training.registry import check_command_line, fail, register_algorithms
+from .training.command_line import Assignments, CommandParser, whole_number
+from .training.device import check_device
+from .training.errors import fail, mistakes
+from .training.registry import register_algorithms
 from .training.run_files import saved_env_kwargs
 from .training.trust import UNKNOWN, is_own
 
@@ -50,7 +57,7 @@ PROG = "enjoy.py"
 
 def parse_arguments() -> argparse.Namespace:
     """Command line of rl-zoo3's enjoy script; the default folder is the one that training writes to."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("--algo", required=True, help="algorithm")
     parser.add_argument("--env", required=True, help="environment id")
     parser.add_argument("-f", "--folder", default="logs", help="log folder")
@@ -61,9 +68,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: the newest)")
     parser.add_argument("--hub-folder", type=Path, default=Path(FOLDER), help="folder for downloaded agents")
     parser.add_argument("--trust-remote-code", action="store_true", help="let an agent of others run code while it is loaded")
-    parser.add_argument("-n", "--n-timesteps", type=int, default=1000, help="number of steps")
-    parser.add_argument("--n-envs", type=int, default=1, help="number of environments")
-    parser.add_argument("--num-threads", type=int, default=-1, help="threads for PyTorch (-1: default)")
+    parser.add_argument("-n", "--n-timesteps", type=whole_number(1), default=1000, help="number of steps")
+    parser.add_argument("--n-envs", type=whole_number(1), default=1, help="number of environments")
+    parser.add_argument("--num-threads", type=whole_number(1, {-1: "the default"}), default=-1, help="threads of PyTorch")
     parser.add_argument("--verbose", type=int, default=1, help="0: only the summary, 1: every episode")
     parser.add_argument("--no-render", action="store_true", help="do not render")
     actions = parser.add_mutually_exclusive_group()
@@ -75,10 +82,10 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
     parser.add_argument("--norm-reward", action="store_true", help="report normalised rewards (agents with VecNormalize)")
     parser.add_argument("--reward-log", default="", help="folder for monitor files")
-    parser.add_argument("--seed", type=int, default=0, help="seed")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed")
     parser.add_argument("--device", default="auto", help="PyTorch device")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
-    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
+    parser.add_argument("--env-kwargs", nargs="+", action=Assignments, help="arguments of the environment")
     parser.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
     return parser.parse_args()
 
@@ -247,19 +254,16 @@ def load_run(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
 
 def main() -> None:
     """Load an agent, let it act and print its mean reward."""
-    register_algorithms()
-    check_command_line(PROG, sys.argv[1:])
     args = parse_arguments()
-    for package in args.gym_packages:
-        importlib.import_module(package)
+    check_command_line(PROG, sys.argv[1:])
+    register_algorithms()
     set_random_seed(args.seed)
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
-    try:
+    with mistakes(PROG, args.traceback):
+        check_device(args.device)
         agent = find_published(args)
         model, env = load_run(args) if agent is None else load_published(args, agent)
-    except (HubError, ValueError) as error:
-        fail(PROG, str(error))
     set_random_seed(args.seed)  # however much was drawn while loading, the same seed gives the same actions
     normalization = unwrap_vec_normalize(env)
     if normalization is not None:

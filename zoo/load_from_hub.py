@@ -7,6 +7,7 @@ loaded by unpickling. ``zoo/enjoy.py --from-hub`` acts with it. Downloading runs
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,13 +15,20 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
+from .training.registry import check_command_line
+
+if __name__ == "__main__":  # names are checked before the imports below, which take seconds
+    check_command_line("load_from_hub.py", sys.argv[1:])
+
 from sb3_diffusion.core.checkpoints import why_unsafe
 from sb3_diffusion.core.printable import printable
 
-from .hub.client import HubError, Repository, download
+from .hub.client import Repository, download
 from .hub.published import agent_name
 from .hub.repository import read_results
-from .training.registry import check_command_line, fail, register_algorithms
+from .training.command_line import CommandParser
+from .training.errors import fail, refuse
+from .training.registry import register_algorithms
 
 PROG = "load_from_hub.py"
 FOLDER = "hub"
@@ -28,7 +36,7 @@ FOLDER = "hub"
 
 def parse_arguments() -> argparse.Namespace:
     """Command line of rl-zoo3's script, with a few options more."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("--algo", required=True, help="algorithm")
     parser.add_argument("--env", required=True, help="environment id")
     parser.add_argument("-orga", "--organization", required=True, help="user or organisation on the Hub")
@@ -62,24 +70,24 @@ def fetch(repository: Repository, algo: str, env_id: str, folder: Path, revision
 
 def main() -> None:
     """Download an agent and say how to act with it."""
-    register_algorithms()
-    check_command_line(PROG, sys.argv[1:])
     args = parse_arguments()
+    check_command_line(PROG, sys.argv[1:])
+    register_algorithms()
     name = args.repo_name or agent_name(args.algo, args.env)
     try:
         folder = fetch(Repository(args.organization, name), args.algo, args.env, args.folder, args.revision)
         reason = why_unsafe(folder / f"{agent_name(args.algo, args.env)}.zip")
-    except (HubError, ValueError) as error:
-        fail(PROG, str(error))
+    except Exception as error:
+        refuse(PROG, error, args.traceback)
     except KeyboardInterrupt:
         fail(PROG, "interrupted; what was there before is unchanged.")
-    command = f"python zoo/enjoy.py --algo {args.algo} --env {args.env} --from-hub -orga {args.organization}"
-    command += f" --repo-name {args.repo_name}" if args.repo_name else ""
-    command += f" --hub-folder {args.folder}" if args.folder != Path(FOLDER) else ""
+    words = ["python", "zoo/enjoy.py", "--algo", args.algo, "--env", args.env, "--from-hub", "-orga", args.organization]
+    words += ["--repo-name", args.repo_name] if args.repo_name else []
+    words += ["--hub-folder", str(args.folder)] if args.folder != Path(FOLDER) else []
     if reason is not None:
         print(f"It {reason}, so that it can be loaded by unpickling only, which can run any code in it")
-        command += " --trust-remote-code"
-    print(f"Watch it with: {printable(command)}")
+        words.append("--trust-remote-code")
+    print(f"Watch it with: {printable(shlex.join(words))}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from stable_baselines3.common.results_plotter import ts2xy
 from sb3_diffusion.core.printable import printable
 
 from .figures import Curve, caption, check_output, draw_runs, learning_axes, line_style, save, title
+from .training.command_line import CommandParser
 from .training.curve import read_evaluations
-from .training.registry import fail
+from .training.errors import mistakes
 
 PROG = "plot.py"
 RUN_FOLDER = re.compile(r"(?P<env>.+?)_(?P<number>\d+)(_.+)?")  # with --uuid, the id follows the number
@@ -213,7 +214,7 @@ def _count(text: str) -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs, instead of the next three options")
     parser.add_argument("--algo", nargs="+", help="algorithms to search runs of (default: all)")
     parser.add_argument("--env", nargs="+", help="environments to search runs on (default: all)")
@@ -221,7 +222,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--curve", choices=["evaluations", "training"], default="evaluations", help="evaluations or returns during training"
     )
-    parser.add_argument("--window", type=_count, default=20, help="training episodes whose mean is drawn (default: 20)")
+    parser.add_argument("--window", type=_count, default=20, help="training episodes per mean (default: 20)")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help="picture (.png, .svg or .pdf)")
     parser.add_argument("--show", action="store_true", help="open a window as well")
     args = parser.parse_args()
@@ -234,15 +235,13 @@ def main() -> None:
     """Read, draw, save."""
     args = parse_arguments()
     reader = Reader(args.curve, args.window)
-    try:
+    with mistakes(PROG, args.traceback):
         check_output(args.output)
         runs = [identify(folder) for folder in args.runs] or find_runs(args.log_folder, args.algo, args.env)
         panels = collect(runs, reader, skip=not args.runs)
         with rc_context({"svg.hashsalt": "plot"}):
             figure = draw(panels, reader.value)
             save(figure, args.output)
-    except (OSError, ValueError) as error:
-        fail(PROG, str(error))
     print(f"Saved as {args.output}")
     if args.show and matplotlib.get_backend().lower() == "agg":
         print("No display found, nothing to show.")

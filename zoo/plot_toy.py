@@ -9,6 +9,7 @@ given ``Q`` and learn the policy alone, as in their theorems; with ``--critic le
 import argparse
 import inspect
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +35,12 @@ from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.envs import TOYS, boltzmann_density, boltzmann_entropy, get_toy, grid_axis, make_toy
 from sb3_diffusion.envs.bandits import ActionValue
 from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, Method, available_methods, get_method
+
+from .training.command_line import CommandParser, whole_number
+from .training.device import check_device
+from .training.errors import mistakes
+
+PROG = "plot_toy.py"
 
 LEARNING_RATE = 5e-3
 LEARNING_RATES = {"reparameterization": 1e-3}
@@ -295,20 +302,20 @@ def local_density(samples: np.ndarray, bins: int = 100, radius: int = 4) -> np.n
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     names = [method.zoo_name for method in available_methods() if method.setting == "off-policy"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("--algo", nargs="+", choices=names, default=names, help="methods (default: all)")
     parser.add_argument("--toy", choices=list(TOYS), default="8gaussians", help="density")
     parser.add_argument("--critic", choices=["exact", "learned"], default="exact", help="given Q, or one learned from rewards")
     parser.add_argument("--temperature", type=float, default=1.0, help="temperature in units of Q")
-    parser.add_argument("--updates", type=int, default=6000, help="updates per method")
-    parser.add_argument("--random-steps", type=int, default=2000, help="uniformly random actions before the first update")
-    parser.add_argument("--batch-size", type=int, default=256, help="transitions per update")
-    parser.add_argument("--n-particles", type=int, default=64, help="particles per state, where a method has them")
-    parser.add_argument("--width", type=int, default=64, help="width of the networks")
-    parser.add_argument("--samples", type=int, default=8000, help="samples per panel")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every method")
+    parser.add_argument("--updates", type=whole_number(1), default=6000, help="updates per method")
+    parser.add_argument("--random-steps", type=whole_number(1), default=2000, help="random actions before the first update")
+    parser.add_argument("--batch-size", type=whole_number(1), default=256, help="transitions per update")
+    parser.add_argument("--n-particles", type=whole_number(1), default=64, help="particles per state, where a method has them")
+    parser.add_argument("--width", type=whole_number(1), default=64, help="width of the networks")
+    parser.add_argument("--samples", type=whole_number(1), default=8000, help="samples per panel")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of every method")
     parser.add_argument("--device", default="cpu", help="PyTorch device")
-    parser.add_argument("--dpi", type=int, default=150, help="pixels per inch; a panel is two inches wide")
+    parser.add_argument("--dpi", type=whole_number(1), default=150, help="pixels per inch; a panel is two inches wide")
     parser.add_argument("--output", type=Path, default=Path("toy.png"), help="where to save the picture")
     return parser.parse_args()
 
@@ -316,7 +323,11 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train, print the distances to the true density, draw."""
     args = parse_arguments()
-    density = boltzmann_density(get_toy(args.toy).value, args.temperature, 20 * BINS)
+    with mistakes(PROG, args.traceback):
+        check_device(args.device)
+        if args.output.suffix.lower() != ".png":
+            raise ValueError(f"--output {args.output}: the picture is a PNG file; let the name end with .png")
+        density = boltzmann_density(get_toy(args.toy).value, args.temperature, 20 * BINS)
     panels = [Panel("exp(Q / λ)", "True density")]
     for name in args.algo:
         method = get_method(name)
@@ -325,7 +336,7 @@ def main() -> None:
         distance = total_variation(samples, density)
         print(f"{method.name}: total variation {distance:.3f}, {time.perf_counter() - begin:.0f} s", flush=True)
         panels.append(Panel(method.name, GUIDANCE_MECHANISMS[method.guidance], samples))
-    draw(panels, density, args.output, args.dpi, comment=" ".join(sys.argv))
+    draw(panels, density, args.output, args.dpi, comment=shlex.join(sys.argv))
     print(f"Saved as {args.output}")
 
 

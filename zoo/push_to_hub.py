@@ -14,16 +14,24 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
+from .training.registry import check_command_line
+
+if __name__ == "__main__":  # names are checked before the imports below, which take seconds
+    check_command_line("push_to_hub.py", sys.argv[1:])
+
 import torch as th
 from huggingface_sb3 import EnvironmentName
-from rl_zoo3.utils import StoreDict, get_model_path
+from rl_zoo3.utils import get_model_path
 
 from sb3_diffusion.envs import quiet_mujoco
 
-from .hub.client import HubError, Repository, check_secrets, contents, push
+from .hub.client import Repository, check_secrets, contents, push
 from .hub.published import agent_name
 from .hub.repository import Run, read_results, write_repository
-from .training.registry import check_command_line, fail, register_algorithms
+from .training.command_line import Assignments, CommandParser, whole_number
+from .training.device import check_device
+from .training.errors import fail, refuse
+from .training.registry import register_algorithms
 from .training.trust import check_own
 
 quiet_mujoco()
@@ -33,7 +41,7 @@ PROG = "push_to_hub.py"
 
 def parse_arguments() -> argparse.Namespace:
     """Command line of rl-zoo3's script, with a few options more."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("--algo", required=True, help="algorithm")
     parser.add_argument("--env", required=True, help="environment id")
     parser.add_argument("-f", "--folder", default="logs", help="log folder")
@@ -51,16 +59,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write the agent's folder in there (default: <folder of the run>/hub)")
     parser.add_argument("--as-written", action="store_true", help="send the folder that an earlier call has written")
     parser.add_argument("--trust-remote-code", action="store_true", help="let the files of a run of others run code")
-    parser.add_argument("--n-eval-episodes", type=int, default=10, help="episodes of each evaluation")
-    parser.add_argument("--n-envs", type=int, default=1, help="number of environments of the evaluations")
-    parser.add_argument("-n", "--n-timesteps", type=int, default=1000, help="length of the video")
-    parser.add_argument("--video-kb", type=int, default=2000, help="largest size of the video in kB")
+    parser.add_argument("--n-eval-episodes", type=whole_number(1), default=10, help="episodes of each evaluation")
+    parser.add_argument("--n-envs", type=whole_number(1), default=1, help="number of environments of the evaluations")
+    parser.add_argument("-n", "--n-timesteps", type=whole_number(1), default=1000, help="length of the video")
+    parser.add_argument("--video-kb", type=whole_number(1), default=2000, help="largest size of the video in kB")
     parser.add_argument("--no-video", "--no-render", action="store_true", help="do not record a video")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the evaluations")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the evaluations")
     parser.add_argument("--device", default="auto", help="PyTorch device")
-    parser.add_argument("--num-threads", type=int, default=-1, help="threads for PyTorch (-1: default)")
+    parser.add_argument("--num-threads", type=whole_number(1, {-1: "the default"}), default=-1, help="threads of PyTorch")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
-    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
+    parser.add_argument("--env-kwargs", nargs="+", action=Assignments, help="arguments of the environment")
     return parser.parse_args()
 
 
@@ -118,14 +126,15 @@ def prepare(args: argparse.Namespace, repository: Repository | None) -> Path:
 
 def main() -> None:
     """Write the agent's folder and send it."""
-    register_algorithms()
-    check_command_line(PROG, sys.argv[1:])
     args = parse_arguments()
+    check_command_line(PROG, sys.argv[1:])
+    register_algorithms()
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
     if args.organization is None and not args.dry_run:
         fail(PROG, "-orga is missing: the user or organisation on the Hub to publish for; --dry-run works without.")
     try:
+        check_device(args.device)
         name = args.repo_name or agent_name(args.algo, args.env)
         repository = Repository(args.organization, name) if args.organization else None
         check_secrets({"--commit-message": args.commit_message, "--revision": args.revision or "", "--repo-name": name})
@@ -142,8 +151,8 @@ def main() -> None:
             return
         options = {"message": args.commit_message, "public": args.public, "revision": args.revision, "trusted": trusted}
         commit = push(folder, repository, args.algo, args.env, **options)
-    except (HubError, ValueError) as error:
-        fail(PROG, str(error))
+    except Exception as error:
+        refuse(PROG, error, args.traceback)
     except KeyboardInterrupt:
         fail(PROG, "interrupted; nothing was published. The same command with --as-written repeats without a new evaluation.")
     print(f"Published as {repository.url}, revision {commit}")

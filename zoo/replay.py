@@ -14,6 +14,10 @@ if not __package__:  # started as a file: make the folder that contains the pack
 
 from .video import draw_elsewhere, encode, frame_rate, pictures
 
+from .training.command_line import CommandParser, whole_number
+from .training.errors import mistakes
+from .training.registry import check_environment, register_algorithms
+
 PROG = "replay.py"
 TIMEOUT = 600.0
 
@@ -45,13 +49,13 @@ def record(folder: Path, env_id: str, target: Path, *, steps: int = 1000, max_by
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("folder", type=Path, help="agent in the layout of the Hub")
     parser.add_argument("--env", required=True, help="environment id")
     parser.add_argument("-o", "--output", type=Path, default=Path("replay.mp4"), help="the video")
-    parser.add_argument("-n", "--n-timesteps", type=int, default=1000, help="number of steps")
-    parser.add_argument("--max-bytes", type=int, default=2_000_000, help="size to aim at")
-    parser.add_argument("--seed", type=int, default=0, help="seed")
+    parser.add_argument("-n", "--n-timesteps", type=whole_number(1), default=1000, help="number of steps")
+    parser.add_argument("--max-bytes", type=whole_number(1), default=2_000_000, help="size to aim at")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed")
     return parser.parse_args()
 
 
@@ -72,20 +76,14 @@ def record_here(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Record in this process."""
-    import gymnasium as gym
-
-    from sb3_diffusion.envs import quiet_mujoco
-
-    from .training.registry import check_environment, fail, register_algorithms
-
-    quiet_mujoco()
     args = parse_arguments()
-    register_algorithms()
-    try:
+    with mistakes(PROG, args.traceback):
         check_environment(args.env)
+        from sb3_diffusion.envs import quiet_mujoco  # takes seconds
+
+        quiet_mujoco()
+        register_algorithms()
         record_here(args)
-    except (ValueError, ImportError, gym.error.Error) as error:
-        fail(PROG, str(error))
 
 
 if __name__ == "__main__":

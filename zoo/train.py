@@ -3,53 +3,59 @@ Train an agent: ``python zoo/train.py --algo dacer --env Hopper-v5`` (or ``pytho
 
 The options are those of rl-zoo3 (``--help`` lists them); the default settings are in ``hyperparams/<algo>.yml``.
 An interrupted run continues with ``python zoo/train.py --resume logs/dacer/Hopper-v5_1``.
+
+Options and names are checked before PyTorch and rl-zoo3 are imported.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 if not __package__:  # started as a file: make the folder that contains the package importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-import rl_zoo3.train
-
-from sb3_diffusion.envs import quiet_mujoco
-
-from .training.manager import Manager
-from .training.registry import check_command_line, fail, register_algorithms
-from .training.resume import continue_run, finished, option_parser, parse_options
-from .training.tracking import check_tracking
+from .training.errors import mistakes
+from .training.options import make_parser, parse_options, parse_own_options
+from .training.registry import check_names
+from .training.settings import read_entries
 
 PROG = "train.py"
 
-quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
+if __name__ == "__mp_main__":  # a worker process, which imports the main module again
+    from sb3_diffusion.envs import quiet_mujoco
+
+    quiet_mujoco()
 
 
 def main() -> None:
-    """Check the names, let rl-zoo3 do the rest."""
-    options, arguments = parse_options(sys.argv[1:])
+    """Read the options, check the names, train."""
+    own, arguments = parse_own_options(sys.argv[1:])
     if {"-h", "--help"} & set(arguments):
-        option_parser().print_help()
+        make_parser().parse_args(["--help"])
     run = None
-    if options.resume is not None:
-        if finished(options.resume):
-            print(f"{options.resume} is finished, there is nothing to continue.")
-            return
-        try:
-            run, arguments = continue_run(options.resume, options.resume_freq, arguments, options.trust_remote_code)
-        except ValueError as error:
-            fail(PROG, str(error))
-    register_algorithms()
-    check_command_line(PROG, arguments)
-    check_tracking(PROG, arguments)
-    every = -1 if options.resume_freq is None else options.resume_freq
-    # rl-zoo3's own extension point
-    own = {"run": run, "resume_freq": every, "trusted": options.trust_remote_code}
-    rl_zoo3.train.ExperimentManager = partial(Manager, **own)  # type: ignore[misc, assignment]
-    sys.argv[1:] = arguments
-    rl_zoo3.train.train()
+    with mistakes(PROG, own.traceback):
+        if own.resume is not None:
+            from .training.resume import continue_run, finished
+
+            if finished(own.resume):
+                print(f"{own.resume} is finished, there is nothing to continue.")
+                return
+            run, arguments = continue_run(own.resume, own.resume_freq, arguments, own.trust_remote_code)
+        args = parse_options(arguments)
+        if own.dry_run and args.optimize_hyperparameters:
+            raise ValueError("--dry-run shows the settings of one training; leave out -optimize")
+        check_names(args.algo, args.env, args.gym_packages)
+        if args.conf_file is not None and args.conf_file.endswith((".yml", ".yaml")):
+            read_entries(args.conf_file)
+
+        from sb3_diffusion.envs import quiet_mujoco
+
+        from .training.session import train  # takes seconds
+        from .training.tracking import check_tracking
+
+        check_tracking(PROG, arguments)
+        quiet_mujoco()
+    train(PROG, args, own, run)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import yaml
 
 from tests.helpers import assert_identical
 from zoo.training import trust
-from zoo.training.resume import finished, open_run, parse_options, resumable
+from zoo.training.options import parse_own_options
+from zoo.training.resume import finished, open_run, resumable
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "policy_kwargs:dict(net_arch=[16],diffusion_steps=2)"
@@ -215,7 +216,7 @@ def test_settings_come_from_the_run(tmp_path: Path) -> None:
 
 
 def test_options_of_training_are_separated() -> None:
-    options, rest = parse_options(["--algo", "sac", "--resume-freq", "5", "-n", "7"])
+    options, rest = parse_own_options(["--algo", "sac", "--resume-freq", "5", "-n", "7"])
     assert (options.resume, options.resume_freq, rest) == (None, 5, ["--algo", "sac", "-n", "7"])
 
 

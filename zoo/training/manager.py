@@ -2,20 +2,23 @@
 
 import argparse
 import json
+import shutil
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from pprint import pprint
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import optuna
 import rl_zoo3.exp_manager
-import yaml
 from optuna.samplers import BaseSampler
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -30,16 +33,19 @@ from sb3_diffusion.envs.snapshot import SnapshotServer
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods
 
-from . import ZOO, trust, tuning
+from . import fit, hyperparameters, settings, trust, tuning
+from .commands import command, own_command
 from .curve import print_curve
-from .registry import DMC_PREFIX, fail
+from .errors import fail
+from .hyperparameters import SCHEDULES
+from .registry import DMC_PREFIX
 from .resume import Run, make_checkpoints, mark_finished
+from .run_files import write_yaml
+from .settings import Settings
 from .starting_agent import StartingAgent
 from .tracking import make_logger
 from .warmup import EvaluationAfterWarmUp, announce_warm_up
 
-# Every setting that may be written as "lin_3e-4": from that value to zero over the run.
-SCHEDULES = ("learning_rate", "actor_learning_rate", "critic_learning_rate", "clip_range", "clip_range_vf", "delta_std")
 FINAL_EVALUATION = "final_evaluation.json"
 # rl-zoo3 constructs its callback by this name
 rl_zoo3.exp_manager.EvalCallback = EvaluationAfterWarmUp  # type: ignore[misc]
@@ -62,7 +68,8 @@ class Manager(ExperimentManager):
     Differences from rl-zoo3's manager: the default settings are those of ``hyperparams/<algo>.yml`` in this repository,
     ``lin_`` schedules work for all learning rates, ``dm_control/...`` environments need no further options, activation
     functions may be given by name, a training always writes csv and TensorBoard, several workers share a search for
-    hyperparameters exactly, a trained agent is evaluated, and an interrupted run can be continued.
+    hyperparameters exactly, a trained agent is evaluated, an interrupted run can be continued, and settings that cannot be
+    right are refused before a folder is made.
 
     :param args: Command line
     :param algo: Name of the algorithm
@@ -70,6 +77,8 @@ class Manager(ExperimentManager):
     :param positional: See rl-zoo3's manager
     :param run: The run to continue, if any
     :param resume_freq: Steps between two checkpoints for ``--resume``, 0 for none, negative for the default
+    :param dry_run: Build everything, write nothing
+    :param options: The options of the command line with their origin
     :param trusted: Whether the agent of ``-i`` may run code that is in its files
     :param kwargs: See rl-zoo3's manager
     """
@@ -82,6 +91,8 @@ class Manager(ExperimentManager):
         *positional: Any,
         run: Run | None = None,
         resume_freq: int = -1,
+        dry_run: bool = False,
+        options: Settings | None = None,
         trusted: bool = False,
         **kwargs: Any,
     ):
@@ -92,39 +103,58 @@ class Manager(ExperimentManager):
         super().__init__(args, algo, env_id, *positional, **kwargs)
         self.resume_freq = args.resume_freq
         self.complete = False
+        self.dry_run = dry_run
+        self.options = options or {}
+        self.settings: Settings = {}
         self.run = run
+        self._new_folders: list[Path] = []
         self.start = StartingAgent(Path(self.trained_agent), str(self.env_name))
         if self.continue_training and run is None:  # a run that goes on was allowed to when it began
-            try:
-                self.start.check(self.algo, trusted)
-            except ValueError as error:
-                fail("train.py", str(error))
+            self.start.check(self.algo, trusted)
         if run is not None:
             self.save_path = str(run.folder)
             self.params_path = str(run.folder / self.env_name)
-        if getattr(args, "track", False):
-            self.tensorboard_log = None  # rl-zoo3 would write below runs/
+
+    # -- settings -------------------------------------------------------------------------------------------------------
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.run is not None:
             print(f"Continuing {self.run.folder} with its own settings")
-            return dict(self.run.hyperparams), dict(self.run.hyperparams)
-        if self.trial_id is not None:
-            # rl-zoo3 ignores trial 0
-            self.custom_hyperparams = self._trial_settings(self.trial_id) | (self.custom_hyperparams or {})
-            self.trial_id = None
-        if self.env_name.gym_id.startswith(DMC_PREFIX):
-            self.custom_hyperparams = self._dmc_family() | (self.custom_hyperparams or {})
-        return super().read_hyperparameters()
+            stored = settings.with_origin(self.run.hyperparams, f"settings of {self.run.folder}")
+        else:
+            print(f"Loading hyperparameters from: {self.config}")
+            stored = self._own_settings()
+        self.settings = stored | self._from_options()
+        hyperparams = settings.values(stored)
+        if self.env_kwargs and "env_kwargs" in hyperparams:
+            hyperparams["env_kwargs"] = self.env_kwargs
+        saved = OrderedDict(sorted(hyperparams.items()))
+        if self.run is None:
+            print("Settings for this environment (those that a search varies will be overwritten):")
+            pprint(saved)
+        return hyperparams, saved
 
-    def _dmc_family(self) -> dict[str, Any]:
+    def _own_settings(self) -> Settings:
+        """Settings of the file, overwritten by those of a trial and of the command line."""
+        entries = settings.read_entries(self.config)
+        candidates = [self.env_name.gym_id, "atari" if self._is_atari else "default"]
+        chosen = settings.choose_entry(self.config, entries, candidates)
+        if self.env_name.gym_id.startswith(DMC_PREFIX) and self.env_name.gym_id not in entries:
+            chosen |= self._dmc_family(entries)
+        if self.trial_id is not None:
+            chosen |= settings.with_origin(self._trial_settings(self.trial_id), f"trial {self.trial_id} of {self.study_name}")
+        return chosen | settings.with_origin(self.custom_hyperparams or {}, "-params")
+
+    def _from_options(self) -> Settings:
+        """Settings with an option of their own, which a run stores with its command line."""
+        steps = settings.with_origin({"n_timesteps": self.n_timesteps} if self.n_timesteps > 0 else {}, "-n")
+        return steps | settings.with_origin({"env_kwargs": self.env_kwargs} if self.env_kwargs else {}, "--env-kwargs")
+
+    def _dmc_family(self, entries: dict[str, Any]) -> Settings:
         """What a task of the suite without an entry of its own adds to the default: the ``dm_control`` entry, if any."""
-        if not self.config.endswith((".yml", ".yaml")):
-            return DMC_FAMILY
-        entries = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
-        if self.env_name.gym_id in entries:
-            return {}
-        return DMC_FAMILY | entries.get("dm_control", {})
+        default = settings.with_origin(DMC_FAMILY, "default of the zoo for DeepMind Control")
+        own = settings.choose_entry(self.config, entries, [settings.FAMILY]) if settings.FAMILY in entries else {}
+        return default | own
 
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +166,7 @@ class Manager(ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
+        hyperparameters.check(ALGOS[self.algo], self.settings, vars(rl_zoo3.exp_manager))
         policy_kwargs = hyperparams.get("policy_kwargs")
         ours = {method.zoo_name for method in available_methods()}
         if self.algo not in ours and isinstance(policy_kwargs, dict) and isinstance(policy_kwargs.get("activation_fn"), str):
@@ -143,14 +174,29 @@ class Manager(ExperimentManager):
             activation = resolve_activation(policy_kwargs["activation_fn"])
             hyperparams["policy_kwargs"] = {**policy_kwargs, "activation_fn": activation}
         hyperparams, wrap, callbacks, wrap_vector = super()._preprocess_hyperparams(hyperparams)
+        if self._eval_env_kwargs_args is None:
+            self.eval_env_kwargs = self.env_kwargs  # also where they are from the settings
+        self._check_environment(wrap, hyperparams["policy"])
         if self.vec_env_class is SubprocVecEnv:
             return hyperparams, partial(_serve_snapshots, wrap), callbacks, wrap_vector
         return hyperparams, wrap, callbacks, wrap_vector
 
+    def _check_environment(self, wrap: Callable[[gym.Env], gym.Env] | None, policy: str | type) -> None:
+        """Make the environment once: what is wrong with it, or does not fit, is known before there is a folder."""
+        env = fit.make(self.env_name.gym_id, self.env_kwargs, wrap)
+        try:
+            fit.check(ALGOS[self.algo], policy, env, self.normalize_kwargs if self.normalize else None, self.frame_stack)
+        finally:
+            env.close()
+        if self.eval_env_kwargs != self.env_kwargs:
+            fit.make(self.env_name.gym_id, self.eval_env_kwargs, wrap, "--eval-env-kwargs").close()
+
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        if self.run is None:
+        if self.run is None and not self.dry_run:
             super()._save_config(saved_hyperparams)
-        trust.mark(self.save_path)
+            Path(self.params_path, "command.txt").write_text(own_command(), encoding="utf-8")
+        if not self.dry_run:
+            trust.mark(self.save_path)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         print("Loading pretrained agent")
@@ -166,6 +212,19 @@ class Manager(ExperimentManager):
         normalized.training = not eval_env
         normalized.norm_reward = not eval_env and self.normalize_kwargs.get("norm_reward", True)
         return normalized
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        result = super().setup_experiment()
+        if result is not None and self.run is None and not self.dry_run:
+            write_yaml(Path(self.params_path, settings.FILE), settings.describe(self.effective_settings(result[0])))
+        return result
+
+    def effective_settings(self, model: BaseAlgorithm) -> dict[str, Settings]:
+        """
+        :param model: The agent that was built
+        :return: Section -> every setting with its origin
+        """
+        return settings.complete(model, self.settings, self.options, self.trained_agent)
 
     def learn(self, model: BaseAlgorithm) -> None:
         model.set_logger(make_logger(Path(self.save_path), self._tensorboard_folder(model), self.verbose))
@@ -183,15 +242,30 @@ class Manager(ExperimentManager):
             params = tuning.load_trial(self.storage, self.study_name, trial_id, self.algo)
         except ValueError as error:
             fail("train.py", str(error))
-        settings: dict[str, Any] = HYPERPARAMS_CONVERTER[self.algo](params)
-        return settings
+        converted: dict[str, Any] = HYPERPARAMS_CONVERTER[self.algo](params)
+        return converted
 
     def create_log_folder(self) -> None:
-        if not self.optimize_hyperparameters:  # a search writes no run
-            super().create_log_folder()
+        if self._writes_no_run:
+            return
+        folder = Path(self.params_path)
+        self._new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+        super().create_log_folder()
+
+    def discard_log_folder(self) -> None:
+        """Leave nothing of a start that failed."""
+        if Path(self.save_path) in self._new_folders:
+            shutil.rmtree(self.save_path, ignore_errors=True)
+            for folder in Path(self.save_path).parents:
+                if folder in self._new_folders and folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+    @property
+    def _writes_no_run(self) -> bool:
+        return self.optimize_hyperparameters or self.dry_run
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
+        return super().create_envs(n_envs, eval_env, no_log or self._writes_no_run)
 
     def _tensorboard_folder(self, model: BaseAlgorithm) -> Path:
         """The run folder, or a new one below the folder that the user names."""
@@ -221,8 +295,8 @@ class Manager(ExperimentManager):
         if self.algo not in HYPERPARAMS_SAMPLER:
             fail("train.py", f"-optimize: there is no search space for {self.algo}")
         sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
-        settings = {key: str(value) for key, value in self._hyperparams.items()}
-        attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": " ".join(sys.orig_argv), **settings}
+        values = {key: str(value) for key, value in self._hyperparams.items()}
+        attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": own_command(), **values}
         try:
             lock = tuning.storage_lock(self.storage)
             study = tuning.open_study(self.storage, self.study_name, lock, sampler, pruner, attributes)
@@ -247,13 +321,13 @@ class Manager(ExperimentManager):
         if self.complete:
             mark_finished(self.save_path, self.params_path, model.num_timesteps)
         else:
-            print(f"The training was interrupted; continue it with --resume {self.save_path}")
+            print(f"The training was interrupted; continue it with: {command('train', '--resume', self.save_path)}")
         folder = Path(self.save_path)
         print(f"Agent saved as {folder / self.env_name}.zip")
         exp_id = folder.name.removeprefix(f"{self.env_name}_")
         if exp_id.isdigit():
-            print(f"Watch it with: {_enjoy_program()} --algo {self.algo} --env {self.env_name.gym_id}", end=" ")
-            print(f"-f {self.log_folder} --exp-id {exp_id}")
+            words = ("--algo", self.algo, "--env", self.env_name.gym_id, "-f", self.log_folder, "--exp-id", exp_id)
+            print(f"Watch it with: {command('enjoy', *words)}")
 
     def _evaluate(self, model: BaseAlgorithm) -> None:
         """Print the return of the trained agent, and write every episode to a file of the run."""
@@ -302,9 +376,3 @@ def _linear_schedule(key: str, text: str) -> LinearSchedule:
     if prefix != "lin":
         raise ValueError(f"{key}={text!r} must be a number or 'lin_<initial value>', for example lin_3e-4.")
     return LinearSchedule(initial_value, 0.0, 1.0)
-
-
-def _enjoy_program() -> str:
-    if "-m" in sys.orig_argv:
-        return f"python -m {ZOO}.enjoy"
-    return f"python {Path(sys.argv[0]).with_name('enjoy.py')}"

@@ -1,26 +1,37 @@
-"""Tell rl-zoo3 about the algorithms of ``sb3_diffusion``, and check names before anything slow happens."""
+"""Tell rl-zoo3 about the algorithms of ``sb3_diffusion``, and check names before anything slow is imported."""
 
-import argparse
 import difflib
 import importlib
-import sys
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
-import optuna
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
-from rl_zoo3.utils import ALGOS
 
-from sb3_diffusion.core.printable import printable
-from sb3_diffusion.envs import register_dmc
-from sb3_diffusion.taxonomy import available_methods, get_method
+from sb3_diffusion.taxonomy import BASELINES, available_methods, get_method
+
+from .command_line import CommandParser
+from .errors import fail
+
+if TYPE_CHECKING:  # this module is imported to check names, and these two take seconds
+    import optuna
 
 DMC_PREFIX = "dm_control/"
+CONTRIB = ("ars", "crossq", "qrdqn", "tqc", "trpo", "ppo_lstm")
+"""The algorithms of sb3-contrib that rl-zoo3 knows."""
+
+ENVIRONMENT_PACKAGES = (
+    *("pybullet_envs_gymnasium", "ale_py", "highway_env", "custom_envs", "gym_donkeycar", "panda_gym"),
+    *("rocket_lander_gym", "minigrid"),
+)
+"""Packages that rl-zoo3 imports if they are there; they register environments."""
 
 
 def register_algorithms() -> None:
     """Add every available method of the taxonomy, and its search space, to the tables of rl-zoo3."""
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+    from rl_zoo3.utils import ALGOS
+
     samplers: dict[str, Any] = HYPERPARAMS_SAMPLER
     converters: dict[str, Any] = HYPERPARAMS_CONVERTER
     for method in available_methods():
@@ -41,7 +52,7 @@ def convert_params(sampled: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-def _sample_off_policy(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_off_policy(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-3, 0.05, log=True),
         "batch_size_pow": trial.suggest_int("batch_size_pow", 7, 10),
@@ -50,14 +61,14 @@ def _sample_off_policy(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def _sample_sdac(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_sdac(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "temperature": trial.suggest_float("temperature", 5e-3, 5.0, log=True),
         "n_particles": trial.suggest_categorical("n_particles", [16, 64, 256]),
     }
 
 
-def _sample_maxentdp(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_maxentdp(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "temperature": trial.suggest_float("temperature", 5e-3, 1.0, log=True),
         "n_particles": trial.suggest_categorical("n_particles", [16, 64, 256]),
@@ -66,7 +77,7 @@ def _sample_maxentdp(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def _sample_qvpo(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_qvpo(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "n_particles": trial.suggest_categorical("n_particles", [8, 16, 64]),
         "ent_coef": trial.suggest_float("ent_coef", 1e-3, 0.3, log=True),
@@ -75,7 +86,7 @@ def _sample_qvpo(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def _sample_dacer(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_dacer(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "reward_scale": trial.suggest_float("reward_scale", 0.05, 1.0, log=True),
         "noise_scale": trial.suggest_float("noise_scale", 0.03, 0.3, log=True),
@@ -84,11 +95,11 @@ def _sample_dacer(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def _sample_dacerv2(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_dacerv2(trial: "optuna.Trial") -> dict[str, Any]:
     return _sample_dacer(trial) | {"field_weight": trial.suggest_float("field_weight", 0.003, 3.0, log=True)}
 
 
-def _sample_dime(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_dime(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "v_max": trial.suggest_float("v_max", 10.0, 2000.0, log=True),
         "initial_alpha": trial.suggest_float("initial_alpha", 0.01, 1.0, log=True),
@@ -97,7 +108,7 @@ def _sample_dime(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def _sample_qsm(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_qsm(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "temperature": trial.suggest_float("temperature", 0.01, 1.0, log=True),
         "exploration_noise": trial.suggest_float("exploration_noise", 0.0, 0.3),
@@ -105,7 +116,7 @@ def _sample_qsm(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def _sample_idem(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_idem(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "temperature": trial.suggest_float("temperature", 0.01, 1.0, log=True),
         "n_particles": trial.suggest_categorical("n_particles", [16, 64, 256]),
@@ -113,11 +124,11 @@ def _sample_idem(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def _sample_dps(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_dps(trial: "optuna.Trial") -> dict[str, Any]:
     return _sample_idem(trial) | {"proposal": trial.suggest_categorical("proposal", ["normal_clip", "truncated"])}
 
 
-def _sample_dpmd(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_dpmd(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "actor_learning_rate": trial.suggest_float("actor_learning_rate", 3e-5, 1e-3, log=True),
         "n_particles": trial.suggest_categorical("n_particles", [16, 32, 64]),
@@ -129,12 +140,12 @@ def _sample_dpmd(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def _sample_fpmd(trial: optuna.Trial) -> dict[str, Any]:
+def _sample_fpmd(trial: "optuna.Trial") -> dict[str, Any]:
     return {**_sample_dpmd(trial), "variant": trial.suggest_categorical("variant", ["rectified", "meanflow"])}
 
 
 # Search space of what is particular to a method; the rest is common to all.
-_SAMPLERS: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
+_SAMPLERS: dict[str, Callable[["optuna.Trial"], dict[str, Any]]] = {
     "sdac": _sample_sdac,
     "maxentdp": _sample_maxentdp,
     "qvpo": _sample_qvpo,
@@ -149,26 +160,32 @@ _SAMPLERS: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
 }
 
 
-def _make_sampler(name: str) -> Callable[[optuna.Trial, int, int, dict], dict[str, Any]]:
+def _make_sampler(name: str) -> Callable[["optuna.Trial", int, int, dict], dict[str, Any]]:
     sample_own = _SAMPLERS.get(name, lambda trial: {})
 
-    def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict) -> dict[str, Any]:
+    def sample(trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict) -> dict[str, Any]:
         return convert_params(_sample_off_policy(trial) | sample_own(trial))
 
     return sample
 
 
+def algorithm_names() -> list[str]:
+    """What ``--algo`` may be: the available methods, the algorithms of Stable-Baselines3 and those of sb3-contrib."""
+    return [*(method.zoo_name for method in available_methods()), *BASELINES, *CONTRIB]
+
+
 def check_algorithm(name: str) -> None:
     """
     :param name: Value of ``--algo``
-    :raises ValueError: if no such algorithm is registered; the message is one line with a suggestion
+    :raises ValueError: if there is no such algorithm; the message is one line with a suggestion
     """
-    if name in ALGOS:
+    names = algorithm_names()
+    if name in names:
         return
     try:
         method = get_method(name)
     except ValueError:
-        hint = _suggest(name, ALGOS) or f"known are: {', '.join(ALGOS)}."
+        hint = _suggest(name, names) or f"known are: {', '.join(names)}."
         raise ValueError(f"unknown algorithm {name!r}; {hint}") from None
     if method.available:
         raise ValueError(f"unknown algorithm {name!r}; did you mean {method.zoo_name}?")
@@ -183,15 +200,72 @@ def check_environment(env_id: str) -> None:
     :param env_id: Value of ``--env``
     :raises ValueError: if it does not; the message is one line with a suggestion
     """
-    wants_dmc = env_id.startswith(DMC_PREFIX)
-    if wants_dmc:
-        register_dmc()
+    register_environments(env_id)
+    newest = _newest_version(env_id)
+    if env_id not in gym.registry:
+        if ":" in env_id:
+            package, _, name = env_id.partition(":")
+            raise ValueError(f"unknown environment {env_id!r}; write --env {name} --gym-packages {package}.")
+        hint = f"did you mean {newest}?" if newest else _suggest(env_id, gym.registry)
+        raise ValueError(f"unknown environment {env_id!r}; {hint or 'gymnasium.pprint_registry() lists what is registered.'}")
+    entry = gym.registry[env_id].entry_point
+    # Gymnasium keeps the ids of versions that it has given away, with a function that raises
+    if callable(entry) and getattr(entry, "__module__", "") == gym.envs.__name__:
+        raise ValueError(f"environment {env_id!r} is no longer part of Gymnasium; take {newest}.")
+
+
+def register_environments(env_id: str) -> None:
+    """
+    Import what registers an environment that Gymnasium does not know by itself.
+
+    :param env_id: Value of ``--env``
+    """
     if env_id in gym.registry:
         return
-    if not wants_dmc and env_id.startswith("dm"):
-        register_dmc()  # to have something to suggest
-    hint = _suggest(env_id, gym.registry) or "gymnasium.pprint_registry() lists what is registered."
-    raise ValueError(f"unknown environment {env_id!r}; {hint}")
+    if env_id.startswith(("dm", "toy")):  # with a typo in the prefix too, to have something to suggest
+        from sb3_diffusion.envs import register_dmc  # registers the toys
+
+        if env_id.startswith(DMC_PREFIX) or not env_id.startswith("toy"):
+            register_dmc()
+    if env_id not in gym.registry and ("NoVel" in env_id or any(map(importlib.util.find_spec, ENVIRONMENT_PACKAGES))):
+        importlib.import_module("rl_zoo3.import_envs")
+
+
+def _newest_version(env_id: str) -> str | None:
+    """The highest version that is registered under the same name."""
+    name, _, _ = env_id.rpartition("-v")
+    versions = [spec for spec in gym.registry.values() if spec.name == name.rpartition("/")[2] and spec.version is not None]
+    same = [spec for spec in versions if spec.id.rpartition("-v")[0] == name]
+    return max(same, key=lambda spec: spec.version or 0).id if same else None
+
+
+def check_names(algo: str | None, env_id: str | None, gym_packages: Sequence[str]) -> None:
+    """
+    Check what names something, and import the packages that register environments.
+
+    :param algo: Value of ``--algo``
+    :param env_id: Value of ``--env``
+    :param gym_packages: Values of ``--gym-packages``
+    :raises ValueError: if one of them does not exist
+    """
+    if algo is not None:
+        check_algorithm(algo)
+    import_packages(gym_packages)
+    if env_id is not None:
+        check_environment(env_id)
+
+
+def import_packages(names: Iterable[str]) -> None:
+    """
+    :param names: Values of ``--gym-packages``
+    :raises ValueError: if one cannot be imported
+    """
+    name = ""
+    try:
+        for name in names:
+            importlib.import_module(name)
+    except Exception as error:  # whatever a package does while it is imported
+        raise ValueError(f"--gym-packages {name}: {type(error).__name__}: {error}") from error
 
 
 def check_command_line(prog: str, argv: Sequence[str]) -> None:
@@ -199,31 +273,17 @@ def check_command_line(prog: str, argv: Sequence[str]) -> None:
     Stop with one line and exit status 2 if ``--algo`` or ``--env`` name nothing that exists.
 
     :param prog: Name of the program, for the message
-    :param argv: Command line without the program; options other than the two names are left to the program's own parser
+    :param argv: Command line without the program; options other than the names are left to the program's own parser
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = CommandParser(prog=prog, add_help=False, allow_abbrev=False)
     parser.add_argument("--algo")
     parser.add_argument("--env")
     parser.add_argument("--gym-packages", nargs="+", default=[])
     args, _ = parser.parse_known_args(argv)
-    for package in args.gym_packages:
-        importlib.import_module(package)
     try:
-        if args.algo is not None:
-            check_algorithm(args.algo)
-        if args.env is not None:
-            check_environment(args.env)
+        check_names(args.algo, args.env, args.gym_packages)
     except (ValueError, ImportError) as error:
         fail(prog, str(error))
-
-
-def fail(prog: str, message: str) -> NoReturn:
-    """
-    :param prog: Name of the program
-    :param message: One line
-    """
-    print(f"{prog}: error: {printable(' '.join(message.split()))}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

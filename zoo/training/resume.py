@@ -13,13 +13,12 @@ from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integrati
 from sb3_diffusion.core.checkpoint_store import CheckpointStore, write_atomically
 from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
 
+from .options import RESUME_EVERY, RESUME_SHARE
 from .run_files import read_yaml
 from .trust import check_own, what_runs
 
 FOLDER = "resume"
 FINISHED = "finished.json"
-DEFAULT_EVERY = 10_000
-MAX_SHARE = 0.02
 _NOT_PASSED_ON = {
     *("resume_freq", "command", "truncate_last_trajectory"),  # not options of rl-zoo3, or without effect
     *("log_folder", "uuid"),  # the folder is known
@@ -114,30 +113,6 @@ def resumable(folder: str | Path) -> bool:
     return store.latest()[0] is not None or (len(store) == 0 and run.every != 0)
 
 
-def parse_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """
-    :param argv: Command line of the training without the program
-    :return: ``resume`` and ``resume_freq``, and what is left for rl-zoo3
-    """
-    return option_parser().parse_known_args(argv)
-
-
-def option_parser() -> argparse.ArgumentParser:
-    """The options that rl-zoo3 does not have."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
-    group = parser.add_argument_group("resume")
-    group.add_argument("--resume", metavar="RUN", help="continue the run with this log folder, such as logs/dacer/Hopper-v5_1")
-    group.add_argument(
-        "--resume-freq",
-        metavar="N",
-        type=int,
-        help="store all that --resume needs every N steps, 0 for never "
-        f"(default: every {DEFAULT_EVERY} steps, less often where it would take more than {100 * MAX_SHARE:g}%% of the time)",
-    )
-    group.add_argument("--trust-remote-code", action="store_true", help="let the files of --resume and -i run code of others")
-    return parser
-
-
 def continue_run(folder: str, resume_freq: int | None, rest: Sequence[str], trusted: bool = False) -> tuple[Run, list[str]]:
     """
     :param folder: Value of ``--resume``
@@ -184,10 +159,10 @@ def make_checkpoints(save_path: str, params_path: str, every: int, resume: bool)
     folder = Path(save_path)
     return TrainingCheckpoints(
         folder / FOLDER,
-        every=DEFAULT_EVERY if every < 0 else every,
+        every=RESUME_EVERY if every < 0 else every,
         resume=resume,
         files=[folder / "best_model.zip", folder / "evaluations.npz", Path(params_path) / "vecnormalize.pkl"],
-        max_share=MAX_SHARE if every < 0 else None,
+        max_share=RESUME_SHARE if every < 0 else None,
     )
 
 

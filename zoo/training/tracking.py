@@ -3,13 +3,16 @@
 import argparse
 import importlib.util
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import stable_baselines3
 from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
-from .registry import fail
+from .commands import own_command
+from .errors import fail
 
 
 class CompleteTensorBoard(TensorBoardOutputFormat):
@@ -50,3 +53,25 @@ def check_tracking(prog: str, argv: Sequence[str]) -> None:
     if args.tensorboard_log is not None:
         where = f"leave out --tensorboard-log {args.tensorboard_log}"
         fail(prog, f"--track reads TensorBoard's files in the folder of the run; {where}")
+
+
+def start_tracking(args: argparse.Namespace, hyperparams: dict[str, Any]) -> None:
+    """
+    Open a run of Weights & Biases, which from then on reads whatever TensorBoard is given.
+
+    :param args: Command line
+    :param hyperparams: Settings of the run
+    """
+    import wandb
+
+    wandb.init(
+        name=f"{args.env}__{args.algo}__{args.seed}__{int(time.time())}",
+        project=args.wandb_project_name,
+        entity=args.wandb_entity,
+        group=args.wandb_group,
+        tags=[*args.wandb_tags, f"v{stable_baselines3.__version__}"],
+        config={**vars(args), "command": own_command(), "saved_hyperparams": dict(hyperparams)},
+        sync_tensorboard=True,
+        monitor_gym=True,
+        save_code=True,
+    )

@@ -23,7 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from sb3_diffusion.core.printable import printable
 
@@ -64,6 +64,7 @@ def open_storage(storage: str | None) -> BaseStorage | None:
     """
     :param storage: Value of ``--storage``
     :return: The storage, ``None`` for one in memory
+    :raises ValueError: if it cannot be opened
     """
     if storage is None:
         return None
@@ -72,7 +73,11 @@ def open_storage(storage: str | None) -> BaseStorage | None:
         file.parent.mkdir(parents=True, exist_ok=True)
     if storage.endswith(".log"):
         return JournalStorage(JournalFileBackend(storage))
-    return RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT}} if file is not None else None)
+    kwargs = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if file is not None else None
+    try:
+        return RDBStorage(storage, engine_kwargs=kwargs)
+    except (SQLAlchemyError, ImportError) as error:
+        raise ValueError(f"--storage {storage} cannot be opened: {error.__cause__ or error}") from error
 
 
 def storage_lock(storage: str | None) -> AbstractContextManager[Any]:
