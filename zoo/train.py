@@ -19,7 +19,8 @@ from sb3_diffusion.envs import quiet_mujoco
 
 from .training.manager import Manager
 from .training.registry import check_command_line, fail, register_algorithms
-from .training.resume import continue_run, finished, option_parser, parse_options
+from .training.resume import continue_run, option_parser, parse_options
+from .training.signals import Signals
 from .training.tracking import check_tracking
 
 PROG = "train.py"
@@ -34,21 +35,24 @@ def main() -> None:
         option_parser().print_help()
     run = None
     if options.resume is not None:
-        if finished(options.resume):
-            print(f"{options.resume} is finished, there is nothing to continue.")
-            return
         try:
-            run, arguments = continue_run(options.resume, options.resume_freq, arguments)
+            continued = continue_run(options.resume, options.resume_freq, arguments)
         except ValueError as error:
             fail(PROG, str(error))
+        if continued is None:
+            print(f"{options.resume} is finished, there is nothing to continue; -n N trains on to N steps in total.")
+            return
+        run, arguments = continued
     register_algorithms()
     check_command_line(PROG, arguments)
     check_tracking(PROG, arguments)
     every = -1 if options.resume_freq is None else options.resume_freq
     # rl-zoo3's own extension point
-    rl_zoo3.train.ExperimentManager = partial(Manager, run=run, resume_freq=every)  # type: ignore[misc, assignment]
-    sys.argv[1:] = arguments
-    rl_zoo3.train.train()
+    with Signals() as signals:
+        manager = partial(Manager, run=run, resume_freq=every, signals=signals)
+        rl_zoo3.train.ExperimentManager = manager  # type: ignore[misc, assignment]
+        sys.argv[1:] = arguments
+        rl_zoo3.train.train()
 
 
 if __name__ == "__main__":
