@@ -274,12 +274,16 @@ class ReplayPieces:
         :param checkpoint: Where the pieces are
         :param num_timesteps: Environment steps of the checkpoint
         """
-        arrays = _rings(self.buffer)
+        arrays, size = _rings(self.buffer), self.buffer.buffer_size
+        Restoration(self.buffer, node["attributes"])
+        if self.buffer.buffer_size != size:
+            raise ValueError(
+                f"The checkpoint is one of a replay buffer for {self.buffer.buffer_size} steps, not {size}. Build the same again."
+            )
         for piece in node["pieces"]:
             with np.load(io.BytesIO(checkpoint.read(piece["part"])), allow_pickle=False) as stored:
                 for key, array in arrays.items():
                     array[_rows(piece)] = stored[key]
-        Restoration(self.buffer, node["attributes"])
         self._pieces, self._num_timesteps = list(node["pieces"]), num_timesteps
 
 
