@@ -63,7 +63,7 @@ def take(path: Path, say: Callable[[str], None] = print) -> SoftFileLease:
         return _sign_of_life(path) != first
 
     try:
-        lock.acquire(timeout=-1, cancel_check=hopeless)
+        lock.acquire(timeout=10 * LEASE_SECONDS, cancel_check=hopeless)
     except Timeout:
         raise Taken(owner_of(lock)) from None
     return lock

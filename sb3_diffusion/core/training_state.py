@@ -278,7 +278,7 @@ class ReplayPieces:
         Restoration(self.buffer, node["attributes"])
         if self.buffer.buffer_size != size:
             raise ValueError(
-                f"The checkpoint is one of a replay buffer for {self.buffer.buffer_size} steps, not {size}. Build the same again."
+                f"The checkpoint is one of a replay buffer for {self.buffer.buffer_size} steps, not {size}; build the same."
             )
         for piece in node["pieces"]:
             with np.load(io.BytesIO(checkpoint.read(piece["part"])), allow_pickle=False) as stored:

@@ -392,7 +392,7 @@ class StopAt(BaseCallback):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda env: sac(env, policy_kwargs={"net_arch": [9]}), "is one of other networks: .*size mismatch.*same networks again"),
+        (lambda env: sac(env, policy_kwargs={"net_arch": [9]}), "one of other networks: .*size mismatch.*same networks again"),
         (lambda env: sac(env, buffer_size=76), "is one of a replay buffer for 75 steps, not 76"),
         (lambda env: sac(env, gamma=0.5, learning_rate=1e-2), None),
     ],

@@ -1,4 +1,4 @@
-"""What a training writes while it runs: agents and evaluations, each file complete or absent, none of them worth the training."""
+"""What a training writes while it runs: agents and evaluations, each file complete or absent, none worth the training."""
 
 import io
 import pickle

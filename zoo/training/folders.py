@@ -1,5 +1,6 @@
 """The folder of a run: which ones there are, how a new one is claimed, who holds it."""
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -140,11 +141,9 @@ class RunFolder:
             return
         for path in sorted(self.path.rglob("*"), reverse=True):  # what is inside a folder comes before it
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        for folder in self.made:
-            try:
+        with contextlib.suppress(OSError):  # somebody else's run may be in there by now
+            for folder in self.made:
                 folder.rmdir()
-            except OSError:  # somebody else's run is in there by now
-                return
 
 
 def owner(path: str | Path) -> str | None:

@@ -305,7 +305,7 @@ def how_to_continue(folder: Path, last_step: int | None, num_timesteps: int) -> 
     :param num_timesteps: Steps that were done
     """
     if last_step is None:
-        return f"After {num_timesteps} steps there is no checkpoint of {folder} to continue from; an agent can be trained on with -i."
+        return f"After {num_timesteps} steps there is no checkpoint of {folder} to continue from; -i trains an agent on."
     where = "" if last_step == num_timesteps else f", at step {last_step}"
     return f"After {num_timesteps} steps, continue{where} with: {resume_command(folder)}"
 

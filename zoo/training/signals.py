@@ -15,7 +15,7 @@ from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 SAVING: tuple[int, ...] = (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()
 SAME_SECONDS = 1.0
-"""A second signal within this time is the first one again: terminals, shells and schedulers often tell both group and process."""
+"""A second signal within this time is the first one again: shells and schedulers often tell both group and process."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -81,7 +81,7 @@ def _say(text: str) -> None:
 
 def start_worker_server() -> None:
     """
-    Let worker processes be born deaf to signals: what a terminal sends, it sends to all of them, and they need seconds to start.
+    Let worker processes be born deaf to signals: a terminal sends them to every process, and workers need seconds to start.
     """
     atexit.register(_kill_workers)
     if not hasattr(signal, "pthread_sigmask") or "forkserver" not in multiprocessing.get_all_start_methods():

@@ -1,8 +1,8 @@
 """
 The settings with which a run was started.
 
-``config.yml`` and ``args.yml`` are there to be read, and people edit them. What a run goes on with, and what is published of it,
-is what it was started with: the copies in the folder ``started_with`` beside them.
+``config.yml`` and ``args.yml`` are there to be read, and people edit them. What a run goes on with, and what is published of
+it, is what it was started with: the copies in the folder ``started_with`` beside them.
 """
 
 from pathlib import Path
