@@ -87,12 +87,12 @@ def test_what_is_watched_is_what_is_published(logs: Path, tmp_path: Path) -> Non
     folder = write_repository(agent, tmp_path / "hub", n_eval_episodes=1, video=False)
     published = PublishedAgent(folder, ENV, "sac")
     raw = np.array([[0.6, -0.8, 5.0]], np.float32)
-    actions = []
+    actions: list[np.ndarray] = []
     for env in (agent.make_env(), published.make_env()):
         assert isinstance(env, VecNormalize)
         model = agent.load(env, device="cpu") if not actions else published.load(env, device="cpu")
         actions.append(model.predict(env.normalize_obs(raw), deterministic=True)[0])
-    np.testing.assert_array_equal(*actions)
+    np.testing.assert_array_equal(actions[0], actions[1])
     settings = read_yaml(folder / "config.yml")
     assert settings["learning_starts"] == 60 and settings["normalize"] is True
 
@@ -100,19 +100,19 @@ def test_what_is_watched_is_what_is_published(logs: Path, tmp_path: Path) -> Non
 def test_training_on_from_an_agent_takes_its_statistics(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.training.manager import Manager
 
-    seen: list[VecNormalize] = []
+    seen: list[Any] = []
     normalize = Manager._maybe_normalize
 
     def spy(self: Manager, env: Any, eval_env: bool) -> Any:
-        seen.append(normalize(self, env, eval_env))
-        return seen[-1]
+        normalized: Any = normalize(self, env, eval_env)
+        seen.append(normalized)
+        return normalized
 
     monkeypatch.setattr(Manager, "_maybe_normalize", spy)
     agent = logs / "sac" / f"{ENV}_1" / "rl_model_40_steps.zip"
-    counts: list[Any] = []
-    monkeypatch.setattr(Manager, "learn", lambda self, model: counts.extend(env.obs_rms.count for env in seen) or sys.exit(7))
+    monkeypatch.setattr(Manager, "learn", lambda self, model: sys.exit(7))
     assert train(tmp_path, *SAC, "-i", str(agent), "-n", "20", "-params", *TINY[:3], "normalize:True") == 7
-    assert [round(count) for count in counts] == [41, 41]
+    assert [round(env.obs_rms.count) for env in seen] == [41, 41]
     assert [(env.training, env.norm_reward) for env in seen] == [(False, False), (True, True)]
 
 

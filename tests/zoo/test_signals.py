@@ -101,14 +101,14 @@ def saved_policy(archive: Path) -> Any:
         return th.load(io.BytesIO(members.read("policy.pth")), weights_only=True)
 
 
-def test_signals_of_all_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_signals_of_all_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """While the first steps are random, during an evaluation (twice), and in the one at the end."""
     options = [*SAC, "-n", "160", "--eval-freq", "40", "--resume-freq", "1000", "-params", *TINY, "normalize:True"]
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     whole.mkdir()
     pieces.mkdir()
     assert train(whole, *options) == 0
-    assert "Watch it with" in capsys.readouterr().out
+    assert "Watch it with" in capfd.readouterr().out
     run = pieces / "logs" / "sac" / "Pendulum-v1_1"
     evaluate, at = Evaluation._on_step, {30: [signal.SIGINT], 80: [signal.SIGTERM, signal.SIGTERM]}
 
@@ -120,7 +120,7 @@ def test_signals_of_all_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(Evaluation, "_on_step", interrupted)
     assert train(pieces, *options) == 130
     for step, status in ((30, 143), (80, 0)):
-        output = capsys.readouterr()
+        output = capfd.readouterr()
         where = run if step > 30 else Path("logs", "sac", "Pendulum-v1_1")
         assert f"After {step} steps, continue with: python train.py --resume {where}" in output.out
         assert "the training ends at the next checkpoint" in output.err and "Traceback" not in output.err
@@ -142,7 +142,7 @@ def test_signals_of_all_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(module_manager(), "_evaluate", at_the_end)
     assert train(pieces, "--resume", str(run)) == 143
-    assert "The evaluation at the end was interrupted; repeat it with" in capsys.readouterr().out
+    assert "The evaluation at the end was interrupted; repeat it with" in capfd.readouterr().out
     assert not finished(run) and checkpoint_steps(run)[-1] == 160
     assert train(pieces, "--resume", str(run)) == 0 and finished(run)
     same = whole / "logs" / "sac" / "Pendulum-v1_1"

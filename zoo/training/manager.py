@@ -20,7 +20,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize, sync_envs_normalization
 
 from sb3_diffusion import load_normalization
 from sb3_diffusion.core.checkpoints import save_agent, write_file
@@ -242,6 +242,7 @@ class Manager(ExperimentManager):
         if not self.continue_training or not has_normalization(Path(self.trained_agent)):
             return super()._maybe_normalize(env, eval_env)
         normalized = load_normalization(self.trained_agent, env)  # of this agent, not that at the end of its run
+        assert isinstance(normalized, VecNormalize)
         normalized.training = not eval_env
         normalized.norm_reward = not eval_env and self.normalize_kwargs.get("norm_reward", True)
         return normalized

@@ -10,7 +10,7 @@ from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integrati
 from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_diffusion import load_normalization
 from sb3_diffusion.core.archives import open_archive
@@ -91,8 +91,9 @@ class SavedAgent:
             vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
         )
         if own:
-            env = load_normalization(self.archive, env)
-            env.norm_reward = norm_reward
+            env = normalized = load_normalization(self.archive, env)
+            assert isinstance(normalized, VecNormalize)
+            normalized.norm_reward = norm_reward
         return VecFrameStack(env, n_stack) if n_stack else env
 
     def load(self, env: VecEnv, *, device: str = "auto", seed: int | None = None, attach: bool = False) -> BaseAlgorithm:
@@ -177,7 +178,7 @@ def find_run(
     """
     parent = Path(folder, algo)
     runs = _candidates(parent, env_id, exp_id)
-    reasons = []
+    reasons: list[str] = []
     for run in runs:
         archive = _archive(run, which, env_id)
         if archive is not None:
