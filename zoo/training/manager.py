@@ -193,10 +193,12 @@ class Manager(ExperimentManager):
         try:
             super().learn(model)
         except (CannotContinue, Taken) as error:
+            self.folder.release()
             fail("train.py", str(error))
         except Exception:
             if self.run is None and model.num_timesteps == 0:
                 self._give_up()
+            self.folder.release()
             raise
         finally:
             self.signals.listen(None)
@@ -285,6 +287,12 @@ class Manager(ExperimentManager):
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         assert self.folder is not None
+        try:
+            self._finish(model)
+        finally:
+            self.folder.release()
+
+    def _finish(self, model: BaseAlgorithm) -> None:
         if self.checkpoints.complete or self.checkpoints.stopped:
             self._save_agent(model)
         if self.checkpoints.complete:
@@ -298,7 +306,6 @@ class Manager(ExperimentManager):
                 mark_finished(self.save_path, self.params_path, model.num_timesteps)
         else:
             print(how_to_continue(Path(self.save_path), self.checkpoints.last_step, model.num_timesteps))
-        self.folder.release()
         if Path(self.save_path, f"{self.env_name}.zip").is_file():
             print(f"Watch it with: {self._enjoy_command()}")
 
