@@ -15,13 +15,13 @@ EXTRAS = {
     "dmc": ["dm-control>=1.0.50", "shimmy>=2.0.1,<3", "imageio>=2.34", MUJOCO],
     # Never huggingface_sb3: it needs huggingface-hub<1 and makes pip fall back to a release with a broken cloudpickle pin.
     # rl-zoo3 brings its successor.
-    # pandas reads training returns and writes the report of -optimize, whose workers filelock keeps apart; matplotlib draws,
-    # scipy has the intervals.
+    # pandas reads training returns and writes the report of -optimize, whose workers filelock keeps apart, as it does runs;
+    # matplotlib draws, scipy has the intervals.
     "zoo": [
         "rl-zoo3>=2.9.2,<3",
         "huggingface-hub>=2,<3",
         "optuna>=5,<6",
-        "filelock>=3.12",
+        "filelock>=3.30",
         "pandas>=2.2,<4",
         "matplotlib>=3.8",
         "scipy>=1.15",

@@ -28,12 +28,9 @@ if __name__ == "__main__":  # names are checked before the imports below, which 
 import gymnasium as gym
 import numpy as np
 import torch as th
-from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
-from rl_zoo3.utils import ALGOS, create_test_env, get_latest_run_id, get_model_path, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from tqdm import trange
 
 from sb3_diffusion.core.printable import printable
@@ -45,9 +42,10 @@ from .hub.repository import read_results, read_source
 from .load_from_hub import FOLDER, fetch
 from .training.command_line import Assignments, CommandParser, whole_number
 from .training.device import check_device
-from .training.errors import fail, mistakes
+from .training.errors import mistakes
 from .training.registry import register_algorithms
-from .training.run_files import saved_env_kwargs
+from .training.saved_agents import NoAgent, SavedAgent, add_options, chosen, find_run
+from .training.started_with import original
 from .training.trust import UNKNOWN, is_own
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
@@ -60,8 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("--algo", required=True, help="algorithm")
     parser.add_argument("--env", required=True, help="environment id")
-    parser.add_argument("-f", "--folder", default="logs", help="log folder")
-    parser.add_argument("--exp-id", type=int, default=0, help="number of the run (0: latest, -1: no run folder)")
+    add_options(parser, "load")
     parser.add_argument("--from-hub", action="store_true", help="act with an agent of the Hub, downloaded if it is not there")
     parser.add_argument("-orga", "--organization", help="user or organisation on the Hub")
     parser.add_argument("-name", "--repo-name", help="name of the repository on the Hub (default: <algo>-<env>)")
@@ -76,10 +73,6 @@ def parse_arguments() -> argparse.Namespace:
     actions = parser.add_mutually_exclusive_group()
     actions.add_argument("--deterministic", action="store_true", help="deterministic actions (the default)")
     actions.add_argument("--stochastic", action="store_true", help="actions as during training")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--load-best", action="store_true", help="load the best model instead of the last")
-    which.add_argument("--load-checkpoint", type=int, help="load the checkpoint of this number of steps")
-    which.add_argument("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
     parser.add_argument("--norm-reward", action="store_true", help="report normalised rewards (agents with VecNormalize)")
     parser.add_argument("--reward-log", default="", help="folder for monitor files")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed")
@@ -120,24 +113,6 @@ def open_env(args: argparse.Namespace, make: Callable[[bool], VecEnv]) -> VecEnv
         return reset(False)
 
 
-def load_model(args: argparse.Namespace, model_path: str, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
-    """
-    Load the agent without its replay memory.
-
-    :param args: Command line
-    :param model_path: Saved agent
-    :param hyperparams: Settings saved with the run
-    :param env: Environment
-    """
-    algorithm = ALGOS[args.algo]
-    kwargs: dict[str, Any] = {"seed": args.seed}
-    if issubclass(algorithm, OffPolicyAlgorithm):
-        kwargs |= {"buffer_size": 1, "optimize_memory_usage": False}
-    if "HerReplayBuffer" in str(hyperparams.get("replay_buffer_class", "")):
-        kwargs["env"] = env
-    return algorithm.load(model_path, device=args.device, **kwargs)
-
-
 def run(model: BaseAlgorithm, env: VecEnv, args: argparse.Namespace) -> Iterator[tuple[float, int]]:
     """
     Act for ``-n`` steps.
@@ -161,33 +136,43 @@ def run(model: BaseAlgorithm, env: VecEnv, args: argparse.Namespace) -> Iterator
             returns[i], lengths[i] = 0.0, 0
 
 
-def find_published(args: argparse.Namespace) -> PublishedAgent | None:
+def find_agent(args: argparse.Namespace) -> SavedAgent | PublishedAgent:
     """
-    The agent of the Hub or of ``zoo/pretrained`` that is to act.
+    The agent that is to act: one of the Hub, one of the user's own runs, or without any that of ``zoo/pretrained``.
 
     :param args: Command line
-    :return: The agent, ``None`` if one of the user's own runs is meant
+    :raises ValueError: if there is none; the message says why
     """
-    name = agent_name(args.algo, args.env)
     if args.from_hub:
-        if args.organization is None:
-            raise ValueError("--from-hub needs -orga, the user or organisation on the Hub.")
-        repository = Repository(args.organization, args.repo_name or name)
-        folder = args.hub_folder / repository.organization / repository.name
-        source = read_source(folder)
-        if source and args.revision in (None, source.get("asked_for"), source.get("revision")):
-            revision = printable(source.get("revision"), 100)
-            print(f"Using {folder}, revision {revision} (zoo/load_from_hub.py looks for a newer one)")
-        else:
-            folder = fetch(repository, args.algo, args.env, args.hub_folder, args.revision)
+        return find_on_hub(args)
+    which = chosen(args)
+    try:
+        return find_run(args.folder, args.algo, args.env, args.exp_id, which, env_kwargs=args.env_kwargs)
+    except NoAgent as reason:
+        folder = PRETRAINED / agent_name(args.algo, args.env)
+        if args.exp_id != 0 or which != "last" or not folder.is_dir():
+            raise
+        why = str(reason).partition("; train an agent first")[0]
+        print(f"None of your own runs has an agent ({why}): using the pretrained agent {folder}")
         return PublishedAgent(folder, args.env, args.algo, trust=args.trust_remote_code)
-    chosen = args.exp_id != 0 or args.load_best or args.load_checkpoint is not None or args.load_last_checkpoint
-    if chosen or get_latest_run_id(str(Path(args.folder, args.algo)), EnvironmentName(args.env)) > 0:
-        return None
-    folder = PRETRAINED / name
-    if not folder.is_dir():
-        return None
-    print(f"No run in {Path(args.folder, args.algo)}, using the pretrained agent {folder}")
+
+
+def find_on_hub(args: argparse.Namespace) -> PublishedAgent:
+    """
+    The agent of the Hub, downloaded if it is not there.
+
+    :param args: Command line
+    """
+    if args.organization is None:
+        raise ValueError("--from-hub needs -orga, the user or organisation on the Hub.")
+    repository = Repository(args.organization, args.repo_name or agent_name(args.algo, args.env))
+    folder = args.hub_folder / repository.organization / repository.name
+    source = read_source(folder)
+    if source and args.revision in (None, source.get("asked_for"), source.get("revision")):
+        revision = printable(source.get("revision"), 100)
+        print(f"Using {folder}, revision {revision} (zoo/load_from_hub.py looks for a newer one)")
+    else:
+        folder = fetch(repository, args.algo, args.env, args.hub_folder, args.revision)
     return PublishedAgent(folder, args.env, args.algo, trust=args.trust_remote_code)
 
 
@@ -215,41 +200,26 @@ def load_published(args: argparse.Namespace, agent: PublishedAgent) -> tuple[Bas
     return agent.load(env, device=args.device, seed=args.seed), env
 
 
-def load_run(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
+def load_run(args: argparse.Namespace, agent: SavedAgent) -> tuple[BaseAlgorithm, VecEnv]:
     """
     Load the agent of one of the user's own runs.
 
     :param args: Command line
+    :param agent: The agent
     """
-    env_name = EnvironmentName(args.env)
-    which = (args.load_best, args.load_checkpoint, args.load_last_checkpoint)
-    try:
-        _, model_path, log_path = get_model_path(args.exp_id, args.folder, args.algo, env_name, *which)
-    except (AssertionError, ValueError) as error:
-        fail(PROG, f"{error}; train an agent first with: python zoo/train.py --algo {args.algo} --env {args.env}")
-    print(f"Loading {model_path}")
-    settings = Path(log_path, env_name)
-    if not args.trust_remote_code and not is_own(log_path):
+    print(f"Loading {printable(agent.archive)}")
+    if not args.trust_remote_code and not is_own(agent.folder):
         print(f"It is {UNKNOWN}, and is loaded without running code of it")
-        return load_published(args, PublishedAgent(settings, args.env, args.algo, archive=Path(model_path)))
-    hyperparams, stats_path = get_saved_hyperparams(str(settings), norm_reward=args.norm_reward, test_mode=True)
-    env_kwargs = saved_env_kwargs(settings, hyperparams) | (args.env_kwargs or {})
+        settings = original(agent.settings)
+        return load_published(args, PublishedAgent(settings, args.env, args.algo, archive=agent.archive))
 
     def make(render: bool) -> VecEnv:
-        return create_test_env(
-            args.env,
-            n_envs=args.n_envs,
-            stats_path=stats_path,
-            seed=args.seed,
-            log_dir=args.reward_log or None,
-            should_render=render,
-            hyperparams=dict(hyperparams),
-            env_kwargs=env_kwargs,
-            vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
+        return agent.make_env(
+            n_envs=args.n_envs, seed=args.seed, render=render, log_dir=args.reward_log or None, norm_reward=args.norm_reward
         )
 
     env = open_env(args, make)
-    return load_model(args, model_path, hyperparams, env), env
+    return agent.load(env, device=args.device, seed=args.seed), env
 
 
 def main() -> None:
@@ -262,8 +232,8 @@ def main() -> None:
         th.set_num_threads(args.num_threads)
     with mistakes(PROG, args.traceback):
         check_device(args.device)
-        agent = find_published(args)
-        model, env = load_run(args) if agent is None else load_published(args, agent)
+        agent = find_agent(args)
+        model, env = load_run(args, agent) if isinstance(agent, SavedAgent) else load_published(args, agent)
     set_random_seed(args.seed)  # however much was drawn while loading, the same seed gives the same actions
     normalization = unwrap_vec_normalize(env)
     if normalization is not None:

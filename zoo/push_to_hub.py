@@ -20,18 +20,18 @@ if __name__ == "__main__":  # names are checked before the imports below, which 
     check_command_line("push_to_hub.py", sys.argv[1:])
 
 import torch as th
-from huggingface_sb3 import EnvironmentName
-from rl_zoo3.utils import get_model_path
 
 from sb3_diffusion.envs import quiet_mujoco
 
 from .hub.client import Repository, check_secrets, contents, push
 from .hub.published import agent_name
-from .hub.repository import Run, read_results, write_repository
+from .hub.repository import read_results, write_repository
 from .training.command_line import Assignments, CommandParser, whole_number
 from .training.device import check_device
 from .training.errors import fail, refuse
 from .training.registry import register_algorithms
+from .training.saved_agents import add_options, chosen, find_run
+from .training.started_with import changes
 from .training.trust import check_own
 
 quiet_mujoco()
@@ -44,12 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("--algo", required=True, help="algorithm")
     parser.add_argument("--env", required=True, help="environment id")
-    parser.add_argument("-f", "--folder", default="logs", help="log folder")
-    parser.add_argument("--exp-id", type=int, default=0, help="number of the run (0: latest, -1: no run folder)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--load-best", action="store_true", help="publish the best model instead of the last")
-    which.add_argument("--load-checkpoint", type=int, help="publish the checkpoint of this number of steps")
-    which.add_argument("--load-last-checkpoint", action="store_true", help="publish the last checkpoint")
+    add_options(parser, "publish")
     parser.add_argument("-orga", "--organization", help="user or organisation on the Hub (required unless --dry-run)")
     parser.add_argument("-name", "--repo-name", help="name of the repository (default: <algo>-<env>)")
     parser.add_argument("-m", "--commit-message", default="Upload agent", help="commit message")
@@ -72,24 +67,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def find_run(args: argparse.Namespace) -> Run:
-    """
-    The training that the command line names.
-
-    :param args: Command line
-    """
-    env_name = EnvironmentName(args.env)
-    which = (args.load_best, args.load_checkpoint, args.load_last_checkpoint)
-    try:
-        _, archive, folder = get_model_path(args.exp_id, args.folder, args.algo, env_name, *which)
-    except (AssertionError, ValueError) as error:
-        raise ValueError(
-            f"{error}; train an agent first with: python zoo/train.py --algo {args.algo} --env {args.env}"
-        ) from None
-    check_own(folder, args.trust_remote_code, f"publishing unpickles {archive} and obeys its settings, which can run any code")
-    return Run(args.algo, args.env, Path(folder), Path(archive), args.env_kwargs or {})
-
-
 def prepare(args: argparse.Namespace, repository: Repository | None) -> Path:
     """
     Write the agent's folder, or find the one that was written before.
@@ -98,11 +75,15 @@ def prepare(args: argparse.Namespace, repository: Repository | None) -> Path:
     :param repository: Repository on the Hub, if it is known
     :return: The agent's folder
     """
-    run = find_run(args)
+    run = find_run(args.folder, args.algo, args.env, args.exp_id, chosen(args), env_kwargs=args.env_kwargs)
+    consequence = f"publishing unpickles {run.archive} and obeys its settings, which can run any code"
+    check_own(run.folder, args.trust_remote_code, consequence)
     output = args.output or run.folder / "hub"
     if args.as_written:
         return output / agent_name(args.algo, args.env)
     print(f"Publishing {run.archive}")
+    if edited := changes(run.settings):
+        print(f"Its settings were edited later ({'; '.join(edited)}); those that it was trained with are published.")
     folder = write_repository(
         run,
         output,

@@ -245,7 +245,8 @@ def draw_in_this_process(args: argparse.Namespace) -> None:
 
     from sb3_diffusion.envs import quiet_mujoco
 
-    from .training.registry import check_command_line, fail, register_algorithms
+    from .training.errors import fail
+    from .training.registry import check_command_line, register_algorithms
 
     quiet_mujoco()
     register_algorithms()

@@ -35,12 +35,13 @@ def main() -> None:
     run = None
     with mistakes(PROG, own.traceback):
         if own.resume is not None:
-            from .training.resume import continue_run, finished
+            from .training.resume import continue_run
 
-            if finished(own.resume):
-                print(f"{own.resume} is finished, there is nothing to continue.")
+            continued = continue_run(own.resume, own.resume_freq, arguments, own.trust_remote_code)
+            if continued is None:
+                print(f"{own.resume} is finished, there is nothing to continue; -n N trains on to N steps in total.")
                 return
-            run, arguments = continue_run(own.resume, own.resume_freq, arguments, own.trust_remote_code)
+            run, arguments = continued
         args = parse_options(arguments)
         if own.dry_run and args.optimize_hyperparameters:
             raise ValueError("--dry-run shows the settings of one training; leave out -optimize")
@@ -51,11 +52,13 @@ def main() -> None:
         from sb3_diffusion.envs import quiet_mujoco
 
         from .training.session import train  # takes seconds
+        from .training.signals import Signals
         from .training.tracking import check_tracking
 
         check_tracking(PROG, arguments)
         quiet_mujoco()
-    train(PROG, args, own, run)
+    with Signals() as signals:
+        train(PROG, args, own, run, signals)
 
 
 if __name__ == "__main__":

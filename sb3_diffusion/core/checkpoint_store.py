@@ -140,6 +140,10 @@ class CheckpointStore:
     def __len__(self) -> int:
         return len(self._manifests())
 
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints in ascending order, whether or not they are intact."""
+        return sorted(map(_step, self._manifests()))
+
     def _open(self, manifest: Path) -> Checkpoint:
         try:
             content = json.loads(manifest.read_bytes())

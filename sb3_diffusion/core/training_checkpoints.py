@@ -11,17 +11,26 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_diffusion.core.checkpoint_store import Checkpoint, CheckpointStore
-from sb3_diffusion.core.training_state import TrainingState, why_not
+from sb3_diffusion.core.training_state import TrainingState, constructor_arguments, why_not
 from sb3_diffusion.numeric import integer, optional, real
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Ends ``learn()`` after :meth:`TrainingCheckpoints.request`; like a Ctrl-C, it is no error."""
+
+
+class CannotContinue(ValueError):
+    """A checkpoint does not belong to the training that shall continue from it; the message is one line."""
 
 
 class TrainingCheckpoints(BaseCallback):
     """
     Stores everything that an interrupted training needs to continue as if nothing had happened (docs: guide/resume).
 
-    A checkpoint is taken at the start of a rollout, the only moment at which nothing is half done; saving changes no random
-    number. To continue, build the same environments, algorithm and callbacks, and call ``learn()`` with the same arguments and
-    with ``resume=True`` here. Put this callback last in the list.
+    A checkpoint is taken at the start of a rollout, the only moment at which nothing is half done, and at the end of the
+    training; saving changes no random number. To continue, build the same environments, algorithm and callbacks, and call
+    ``learn()`` with the same arguments and with ``resume=True`` here. With a larger number of steps it goes on beyond the end.
+    Put this callback last in the list.
 
     :param folder: Folder of the checkpoints
     :param every: Environment steps between two checkpoints; 0 for none
@@ -50,12 +59,29 @@ class TrainingCheckpoints(BaseCallback):
         self.max_share = optional(real, "max_share", max_share, above=0, remedy="None is for no limit")
         self.complete = False
         """Whether ``learn()`` came to its end."""
+        self.stopped = False
+        """Whether ``learn()`` was ended by :meth:`request`, with a checkpoint unless there was a reason to write none."""
         self._checkpoint: Checkpoint | None = None
         self._saved_at: int | None = None
         self._not_before = 0.0
         self._n_rollouts = 0
         self._warned = False
         self._enabled = True
+        self._requested = self._stop = self._rollout_ended = self._at_end = False
+
+    @property
+    def last_step(self) -> int | None:
+        """Step of the newest checkpoint, ``None`` if there is none yet."""
+        return None if self._checkpoint is None else self._checkpoint.step
+
+    def request(self, *, stop: bool) -> None:
+        """
+        Ask for a checkpoint out of turn, at the start of the next rollout. Meant for handlers of signals: it only notes.
+
+        :param stop: End the training after it, with :class:`TrainingStopped`. The agent is then the one of the checkpoint
+        """
+        self._requested = True
+        self._stop = self._stop or stop
 
     def _on_training_start(self) -> None:
         reason = why_not(self.model)
@@ -75,36 +101,59 @@ class TrainingCheckpoints(BaseCallback):
                 self._say(problem)
             if self._checkpoint is None and problems:
                 raise ValueError(f"No checkpoint in {self.store.folder} is intact.")
+            # that of a training which came to its end: there is no rollout at whose start it could be put back
+            self._at_end = self._checkpoint is not None and self._checkpoint.step >= self.locals["total_timesteps"]
 
     def _on_rollout_start(self) -> None:
-        if not self._enabled:
+        self._rollout_ended = False
+        if not self._enabled or self._at_end:
             return
         if self.resume:
             self.resume = False
             self._restore()
-        elif self._due():
+        elif self._due() or (self._requested and self._may_save()):
             self._save()
+        if self._stop and (self._saved_at == self.model.num_timesteps or self.every == 0):
+            self._end()
         self._n_rollouts += 1
 
+    def _on_rollout_end(self) -> None:
+        self._rollout_ended = True
+
     def _on_step(self) -> bool:
-        return True
+        if self._stop and not self._enabled:
+            self._end()
+        return not self._at_end
+
+    def _end(self) -> None:
+        self.stopped = True
+        raise TrainingStopped
 
     def _on_training_end(self) -> None:
+        if self._at_end:
+            self._restore()
+        elif self._enabled and self.every > 0 and self._rollout_ended:  # otherwise a callback ended it in the middle of one
+            self._save()
         self.complete = True
+
+    def _may_save(self) -> bool:
+        """On-policy algorithms count rollouts up to the next log line in a local variable."""
+        return self.every > 0 and (self._log_interval is None or self._n_rollouts % self._log_interval == 0)
 
     def _due(self) -> bool:
         if self.every == 0:
             return False
         if self._saved_at is None:
             return True  # so that there is always something to continue from
-        if self.model.num_timesteps - self._saved_at < self.every:
+        if self.model.num_timesteps - self._saved_at < self.every or not self._may_save():
             return False
-        if self._log_interval is not None and self._n_rollouts % self._log_interval != 0:
-            return False  # on-policy algorithms count rollouts up to the next log line in a local variable
         return time.monotonic() >= self._not_before
 
     def _save(self) -> None:
         start = time.monotonic()
+        self._requested = False
+        if self._checkpoint is not None and self._saved_at == self._checkpoint.step == self.model.num_timesteps:
+            return  # it is there already
         self._saved_at = self.model.num_timesteps
         extra = {"n_rollouts": self._n_rollouts, "n_calls": self.n_calls}
         try:
@@ -127,12 +176,20 @@ class TrainingCheckpoints(BaseCallback):
         if self._checkpoint is None:
             self._say("There is no checkpoint yet, the training begins at step 0.")
             return
-        extra, lost = self.training_state.restore(self._checkpoint)
+        asked = constructor_arguments(self.model)
+        try:
+            extra, lost = self.training_state.restore(self._checkpoint)
+        except ValueError as error:
+            raise CannotContinue(" ".join(str(error).split())) from error
         self._n_rollouts, self.n_calls = extra["n_rollouts"], extra["n_calls"]
         self._saved_at = self.num_timesteps = self.model.num_timesteps
         if self._log_interval is not None:
             _shift_iterations(self.logger, self._n_rollouts)
         self._say(f"Continuing at step {self.model.num_timesteps}.")
+        stored = constructor_arguments(self.model)
+        other = [f"{name} {stored[name]} (not {value})" for name, value in sorted(asked.items()) if stored.get(name) != value]
+        if other:
+            self._say(f"The settings are those of the checkpoint: {', '.join(other)}.")
         if lost:
             self._say(f"The state of the environments cannot be restored, new episodes begin: {'; '.join(lost[:3])}")
 

@@ -1,6 +1,7 @@
 """Everything that a training consists of at the start of a rollout, as parts that can be stored and put back."""
 
 import contextlib
+import inspect
 import io
 import os
 import random
@@ -60,6 +61,15 @@ def why_not(model: BaseAlgorithm) -> str | None:
         if unknown := _buffer_attributes(buffer).unknown:
             return f"{type(buffer).__name__} holds {', '.join(unknown)}"
     return None
+
+
+def constructor_arguments(model: BaseAlgorithm) -> dict[str, Any]:
+    """
+    :param model: An algorithm
+    :return: Arguments of its constructor that it keeps as plain values under their own names
+    """
+    names = inspect.signature(type(model)).parameters.keys() - set(_OF_THE_CALL) - {"seed"}
+    return {name: value for name in names if isinstance(value := getattr(model, name, None), bool | int | float)}
 
 
 class TrainingState:
@@ -128,14 +138,18 @@ class TrainingState:
         for name in SCHEDULES:  # once described with the rest
             state["model"]["attributes"].pop(name, None)
         model = self.model
-        parameters = th.load(io.BytesIO(checkpoint.read(PARAMETERS)), map_location=model.device, weights_only=True)
-        model.set_parameters(parameters, exact_match=True, device=model.device)
+        self._restore_parameters(checkpoint)
+        n_envs = model.n_envs
         for target, name in ((_stateful(self.callback), "callback"), (model, "model")):
             mismatches = Restoration(target, state[name]).mismatches
             if mismatches:
                 raise ValueError(
                     f"The checkpoint is one of another {name}: {'; '.join(mismatches)}. Build the same {name} again."
                 )
+        if model.n_envs != n_envs:
+            raise ValueError(
+                f"The checkpoint is one of {model.n_envs} environments, not {n_envs}. Build the same number again."
+            )
         if self.replay is not None:
             self.replay.restore(state["replay"], checkpoint, model.num_timesteps)
         for noise, matrices in zip(_rollout_noises(model), Restoration([], state["noises"]).value, strict=True):
@@ -151,6 +165,15 @@ class TrainingState:
         if lost:
             self._begin_new_episodes()
         return Restoration({}, state["extra"]).value, lost
+
+    def _restore_parameters(self, checkpoint: Checkpoint) -> None:
+        model = self.model
+        parameters = th.load(io.BytesIO(checkpoint.read(PARAMETERS)), map_location=model.device, weights_only=True)
+        try:
+            model.set_parameters(parameters, exact_match=True, device=model.device)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"The checkpoint is one of other networks: {reason} Build the same networks again.") from error
 
     def _restore_files(self, names: list[str | None], checkpoint: Checkpoint) -> None:
         for path, name in zip(self.files, names, strict=False):
@@ -256,12 +279,16 @@ class ReplayPieces:
         :param checkpoint: Where the pieces are
         :param num_timesteps: Environment steps of the checkpoint
         """
-        arrays = _rings(self.buffer)
+        arrays, size = _rings(self.buffer), self.buffer.buffer_size
+        Restoration(self.buffer, node["attributes"])
+        if self.buffer.buffer_size != size:
+            raise ValueError(
+                f"The checkpoint is one of a replay buffer for {self.buffer.buffer_size} steps, not {size}; build the same."
+            )
         for piece in node["pieces"]:
             with np.load(io.BytesIO(checkpoint.read(piece["part"])), allow_pickle=False) as stored:
                 for key, array in arrays.items():
                     array[_rows(piece)] = stored[key]
-        Restoration(self.buffer, node["attributes"])
         self._pieces, self._num_timesteps = list(node["pieces"]), num_timesteps
 
 

@@ -431,5 +431,3 @@ def _resolve_optimizer(optimizer_class: type[th.optim.Optimizer] | str) -> type[
     if optimizer_class not in known:
         raise ValueError(f"Unknown optimizer_class={optimizer_class!r}; known are {', '.join(sorted(known))}.")
     return known[optimizer_class]
-
-

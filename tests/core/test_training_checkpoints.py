@@ -21,7 +21,7 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_diffusion.core.checkpoint_store import CheckpointStore, DamagedCheckpoint, decode, encode
-from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
+from sb3_diffusion.core.training_checkpoints import CannotContinue, TrainingCheckpoints, TrainingStopped
 from sb3_diffusion.envs.snapshot import Restoration, Snapshot, SnapshotServer
 from sb3_diffusion.taxonomy import available_methods
 from tests.envs import PointEnv
@@ -45,18 +45,22 @@ class Crash(BaseCallback):
     Ends the training in the middle of a rollout.
 
     :param step: When; texts are settings, which a checkpoint does not bring back
+    :param request: Asks for the end instead, like the handler of a signal
     """
 
-    def __init__(self, step: int | None):
+    def __init__(self, step: int | None, request: Callable[..., None] | None = None):
         super().__init__()
         self.step = str(step)
+        self.request = request
         self.ends: list[int] = []
 
     def _on_step(self) -> bool:
         if self.locals["dones"][0]:
             self.ends.append(self.num_timesteps)
         if str(self.num_timesteps) == self.step:
-            raise Interruption
+            if self.request is None:
+                raise Interruption
+            self.request(stop=True)
         return True
 
 
@@ -82,6 +86,7 @@ def train(
     resume: bool = False,
     every: int = 30,
     verbose: int = 0,
+    ask: bool = False,
     **env_kwargs: Any,
 ) -> tuple[Any, EvalCallback]:
     model = build(environment(monitor_dir=folder, **env_kwargs))
@@ -98,7 +103,11 @@ def train(
     checkpoints = TrainingCheckpoints(
         folder / "resume", every=every, resume=resume, files=[folder / "best_model.zip"], max_share=None, verbose=verbose
     )
-    model.learn(steps, callback=[evaluation, Crash(crash_at), checkpoints], log_interval=1)
+    crash = Crash(crash_at, checkpoints.request if ask else None)
+    try:
+        model.learn(steps, callback=[evaluation, crash, checkpoints], log_interval=1)
+    except TrainingStopped:
+        assert checkpoints.stopped and checkpoints.last_step == model.num_timesteps
     return model, evaluation
 
 
@@ -310,6 +319,103 @@ def test_interrupted_twice_and_a_damaged_checkpoint(tmp_path: Path) -> None:
     assert_same_training(tmp_path, whole, train(folder, sac, resume=True, **kwargs))
 
 
+# -- beyond the end, and on request ----------------------------------------------------------------------------------------
+
+
+def test_extended_equals_longer(tmp_path: Path) -> None:
+    """SAC and PPO, whose loops differ; their rates are constant, so that the number of steps decides nothing else."""
+    for name, build in (("sac", sac), ("ppo", ppo)):
+        whole = train(tmp_path / name / "whole", build, env_id=PointEnv)
+        pieces = tmp_path / name / "pieces"
+        train(pieces, build, steps=60, env_id=PointEnv)
+        assert_same_training(tmp_path / name, whole, train(pieces, build, resume=True, env_id=PointEnv))
+
+
+def test_complete_training_is_not_trained_on(tmp_path: Path) -> None:
+    for name, build in (("sac", sac), ("ppo", ppo)):
+        folder = tmp_path / name
+        model, _ = train(folder, build, steps=60, env_id=PointEnv)
+        monitor = (folder / "0.monitor.csv").read_bytes()
+        again, evaluation = train(folder, build, steps=60, resume=True, env_id=PointEnv)
+        assert again.num_timesteps == 60 and evaluation.evaluations_timesteps == [50]
+        assert_identical(again.get_parameters(), model.get_parameters())
+        assert_same_arrays(replay_contents(again), replay_contents(model))
+        assert len((folder / "0.monitor.csv").read_bytes().splitlines()) == len(monitor.splitlines())
+
+
+@pytest.mark.parametrize("setup", ["sac", "ppo", "sdac"])
+def test_ended_on_request(setup: str, tmp_path: Path) -> None:
+    """At the start of the next rollout: the agent is the one from which the training continues."""
+    build: Build = {"sac": sac, "ppo": ppo, "sdac": lambda env: make(ALGORITHMS[0], env)}[setup]
+    whole = train(tmp_path / "whole", build, env_id=PointEnv)
+    folder = tmp_path / "pieces"
+    model, _ = train(folder, build, crash_at=47, ask=True, env_id=PointEnv)
+    assert 47 <= model.num_timesteps < 60 and CheckpointStore(folder / "resume").steps()[-1] == model.num_timesteps
+    same, _ = train(folder, build, steps=model.num_timesteps, resume=True, env_id=PointEnv)
+    assert_identical(same.get_parameters(), model.get_parameters())
+    assert_same_training(tmp_path, whole, train(folder, build, resume=True, env_id=PointEnv))
+
+
+def test_a_checkpoint_on_request_does_not_end(tmp_path: Path) -> None:
+    checkpoints = TrainingCheckpoints(tmp_path, every=1000, keep=3)
+    checkpoints.request(stop=False)
+    sac(environment(PointEnv)).learn(20, callback=checkpoints)
+    assert checkpoints.complete and not checkpoints.stopped and checkpoints.store.steps() == [0, 20]
+
+
+def test_request_without_checkpoints_ends_all_the_same(tmp_path: Path) -> None:
+    checkpoints = TrainingCheckpoints(tmp_path, every=0)
+    checkpoints.request(stop=True)
+    with pytest.raises(TrainingStopped):
+        sac(environment(PointEnv)).learn(20, callback=checkpoints)
+    assert checkpoints.stopped and checkpoints.last_step is None and not list(tmp_path.iterdir())
+
+
+def test_ended_by_a_callback_has_no_checkpoint_at_the_end(tmp_path: Path) -> None:
+    """In the middle of a rollout the last transition is not stored yet."""
+    checkpoints = TrainingCheckpoints(tmp_path, every=1000)
+    sac(environment(PointEnv)).learn(20, callback=[StopAt(13), checkpoints])
+    assert checkpoints.complete and checkpoints.store.steps() == [0]
+
+
+class StopAt(BaseCallback):
+    """Like StopTrainingOnRewardThreshold."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def _on_step(self) -> bool:
+        return self.num_timesteps < self.step
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda env: sac(env, policy_kwargs={"net_arch": [9]}), "one of other networks: .*size mismatch.*same networks again"),
+        (lambda env: sac(env, buffer_size=76), "is one of a replay buffer for 75 steps, not 76"),
+        (lambda env: sac(env, gamma=0.5, learning_rate=1e-2), None),
+    ],
+)
+def test_another_algorithm(change: Build, message: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path, sac, steps=30, env_id=PointEnv)
+    if message is None:
+        train(tmp_path, change, steps=60, resume=True, verbose=1, env_id=PointEnv)
+        said = capsys.readouterr().out
+        assert "The settings are those of the checkpoint: " in said
+        assert "gamma 0.99 (not 0.5)" in said and "learning_rate 0.0003 (not 0.01)" in said
+        return
+    with pytest.raises(CannotContinue, match=message) as error:
+        train(tmp_path, change, steps=60, resume=True, env_id=PointEnv)
+    assert "\n" not in str(error.value)
+
+
+def test_another_number_of_environments(tmp_path: Path) -> None:
+    train(tmp_path, ppo, steps=30, env_id=PointEnv)
+    with pytest.raises(CannotContinue, match="is one of 1 environments, not 2"):
+        train(tmp_path, ppo, steps=60, resume=True, env_id=PointEnv, n_envs=2)
+
+
 def test_a_progress_bar_may_be_added(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     with pytest.raises(Interruption):
@@ -352,7 +458,7 @@ def test_only_new_rows_are_written(tmp_path: Path) -> None:
     assert checkpoint is not None
     pieces = [name for name in checkpoint.parts if name.startswith("replay")]
     state = decode(checkpoint.read("state.json"), checkpoint.read("arrays.bin"))
-    assert [piece["count"] for piece in state["replay"]["pieces"]] == [20, 20, 20, 20, 20]
+    assert [piece["count"] for piece in state["replay"]["pieces"]] == [20] * 6
     assert pieces == [piece["part"] for piece in state["replay"]["pieces"]]
 
 
@@ -452,10 +558,10 @@ def test_what_cannot_be_described_is_refused(tmp_path: Path) -> None:
 
 
 def test_rare_checkpoints_where_saving_is_slow(tmp_path: Path) -> None:
-    for max_share, expected in ((None, 2), (1e-9, 1)):
-        checkpoints = TrainingCheckpoints(tmp_path / str(expected), every=10, max_share=max_share)
+    for max_share, expected in ((None, [50, 60]), (1e-9, [0, 60])):
+        checkpoints = TrainingCheckpoints(tmp_path / str(max_share), every=10, max_share=max_share)
         sac(environment(PointEnv)).learn(60, callback=checkpoints)
-        assert len(checkpoints.store) == expected
+        assert checkpoints.store.steps() == expected
         assert checkpoints.complete
 
 

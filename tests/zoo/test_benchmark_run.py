@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from zoo.benchmark import make_cells
-from zoo.benchmarking import cells as cells_module
 from zoo.benchmarking.cell_worker import Outcome, training_command, work
 from zoo.benchmarking.cells import Cell, CellFileError, Settings, expand, lease, plan, read, read_result
 from zoo.benchmarking.grid import LocalRunner, RayRunner, run_cells, summary
@@ -250,7 +249,7 @@ def test_cell_of_a_living_owner_is_left_alone_then_waited_for(tmp_path: Path) ->
 
 
 def test_lock_of_a_silent_owner_elsewhere_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells_module, "LEASE_SECONDS", 10.0)
+    monkeypatch.setattr("zoo.lease.LEASE_SECONDS", 10.0)
     cell = one_cell(tmp_path)
     path = cell.folder / "cell.lease"
     lock = lease(path)

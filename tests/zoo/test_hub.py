@@ -251,13 +251,13 @@ def test_pretrained_agents_act_without_a_run(hub: Hub, monkeypatch: pytest.Monke
         return capsys.readouterr().out
 
     out = act()
-    assert f"No run in {Path('logs', 'sdac')}, using the pretrained agent {hub.cwd / 'pretrained' / NAME}" in out
+    assert f"(there is no run in {Path('logs', 'sdac')}): using the pretrained agent {hub.cwd / 'pretrained' / NAME}" in out
     own = act("-f", str(hub.runs / "logs"))
     assert f"Loading {hub.runs / 'logs'}" in own
     assert scores(out) == scores(own)
     with pytest.raises(SystemExit):
         act("--exp-id", "2")
-    assert "train an agent first with" in capsys.readouterr().err
+    assert "--exp-id may be nothing: there are no runs yet" in capsys.readouterr().err
     assert hub.server.requests == []
 
 

@@ -22,7 +22,7 @@ import yaml
 from tests.helpers import assert_identical
 from zoo.training import trust
 from zoo.training.options import parse_own_options
-from zoo.training.resume import finished, open_run, resumable
+from zoo.training.resume import checkpoint_steps, finished, open_run, resumable
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "policy_kwargs:dict(net_arch=[16],diffusion_steps=2)"
@@ -126,7 +126,7 @@ def interrupted_equals_uninterrupted(
     output = finish(process)
     assert f"Continuing {run} with its own settings" in output
     finish(reference)
-    assert finished(run) and not resumable(run) and not (run / "resume").exists()
+    assert finished(run) and not resumable(run) and checkpoint_steps(run) == [steps]
     assert_same_run(whole / "logs" / algo / f"{env}_1", run)
     logged = [[found for folder in (root / "tb" / env).iterdir() if (found := scalars(folder))] for root in (whole, pieces)]
     assert len(logged[1]) == 1, "one TensorBoard run"

@@ -21,7 +21,8 @@ from tests.zoo.test_resume import write_run
 from zoo import enjoy, push_to_hub, train
 from zoo.hub.client import HubError, Repository, check_secrets, push
 from zoo.training import trust, tuning
-from zoo.training.registry import fail, register_algorithms
+from zoo.training.errors import fail
+from zoo.training.registry import register_algorithms
 from zoo.training.resume import continue_run
 from zoo.training.starting_agent import StartingAgent
 

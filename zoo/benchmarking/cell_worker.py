@@ -17,11 +17,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import Timeout, lock_descriptor
 
+from ..lease import lease, owner_of
 from ..machine import cpu_name
 from ..provenance import git_commit, package_versions
+from ..training.folders import run_folders
 from ..training.manager import FINAL_EVALUATION
-from ..training.resume import finished, resumable
-from .cells import FORMAT, Cell, CellFileError, check, lease, read, read_result, write
+from ..training.resume import drop_checkpoints, finished, resumable
+from .cells import FORMAT, Cell, CellFileError, check, read, read_result, write
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 TAIL_LINES = 15
@@ -71,9 +73,7 @@ def work(cell: Cell, *, retries: int, wait: bool, stop: Callable[[], bool] = lam
         # the lock of a dead owner is removed by the first try and taken by the second
         lock.acquire(timeout=-1 if wait else 1.0, cancel_check=stop)
     except Timeout:
-        owner = lock.owner
-        who = "somebody else" if owner is None else f"process {owner.pid} on {owner.hostname}"
-        return Outcome("stopped" if stop() else "busy", f"is being done by {who}")
+        return Outcome("stopped" if stop() else "busy", f"is being done by {owner_of(lock)}")
     try:
         if has_result(cell):  # the one that was doing it has finished
             return Outcome("present", "has a result")
@@ -121,6 +121,7 @@ def _try(cell: Cell, retries: int, stop: Callable[[], bool], train: Path) -> Out
             if stop():  # the cell may belong to somebody else by now
                 raise Stopped
             write(cell.folder, "result", result)
+            _forget_checkpoints(cell)
         except CellFileError as error:
             attempt["error"] = str(error)
         write(cell.folder, "attempts", attempts)
@@ -161,12 +162,19 @@ def training_command(cell: Cell, train: Path, *, fresh: bool = False) -> tuple[l
     return [sys.executable, str(train), *cell.options(), "-f", str(cell.folder / "run")], False
 
 
+def _forget_checkpoints(cell: Cell) -> None:
+    """A finished run keeps its replay buffer, for those who want to extend it; nobody extends a cell, and there are many."""
+    folder = run_folder(cell)
+    if folder is not None:
+        drop_checkpoints(folder)
+
+
 def run_folder(cell: Cell) -> Path | None:
     """
     :param cell: The cell
     :return: Log folder of its training, ``None`` if there is none yet
     """
-    folders = sorted((cell.folder / "run" / cell.algo).glob("*_1"))
+    folders = run_folders(cell.folder / "run" / cell.algo, cell.env)
     return folders[0] if folders else None
 
 
@@ -198,7 +206,7 @@ def _train(cell: Cell, command: list[str], log: BinaryIO, stop: Callable[[], boo
     threads = str(cell.settings.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     # A session of its own: Ctrl-C is for the runner, which stops the training and all that it has started.
-    # No signal that Python turns into KeyboardInterrupt: rl-zoo3 would take it for the end of the training.
+    # SIGTERM makes it write a checkpoint first, from which the next attempt continues.
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
     )

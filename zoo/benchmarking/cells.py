@@ -24,17 +24,15 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import SoftFileLease
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
 from sb3_diffusion.core.checkpoint_store import write_atomically
 from sb3_diffusion.core.printable import printable
 
+from ..lease import lease
+
 DATA = Path(__file__).resolve().parent / "data"
 FORMAT = 1
-
-LEASE_SECONDS = 60.0
-"""An owner on another machine that gave no sign of life for so long is taken for dead; on the same machine it is looked up."""
 
 
 class CellFileError(ValueError):
@@ -163,16 +161,6 @@ def plan(cells: Sequence[Cell]) -> None:
 def _differences(known: dict[str, Any], asked: dict[str, Any]) -> str:
     before, now = ({"environment": entry["environment"], **entry["settings"]} for entry in (known, asked))
     return ", ".join(f"{key} {before[key]} (not {now[key]})" for key in before if before[key] != now[key])
-
-
-def lease(path: Path) -> SoftFileLease:
-    """
-    A lock with an owner and a heartbeat, that works between machines which share a file system. That of a dead process is
-    taken over.
-
-    :param path: File of the lock
-    """
-    return SoftFileLease(path, lease_duration=LEASE_SECONDS, poll_interval=0.5)
 
 
 def read(folder: Path, kind: str) -> Any:

@@ -7,24 +7,19 @@ import re
 import shutil
 import tempfile
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from huggingface_sb3 import EnvironmentName
-from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
-from sb3_diffusion import load_normalization, save_agent
+from sb3_diffusion import save_agent
 from sb3_diffusion.core.archives import open_archive
-from sb3_diffusion.core.checkpoints import NORMALIZATION
 from sb3_diffusion.core.plain import parse_json
 from sb3_diffusion.core.printable import printable
 
@@ -32,6 +27,8 @@ from ..machine import cpu_name
 from ..provenance import git_commit, package_versions
 from ..replay import record
 from ..training.run_files import read_yaml, saved_env_kwargs, write_yaml
+from ..training.saved_agents import SavedAgent
+from ..training.started_with import original
 from .model_card import model_card
 from .published import PublishedAgent, agent_name
 
@@ -62,36 +59,13 @@ PUBLISHED_ARGUMENTS = (
     "device",
     "num_threads",
     "truncate_last_trajectory",
+    "extended_from",
 )
 SIMULATORS = ("mujoco", "dm-control", "shimmy")
 
 
-@dataclass(frozen=True)
-class Run:
-    """
-    A finished training of the user's own.
-
-    :param algo: Algorithm
-    :param env_id: Environment
-    :param folder: Log folder of the run
-    :param archive: The agent to be published: the last one, the best one or a checkpoint
-    :param env_kwargs: Arguments of the environment that overwrite those of the training
-    """
-
-    algo: str
-    env_id: str
-    folder: Path
-    archive: Path
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def settings(self) -> Path:
-        """Folder with the settings."""
-        return self.folder / EnvironmentName(self.env_id)
-
-
 def write_repository(
-    run: Run,
+    run: SavedAgent,
     target: Path,
     *,
     n_eval_episodes: int = 10,
@@ -128,7 +102,7 @@ def write_repository(
         model, training = _load_run(run, device)
         training |= {"seed": args.get("seed", model.seed), "dataset": hyperparams.get("dataset")}
         _compress(save_agent(model, new / f"{name}.zip", optimizer_state=False))
-        env_kwargs = saved_env_kwargs(run.settings, dict(hyperparams)) | run.env_kwargs
+        env_kwargs = saved_env_kwargs(original(run.settings), dict(hyperparams)) | run.env_kwargs
         for file, content in zip(SETTINGS, (hyperparams, args, env_kwargs), strict=True):
             write_yaml(new / file, content)
         (new / "train_eval_metrics.zip").write_bytes(zipped(_metrics(run.folder)))
@@ -150,53 +124,28 @@ def write_repository(
     return target / name
 
 
-def _published_settings(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+def _published_settings(run: SavedAgent) -> tuple[dict[str, Any], dict[str, Any]]:
     """Hyperparameters, and the arguments of the training that decide its result."""
-    config = run.settings / "config.yml"
+    settings = original(run.settings)  # those files may have been edited since
+    config = settings / "config.yml"
     if not config.is_file():
         raise ValueError(f"{config} does not exist: {run.folder} is not the folder of a training.")
-    arguments = run.settings / "args.yml"
+    arguments = settings / "args.yml"
     saved = read_yaml(arguments) if arguments.is_file() else {}
     args = {key: saved[key] for key in PUBLISHED_ARGUMENTS if key in saved}
     return read_yaml(config), {**args, "algo": run.algo, "env": run.env_id}
 
 
-def _load_run(run: Run, device: str) -> tuple[BaseAlgorithm, dict[str, Any]]:
-    """The agent of a run of the user's own, which is trusted, with its normalisation but without its memory."""
-    env = _run_env(run)
-    algorithm = ALGOS[run.algo]
+def _load_run(run: SavedAgent, device: str) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    """The agent with its normalisation but without its memory."""
     data, _, _ = load_from_zip_file(run.archive, device="cpu")
     assert data is not None
-    memory = {key: data[key] for key in ("buffer_size", "optimize_memory_usage") if key in data}
-    small: dict[str, Any] = (
-        {"buffer_size": 1, "optimize_memory_usage": False} if issubclass(algorithm, OffPolicyAlgorithm) else {}
-    )
-    model = algorithm.load(run.archive, env=env, device=device, **small)
-    for key, value in memory.items():  # what is published says how the agent was trained
-        setattr(model, key, value)
+    model = run.load(run.make_env(), device=device, attach=True)
+    for key in ("buffer_size", "optimize_memory_usage"):  # what is published says how the agent was trained
+        if key in data:
+            setattr(model, key, data[key])
     model.tensorboard_log = None  # a path of this machine
     return model, _training_facts(run, model)
-
-
-def _run_env(run: Run) -> VecEnv:
-    """The environment of a run, with the statistics that the agent was saved with, or else those at the end of the run."""
-    hyperparams, stats_path = get_saved_hyperparams(str(run.settings), test_mode=True)
-    env_kwargs = saved_env_kwargs(run.settings, hyperparams) | run.env_kwargs
-    n_stack = hyperparams.pop("frame_stack", 0)
-    with open_archive(run.archive) as archive:
-        own_statistics = NORMALIZATION in archive.sizes
-    if own_statistics:
-        hyperparams["normalize"] = False
-    env = create_test_env(
-        run.env_id,
-        stats_path=stats_path,
-        should_render=False,
-        hyperparams=hyperparams,
-        env_kwargs=env_kwargs,
-        vec_env_cls=DummyVecEnv,
-    )
-    env = load_normalization(run.archive, env) if own_statistics else env
-    return VecFrameStack(env, n_stack) if n_stack else env
 
 
 def _compress(path: Path) -> None:
@@ -206,7 +155,7 @@ def _compress(path: Path) -> None:
     path.write_bytes(zipped(members))
 
 
-def _training_facts(run: Run, model: BaseAlgorithm) -> dict[str, Any]:
+def _training_facts(run: SavedAgent, model: BaseAlgorithm) -> dict[str, Any]:
     """Budget, machine and versions of the training, as far as its files tell."""
     facts: dict[str, Any] = {
         "timesteps": int(model.num_timesteps),
@@ -269,7 +218,7 @@ def evaluate(
     }
 
 
-def _results(run: Run, evaluations: list[dict[str, Any]], training: dict[str, Any]) -> dict[str, Any]:
+def _results(run: SavedAgent, evaluations: list[dict[str, Any]], training: dict[str, Any]) -> dict[str, Any]:
     """Content of ``results.json``: what rl-zoo3 writes there, and more."""
     first = evaluations[0]
     names = ("mean_reward", "std_reward", "is_deterministic", "n_eval_episodes")

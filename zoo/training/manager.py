@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,41 +13,44 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import optuna
-import rl_zoo3.exp_manager
 from optuna.samplers import BaseSampler
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize, sync_envs_normalization
 
 from sb3_diffusion import load_normalization
-from sb3_diffusion.core.checkpoint_store import write_atomically
-from sb3_diffusion.core.checkpoints import save_agent
+from sb3_diffusion.core.checkpoints import save_agent, write_file
 from sb3_diffusion.core.printable import printable
+from sb3_diffusion.core.training_checkpoints import CannotContinue
 from sb3_diffusion.envs.snapshot import SnapshotServer
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import available_methods
 
-from . import fit, hyperparameters, settings, trust, tuning
+from ..lease import Taken
+from . import fit, hyperparameters, settings, started_with, trust, tuning
+from .callbacks import Checkpoints, Evaluation, Ownership, SaveNormalization, save_normalization
 from .commands import command, own_command
 from .curve import print_curve
 from .errors import fail
+from .folders import Name, RunFolder
+from .folders import make as make_folder
+from .full_disk import going_on, guard_monitor
 from .hyperparameters import SCHEDULES
 from .registry import DMC_PREFIX
-from .resume import Run, make_checkpoints, mark_finished
+from .resume import Run, how_to_continue, make_checkpoints, mark_finished, note_extension, resume_command
 from .run_files import write_yaml
 from .settings import Settings
+from .signals import Signals, leave_signals_to_trainer, start_worker_server
 from .starting_agent import StartingAgent
 from .tracking import make_logger
-from .warmup import EvaluationAfterWarmUp, announce_warm_up
+from .warmup import announce_warm_up
 
 FINAL_EVALUATION = "final_evaluation.json"
-# rl-zoo3 constructs its callback by this name
-rl_zoo3.exp_manager.EvalCallback = EvaluationAfterWarmUp  # type: ignore[misc]
 DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
 
 
@@ -80,6 +82,7 @@ class Manager(ExperimentManager):
     :param dry_run: Build everything, write nothing
     :param options: The options of the command line with their origin
     :param trusted: Whether the agent of ``-i`` may run code that is in its files
+    :param signals: What becomes of signals
     :param kwargs: See rl-zoo3's manager
     """
 
@@ -94,6 +97,7 @@ class Manager(ExperimentManager):
         dry_run: bool = False,
         options: Settings | None = None,
         trusted: bool = False,
+        signals: Signals | None = None,
         **kwargs: Any,
     ):
         ours = hyperparameter_file(algo)
@@ -102,12 +106,13 @@ class Manager(ExperimentManager):
         args.resume_freq = resume_freq if run is None else run.every  # is stored with the other arguments
         super().__init__(args, algo, env_id, *positional, **kwargs)
         self.resume_freq = args.resume_freq
-        self.complete = False
         self.dry_run = dry_run
         self.options = options or {}
         self.settings: Settings = {}
         self.run = run
-        self._new_folders: list[Path] = []
+        self.signals = signals or Signals()
+        self.uuid = kwargs.get("uuid_str", "")
+        self.folder: RunFolder | None = None
         self.start = StartingAgent(Path(self.trained_agent), str(self.env_name))
         if self.continue_training and run is None:  # a run that goes on was allowed to when it began
             self.start.check(self.algo, trusted)
@@ -177,9 +182,25 @@ class Manager(ExperimentManager):
         if self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs  # also where they are from the settings
         self._check_environment(wrap, hyperparams["policy"])
+        wrap_all = _wrap_worker if self.vec_env_class is SubprocVecEnv else _wrap
+        return hyperparams, partial(wrap_all, wrap), callbacks, wrap_vector
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         if self.vec_env_class is SubprocVecEnv:
-            return hyperparams, partial(_serve_snapshots, wrap), callbacks, wrap_vector
-        return hyperparams, wrap, callbacks, wrap_vector
+            start_worker_server()
+        try:
+            result = super().setup_experiment()
+            if result is not None and self.run is None and not self.dry_run:
+                write_yaml(Path(self.params_path, settings.FILE), settings.describe(self.effective_settings(result[0])))
+            return result
+        except BaseException:
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """Leave nothing behind of a training that did not begin."""
+        if self.folder is not None:
+            self.folder.discard()
 
     def _check_environment(self, wrap: Callable[[gym.Env], gym.Env] | None, policy: str | type) -> None:
         """Make the environment once: what is wrong with it, or does not fit, is known before there is a folder."""
@@ -195,6 +216,7 @@ class Manager(ExperimentManager):
         if self.run is None and not self.dry_run:
             super()._save_config(saved_hyperparams)
             Path(self.params_path, "command.txt").write_text(own_command(), encoding="utf-8")
+            started_with.keep(Path(self.params_path))
         if not self.dry_run:
             trust.mark(self.save_path)
 
@@ -204,21 +226,6 @@ class Manager(ExperimentManager):
         session = {"seed": self.seed, "verbose": self.verbose, "device": self.device, "tensorboard_log": self.tensorboard_log}
         return self.start.load(self.algo, env, settings | session, self.truncate_last_trajectory)
 
-    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        if not self.continue_training or not self.start.holds_normalization:
-            return super()._maybe_normalize(env, eval_env)
-        normalized = load_normalization(self.trained_agent, env)
-        assert isinstance(normalized, VecNormalize)
-        normalized.training = not eval_env
-        normalized.norm_reward = not eval_env and self.normalize_kwargs.get("norm_reward", True)
-        return normalized
-
-    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        result = super().setup_experiment()
-        if result is not None and self.run is None and not self.dry_run:
-            write_yaml(Path(self.params_path, settings.FILE), settings.describe(self.effective_settings(result[0])))
-        return result
-
     def effective_settings(self, model: BaseAlgorithm) -> dict[str, Settings]:
         """
         :param model: The agent that was built
@@ -226,14 +233,47 @@ class Manager(ExperimentManager):
         """
         return settings.complete(model, self.settings, self.options, self.trained_agent)
 
+    def create_callbacks(self) -> None:
+        if self.show_progress:
+            self.callbacks.append(ProgressBarCallback())
+        if self.save_freq > 0:
+            self.save_freq = max(self.save_freq // self.n_envs, 1)
+            self.callbacks.append(Checkpoints(self.save_freq, self.save_path))
+        if self.eval_freq > 0 and not self.optimize_hyperparameters:
+            self.eval_freq = max(self.eval_freq // self.n_envs, 1)
+            evaluation = Evaluation(
+                self.create_envs(self.n_eval_envs, eval_env=True),
+                callback_on_new_best=SaveNormalization(Path(self.params_path, "vecnormalize.pkl")),
+                best_model_save_path=self.save_path,
+                n_eval_episodes=self.n_eval_episodes,
+                log_path=self.save_path,
+                eval_freq=self.eval_freq,
+                deterministic=self.deterministic_eval,
+            )
+            self.callbacks.append(evaluation)
+
     def learn(self, model: BaseAlgorithm) -> None:
+        assert self.folder is not None
         model.set_logger(make_logger(Path(self.save_path), self._tensorboard_folder(model), self.verbose))
-        checkpoints = make_checkpoints(self.save_path, self.params_path, self.resume_freq, resume=self.run is not None)
+        self.checkpoints = make_checkpoints(self.save_path, self.params_path, self.resume_freq, resume=self.run is not None)
         # rl-zoo3 tells the first callback about the end of an interrupted training, too
-        self.callbacks = [*(self.callbacks or [ConvertCallback(None)]), checkpoints]
+        self.callbacks = [*(self.callbacks or [ConvertCallback(None)]), Ownership(self.folder), self.checkpoints]
+        if self.run is not None:
+            note_extension(self.run)
         announce_warm_up(getattr(model, "learning_starts", 0), int(self.n_timesteps))
-        super().learn(model)
-        self.complete = checkpoints.complete
+        self.signals.listen(self.checkpoints)
+        try:
+            super().learn(model)
+        except (CannotContinue, Taken) as error:
+            self.folder.release()
+            fail("train.py", str(error))
+        except Exception:
+            if self.run is None and model.num_timesteps == 0:
+                self.give_up()
+            self.folder.release()
+            raise
+        finally:
+            self.signals.listen(None)
 
     def _trial_settings(self, trial_id: int) -> dict[str, Any]:
         if self.storage is None or self.study_name is None:
@@ -248,17 +288,16 @@ class Manager(ExperimentManager):
     def create_log_folder(self) -> None:
         if self._writes_no_run:
             return
-        folder = Path(self.params_path)
-        self._new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+        if self.run is None:
+            try:
+                self.folder = RunFolder.claim(self.log_path, self.env_name.gym_id, self.uuid)
+            except OSError as error:
+                fail("train.py", f"no folder can be made in {self.log_path} ({error}); --log-folder names another place")
+            self.save_path = str(self.folder.path)
+            self.params_path = str(self.folder.path / self.env_name)
+        else:
+            self.folder = self.run.lock
         super().create_log_folder()
-
-    def discard_log_folder(self) -> None:
-        """Leave nothing of a start that failed."""
-        if Path(self.save_path) in self._new_folders:
-            shutil.rmtree(self.save_path, ignore_errors=True)
-            for folder in Path(self.save_path).parents:
-                if folder in self._new_folders and folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
 
     @property
     def _writes_no_run(self) -> bool:
@@ -271,8 +310,20 @@ class Manager(ExperimentManager):
         """The run folder, or a new one below the folder that the user names."""
         if self.tensorboard_log is None:
             return Path(self.save_path)
-        name = type(model).__name__
-        return Path(self.tensorboard_log, f"{name}_{get_latest_run_id(self.tensorboard_log, name) + 1}")
+        parent, name, folder = Path(self.tensorboard_log), type(model).__name__, None
+        parent.mkdir(parents=True, exist_ok=True)
+        while folder is None:  # another training may make the same one at this moment
+            folder = make_folder(parent, f"{name}_{get_latest_run_id(self.tensorboard_log, name) + 1}")
+        return folder
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        if not self.continue_training or not self.start.holds_normalization:
+            return super()._maybe_normalize(env, eval_env)
+        normalized = load_normalization(self.trained_agent, env)  # of this agent, not that at the end of its run
+        assert isinstance(normalized, VecNormalize)
+        normalized.training = not eval_env
+        normalized.norm_reward = not eval_env and self.normalize_kwargs.get("norm_reward", True)
+        return normalized
 
     def _create_sampler(self, sampler_method: str) -> BaseSampler:
         try:
@@ -312,22 +363,50 @@ class Manager(ExperimentManager):
         tuning.write_report(study, Path(self.log_folder, self.algo, report), picture=not self.no_optim_plots)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        super().save_trained_model(model)
-        # the same file, for Stable-Baselines3's algorithms with what load_agent needs
-        save_agent(model, Path(self.save_path) / f"{self.env_name}.zip")
-        if self.n_eval_episodes > 0:
-            self._evaluate(model)
-        print_curve(Path(self.save_path))
-        if self.complete:
-            mark_finished(self.save_path, self.params_path, model.num_timesteps)
+        assert self.folder is not None
+        try:
+            self._finish(model)
+        finally:
+            self.folder.release()
+
+    def _finish(self, model: BaseAlgorithm) -> None:
+        if self.checkpoints.complete or self.checkpoints.stopped:
+            self._save_agent(model)
+        if self.checkpoints.complete:
+            try:
+                if self.n_eval_episodes > 0:
+                    self._evaluate(model)
+            except KeyboardInterrupt:
+                print(f"The evaluation at the end was interrupted; repeat it with: {resume_command(self.save_path)}")
+                raise
+            with going_on("finished.json"):
+                mark_finished(self.save_path, self.params_path, model.num_timesteps)
         else:
-            print(f"The training was interrupted; continue it with: {command('train', '--resume', self.save_path)}")
-        folder = Path(self.save_path)
-        print(f"Agent saved as {folder / self.env_name}.zip")
-        exp_id = folder.name.removeprefix(f"{self.env_name}_")
-        if exp_id.isdigit():
-            words = ("--algo", self.algo, "--env", self.env_name.gym_id, "-f", self.log_folder, "--exp-id", exp_id)
-            print(f"Watch it with: {command('enjoy', *words)}")
+            print(how_to_continue(Path(self.save_path), self.checkpoints.last_step, model.num_timesteps))
+        print_curve(Path(self.save_path))
+        if Path(self.save_path, f"{self.env_name}.zip").is_file():
+            print(f"Watch it with: {self._enjoy_command()}")
+
+    def _save_agent(self, model: BaseAlgorithm) -> None:
+        """Save the agent, for Stable-Baselines3's algorithms with what load_agent needs, and what belongs to it."""
+        archive = Path(self.save_path) / f"{self.env_name}.zip"
+        try:
+            save_agent(model, archive)
+            if (normalization := model.get_vec_normalize_env()) is not None:
+                save_normalization(normalization, Path(self.params_path, "vecnormalize.pkl"))
+        except OSError as error:
+            again = how_to_continue(Path(self.save_path), self.checkpoints.last_step, model.num_timesteps)
+            print(f"train.py: error: the agent could NOT be saved as {archive} ({error}). {again}", file=sys.stderr)
+            raise SystemExit(1) from None
+        print(f"Agent saved as {archive}")
+        if self.save_replay_buffer and hasattr(model, "save_replay_buffer"):
+            with going_on("replay_buffer.pkl"):
+                model.save_replay_buffer(Path(self.save_path) / "replay_buffer.pkl")
+
+    def _enjoy_command(self) -> str:
+        name = Name.parse(Path(self.save_path).name, self.env_name)
+        exp_id = [] if name is None else ["--exp-id", name.exp_id]
+        return command("enjoy", "--algo", self.algo, "--env", self.env_name.gym_id, "-f", self.log_folder, *exp_id)
 
     def _evaluate(self, model: BaseAlgorithm) -> None:
         """Print the return of the trained agent, and write every episode to a file of the run."""
@@ -353,7 +432,8 @@ class Manager(ExperimentManager):
             "returns": [float(value) for value in returns],
             "lengths": [int(value) for value in lengths],
         }
-        write_atomically(Path(self.save_path, FINAL_EVALUATION), json.dumps(evaluation).encode())
+        with going_on(FINAL_EVALUATION):
+            write_file(Path(self.save_path, FINAL_EVALUATION), json.dumps(evaluation).encode())
         mean, std = np.mean(returns), np.std(returns)
         kind = "deterministic" if self.deterministic_eval else "stochastic"
         print(
@@ -362,9 +442,15 @@ class Manager(ExperimentManager):
         )
 
 
-def _serve_snapshots(wrap: Callable[[gym.Env], gym.Env] | None, env: gym.Env) -> gym.Env:
+def _wrap(wrap: Callable[[gym.Env], gym.Env] | None, env: gym.Env) -> gym.Env:
+    env = guard_monitor(env)
+    return env if wrap is None else wrap(env)
+
+
+def _wrap_worker(wrap: Callable[[gym.Env], gym.Env] | None, env: gym.Env) -> gym.Env:
     """In a process of its own, an environment has to describe its state itself."""
-    return SnapshotServer(env if wrap is None else wrap(env))
+    leave_signals_to_trainer()
+    return SnapshotServer(_wrap(wrap, env))
 
 
 def _linear_schedule(key: str, text: str) -> LinearSchedule:

@@ -17,10 +17,11 @@ from .options import default_options
 from .registry import register_algorithms
 from .resume import Run
 from .settings import Setting
+from .signals import Signals
 from .tracking import start_tracking
 
 
-def train(prog: str, args: argparse.Namespace, own: argparse.Namespace, run: Run | None) -> None:
+def train(prog: str, args: argparse.Namespace, own: argparse.Namespace, run: Run | None, signals: Signals) -> None:
     """
     Train, search, or only show the settings. All that goes wrong before the first step is one line.
 
@@ -28,11 +29,12 @@ def train(prog: str, args: argparse.Namespace, own: argparse.Namespace, run: Run
     :param args: rl-zoo3's arguments
     :param own: The other options
     :param run: The run to continue, if any
+    :param signals: What becomes of signals
     """
     with mistakes(prog, own.traceback):
         register_algorithms()
         check_device(args.device)
-        manager = make_manager(args, own, run)
+        manager = make_manager(args, own, run, signals)
         model = build(manager)
     if model is None:
         manager.hyperparameters_optimization()
@@ -41,13 +43,14 @@ def train(prog: str, args: argparse.Namespace, own: argparse.Namespace, run: Run
         manager.save_trained_model(model)
 
 
-def make_manager(args: argparse.Namespace, own: argparse.Namespace, run: Run | None) -> Manager:
+def make_manager(args: argparse.Namespace, own: argparse.Namespace, run: Run | None, signals: Signals) -> Manager:
     """
     Seed everything, and make the manager.
 
     :param args: rl-zoo3's arguments; a seed that is drawn is stored there
     :param own: The other options
     :param run: The run to continue, if any
+    :param signals: What becomes of signals
     """
     options = settings.from_options(vars(args), default_options())
     if args.seed < 0:
@@ -68,6 +71,7 @@ def make_manager(args: argparse.Namespace, own: argparse.Namespace, run: Run | N
         dry_run=own.dry_run,
         options=options,
         trusted=own.trust_remote_code,
+        signals=signals,
         **_manager_arguments(args),
     )
 
@@ -110,6 +114,6 @@ def build(manager: Manager) -> BaseAlgorithm | None:
         elif manager.args.track:
             start_tracking(manager.args, hyperparams)
     except BaseException:
-        manager.discard_log_folder()
+        manager.give_up()
         raise
     return model

@@ -9,10 +9,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_diffusion import load_agent
-from sb3_diffusion.core.archives import open_archive
-from sb3_diffusion.core.checkpoints import NORMALIZATION, described_algorithm, why_unsafe
+from sb3_diffusion.core.checkpoints import described_algorithm, why_unsafe
 from sb3_diffusion.core.printable import printable
 
+from .saved_agents import has_normalization
 from .trust import check_own
 
 REPLAY_BUFFER = "replay_buffer.pkl"
@@ -43,8 +43,7 @@ class StartingAgent:
     @property
     def holds_normalization(self) -> bool:
         """Whether the statistics are in the archive."""
-        with open_archive(self.archive) as archive:
-            return NORMALIZATION in archive.sizes
+        return has_normalization(self.archive)
 
     def check(self, algo: str, trusted: bool) -> None:
         """

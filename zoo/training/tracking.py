@@ -13,6 +13,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, 
 
 from .commands import own_command
 from .errors import fail
+from .full_disk import GuardedLogger
 
 
 class CompleteTensorBoard(TensorBoardOutputFormat):
@@ -32,7 +33,7 @@ def make_logger(folder: Path, tensorboard_folder: Path, verbose: int = 1) -> Log
     formats: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if verbose > 0 else []
     formats += [CSVOutputFormat(str(folder / "progress.csv")), CompleteTensorBoard(str(tensorboard_folder))]
     # a resumed training looks for its event files in the folder of the logger
-    return Logger(str(tensorboard_folder), formats)
+    return GuardedLogger(str(tensorboard_folder), formats)
 
 
 def check_tracking(prog: str, argv: Sequence[str]) -> None:

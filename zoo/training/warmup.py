@@ -5,26 +5,16 @@ The network that would be evaluated then has learned nothing, and a budget that 
 """
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 LONG = 0.25
 """Share of the budget from which on a warm-up is worth a line."""
 
 
-class EvaluationAfterWarmUp(EvalCallback):
-    """
-    SB3's evaluation, which waits for the first update. Deterministic actions draw no random numbers, so that the training is
-    the same with and without it.
-    """
-
-    def _on_step(self) -> bool:
-        return True if is_warming_up(self.model) else super()._on_step()
-
-
 def is_warming_up(model: BaseAlgorithm) -> bool:
     """
-    Whether the agent is still to make its first update. One that will make none in this training is not waited for.
+    Whether the agent is still to make its first update, which evaluations wait for (deterministic actions draw no random
+    numbers, so that the training is the same with and without them). One that will make none in this training is not waited for.
 
     :param model: Agent in training
     """
