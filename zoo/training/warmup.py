@@ -13,8 +13,8 @@ LONG = 0.25
 
 def is_warming_up(model: BaseAlgorithm) -> bool:
     """
-    Whether the agent is still to make its first update, which evaluations wait for (deterministic actions draw no random
-    numbers, so that the training is the same with and without them). One that will make none in this training is not waited for.
+    Whether the agent is still to make its first update, which evaluations wait for. (Deterministic actions draw no random
+    numbers, so that the training is the same with and without them.) One that will make no update is not waited for.
 
     :param model: Agent in training
     """
