@@ -423,7 +423,7 @@ UNSAFE: dict[str, Any] = {"optimize_memory_usage": True, "replay_buffer_kwargs":
         ({}, UNSAFE, ["handle_timeout_termination is True there and False here"]),
         (UNSAFE, {"replay_buffer_kwargs": {"handle_timeout_termination": False}}, ["optimize_memory_usage is True there"]),
     ],
-    ids=str,
+    ids=["observation", "action", "one-step class", "time limits", "memory"],
 )
 def test_a_buffer_that_does_not_fit_is_refused(
     filled: dict[str, Any], loading: dict[str, Any], fragments: list[str], tmp_path: pathlib.Path

@@ -37,16 +37,15 @@ from sb3_diffusion.core.printable import printable
 from sb3_diffusion.envs import quiet_mujoco
 
 from .hub.client import Repository
-from .hub.published import PRETRAINED, PublishedAgent, agent_name
+from .hub.published import PRETRAINED, PublishedAgent, agent_name, with_due_care
 from .hub.repository import read_results, read_source
 from .load_from_hub import FOLDER, fetch
 from .training.command_line import Assignments, CommandParser, whole_number
 from .training.device import check_device
 from .training.errors import mistakes
 from .training.registry import register_algorithms
-from .training.saved_agents import NoAgent, SavedAgent, add_options, chosen, find_run
-from .training.started_with import original
-from .training.trust import UNKNOWN, is_own
+from .training.saved_agents import NoAgent, SavedAgent, find_run
+from .training.which_agent import add_options, chosen
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
 
@@ -147,7 +146,9 @@ def find_agent(args: argparse.Namespace) -> SavedAgent | PublishedAgent:
         return find_on_hub(args)
     which = chosen(args)
     try:
-        return find_run(args.folder, args.algo, args.env, args.exp_id, which, env_kwargs=args.env_kwargs)
+        agent = find_run(args.folder, args.algo, args.env, args.exp_id, which, env_kwargs=args.env_kwargs)
+        print(f"Loading {printable(agent.archive)}")
+        return with_due_care(agent, args.trust_remote_code)
     except NoAgent as reason:
         folder = PRETRAINED / agent_name(args.algo, args.env)
         if args.exp_id != 0 or which != "last" or not folder.is_dir():
@@ -207,11 +208,6 @@ def load_run(args: argparse.Namespace, agent: SavedAgent) -> tuple[BaseAlgorithm
     :param args: Command line
     :param agent: The agent
     """
-    print(f"Loading {printable(agent.archive)}")
-    if not args.trust_remote_code and not is_own(agent.folder):
-        print(f"It is {UNKNOWN}, and is loaded without running code of it")
-        settings = original(agent.settings)
-        return load_published(args, PublishedAgent(settings, args.env, args.algo, archive=agent.archive))
 
     def make(render: bool) -> VecEnv:
         return agent.make_env(

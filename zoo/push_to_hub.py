@@ -30,9 +30,10 @@ from .training.command_line import Assignments, CommandParser, whole_number
 from .training.device import check_device
 from .training.errors import fail, refuse
 from .training.registry import register_algorithms
-from .training.saved_agents import add_options, chosen, find_run
+from .training.saved_agents import find_run
 from .training.started_with import changes
 from .training.trust import check_own
+from .training.which_agent import add_options, chosen
 
 quiet_mujoco()
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_diffusion import QSM
 from zoo import record, video
 from zoo.training.registry import register_algorithms
+from zoo.training.saved_agents import SavedAgent
 
 from .test_replay import pictures
 
@@ -93,12 +94,12 @@ def test_a_whole_training(logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     [
         (
             ["--exp-id", "3"],
-            "folder was not found; train an agent first with: python zoo/train.py --algo qsm --env Pendulum-v1",
+            "Pendulum-v1_3; --exp-id may be 2, 1.",
         ),
-        (["--exp-id", "1", "--load-checkpoint", "7"], "rl_model_7_steps.zip; train an agent first"),
-        (["--training"], "Pendulum-v1_2 contains no agent"),
-        (["--exp-id", "1", "-n", "0"], "--n-timesteps 0 is too small; give at least 1."),
-        (["--exp-id", "1", "--video-kb", "-5"], "--video-kb -5 is too small; give at least 10."),
+        (["--exp-id", "1", "--load-checkpoint", "7"], "no rl_model_7_steps.zip (it has Pendulum-v1.zip, best_model.zip"),
+        (["--exp-id", "2", "--training"], "has an agent; train an agent first with"),
+        (["--exp-id", "1", "-n", "0"], "-n/--n-timesteps: 0 is too small; give at least 1"),
+        (["--exp-id", "1", "--video-kb", "-5"], "--video-kb: -5 is too small; give at least 10"),
         (["--env", "Pendulum-v"], "unknown environment 'Pendulum-v'; did you mean Pendulum-v1?"),
     ],
 )
@@ -118,8 +119,8 @@ def test_wrong_arguments_are_one_line(
 
 def test_training_without_checkpoints_says_how_to_get_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "best_model.zip").touch()
-    agents = record.agents_of_training(tmp_path, f"{ENV}.zip")
-    assert [agent.title for agent in agents] == ["best model"]
+    archives = record.archives_of_training(tmp_path, ENV)
+    assert [record.title_of(archive) for archive in archives] == ["best model"]
     assert "--save-freq" in capsys.readouterr().out
 
 
@@ -138,9 +139,9 @@ def test_each_agent_acts_with_its_own_statistics(tmp_path: Path, monkeypatch: py
     env.save(str(run / ENV / "vecnormalize.pkl"))
     monkeypatch.setattr(sys, "argv", ["record.py", "--algo", "qsm", "--env", ENV])
     args = record.parse_arguments()
-    args.env_kwargs = {}
     for name, mean in (("best_model", 3.0), (ENV, 7.0)):
-        opened = record.open_env(args, record.Agent("", run / f"{name}.zip"))
+        agent = SavedAgent("qsm", ENV, run, run / f"{name}.zip", {"render_mode": "rgb_array"})
+        opened = record.open_agent(args, agent)[1]
         assert isinstance(opened, VecNormalize) and isinstance(opened.obs_rms, RunningMeanStd)
         np.testing.assert_array_equal(opened.obs_rms.mean, mean)
         assert not opened.training and not opened.norm_reward

@@ -19,7 +19,8 @@ from zoo.hub.repository import write_repository
 from zoo.training.folders import RunFolder
 from zoo.training.resume import checkpoint_steps, finished
 from zoo.training.run_files import read_yaml
-from zoo.training.saved_agents import NoAgent, SavedAgent, Which, find_run
+from zoo.training.saved_agents import NoAgent, SavedAgent, find_run
+from zoo.training.which_agent import Which
 
 ENV = "Pendulum-v1"
 UUID = "_1b4e28ba-2fa1-11d2-883f-0016d3cca427"

@@ -22,6 +22,9 @@ from sb3_diffusion.core.checkpoints import why_unsafe
 from sb3_diffusion.core.printable import printable, quoted
 
 from ..training.run_files import read_yaml, saved_env_kwargs
+from ..training.saved_agents import SavedAgent
+from ..training.started_with import original
+from ..training.trust import UNKNOWN, is_own
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 MAX_STACK = 100
@@ -200,6 +203,20 @@ class PublishedAgent:
         if issubclass(ALGOS[self.algo], OffPolicyAlgorithm):
             kwargs |= {"buffer_size": 1, "optimize_memory_usage": False}
         return ALGOS[self.algo].load(self.archive, device=device, **kwargs)
+
+
+def with_due_care(agent: SavedAgent, trusted: bool) -> SavedAgent | PublishedAgent:
+    """
+    An agent of a log folder, to be loaded as the user's own if it is that.
+
+    :param agent: The agent
+    :param trusted: Whether the user has given ``--trust-remote-code``
+    :return: The same; the files of a stranger are read like those of the Hub
+    """
+    if trusted or is_own(agent.folder):
+        return agent
+    print(f"It is {UNKNOWN}, and is loaded without running code of it")
+    return PublishedAgent(original(agent.settings), agent.env_id, agent.algo, archive=agent.archive)
 
 
 def _harmless(value: Any) -> bool:

@@ -1,10 +1,9 @@
 """The agents that runs of the user's own have saved: which one is meant, and how it acts as it was trained."""
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
@@ -20,9 +19,7 @@ from .folders import Name, owner, run_folders
 from .resume import checkpoint_steps, finished, resumable
 from .run_files import saved_env_kwargs
 from .started_with import original
-
-Which = Literal["last", "best", "last checkpoint"] | int
-"""The agent at the end, the one with the best evaluation, the newest of ``--save-freq``, or that of a number of steps."""
+from .which_agent import Which
 
 
 class NoAgent(ValueError):
@@ -127,33 +124,6 @@ def has_normalization(archive: Path) -> bool:
 # -- which agent -----------------------------------------------------------------------------------------------------------
 
 
-def add_options(parser: argparse.ArgumentParser, verb: str) -> None:
-    """
-    Add the options that say which agent of the user's own is meant.
-
-    :param parser: Parser of a command
-    :param verb: What the command does with an agent
-    """
-    parser.add_argument("-f", "--folder", default="logs", help="log folder")
-    number = "number of the run, with -uuid <number>_<uuid> (0: the newest that has an agent, -1: no run folder)"
-    parser.add_argument("--exp-id", type=_exp_id, default=0, help=number)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--load-best", action="store_true", help=f"{verb} the best model instead of the last")
-    which.add_argument("--load-checkpoint", type=int, help=f"{verb} the checkpoint of this number of steps")
-    which.add_argument("--load-last-checkpoint", action="store_true", help=f"{verb} the last checkpoint")
-
-
-def chosen(args: argparse.Namespace) -> Which:
-    """
-    :param args: Result of a parser with :func:`add_options`
-    """
-    if args.load_best:
-        return "best"
-    if args.load_last_checkpoint:
-        return "last checkpoint"
-    return "last" if args.load_checkpoint is None else args.load_checkpoint
-
-
 def find_run(
     folder: str | Path,
     algo: str,
@@ -177,7 +147,7 @@ def find_run(
     :raises NoAgent: if there is none; the message says why
     """
     parent = Path(folder, algo)
-    runs = _candidates(parent, env_id, exp_id)
+    runs = candidates(parent, env_id, exp_id)
     reasons: list[str] = []
     for run in runs:
         archive = _archive(run, which, env_id)
@@ -217,8 +187,14 @@ def why_none(run: Path, which: Which, env_id: str) -> str:
     return f"{lacks}, it ended before it saved anything" if not others else f"{lacks}{instead}"
 
 
-def _candidates(parent: Path, env_id: str, exp_id: int | str) -> list[Path]:
-    """Folders of the runs that may be meant, the newest first."""
+def candidates(parent: Path, env_id: str, exp_id: int | str) -> list[Path]:
+    """
+    :param parent: Folder of the algorithm, such as ``logs/dacer``
+    :param env_id: Environment
+    :param exp_id: See :func:`find_run`
+    :return: Folders of the runs that may be meant, the newest first
+    :raises NoAgent: if there is no such run, or if several may be meant
+    """
     if exp_id == -1:
         return [parent] if parent.is_dir() else []
     runs = run_folders(parent, env_id)
@@ -251,10 +227,3 @@ def _file_name(which: Which, env_id: str) -> str:
     if which == "last":
         return f"{EnvironmentName(env_id)}.zip"
     return "best_model.zip" if which == "best" else f"rl_model_{'*' if which == 'last checkpoint' else which}_steps.zip"
-
-
-def _exp_id(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text
