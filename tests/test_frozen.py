@@ -222,7 +222,8 @@ def test_a_graph_belongs_to_what_was_trained_when_it_was_captured(monkeypatch: p
 
 @pytest.mark.expensive
 def test_compiled_updates_follow_what_is_frozen(algorithm: Algorithm) -> None:
-    model = make_filled(algorithm, execution="compile", policy_delay=1, policy_kwargs=DECAY)
+    rare = EVERY_UPDATE.get(algorithm.__name__, {})
+    model = make_filled(algorithm, execution="compile", policy_delay=1, policy_kwargs=DECAY, **rare)
     model.train(2, 8)
     for frozen in (True, False):
         for module in (model.actor.denoiser.trunk, model.critic.ensemble.trunk.first):
