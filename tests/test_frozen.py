@@ -70,10 +70,11 @@ def test_a_pretrained_backbone_stays_as_it_is(algorithm: Algorithm, share: bool,
 
     model.save(tmp_path / "model.zip")
     extractor = {"policy_kwargs": {"features_extractor_class": PretrainedExtractor}}
-    for again in (
+    loaded: tuple[Any, ...] = (
         algorithm.load(tmp_path / "model.zip", env=PointEnv(), device="cpu"),
         load_agent(tmp_path / "model.zip", env=PointEnv(), device="cpu", **extractor),
-    ):
+    )
+    for again in loaded:
         assert_identical(again.policy.state_dict(), model.policy.state_dict())
         collect(with_logger(again)).train(3, 8)
         assert_identical(snapshot(again, in_backbone), frozen)
@@ -207,7 +208,7 @@ def test_a_graph_belongs_to_what_was_trained_when_it_was_captured(monkeypatch: p
         return Graph(), batch, {}
 
     monkeypatch.setattr(th.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(CudaGraphUpdate, "_eager", lambda update, batch, with_actor: calls.append("eager") or {})
+    monkeypatch.setattr(CudaGraphUpdate, "_eager", lambda update, batch, with_actor: calls.append("eager"))
     monkeypatch.setattr(CudaGraphUpdate, "_capture", capture)
     model = make_filled(QSM)
     update, batch = CudaGraphUpdate(model, n_warmup=1), sample_batch(model)
@@ -222,7 +223,8 @@ def test_a_graph_belongs_to_what_was_trained_when_it_was_captured(monkeypatch: p
 
 @pytest.mark.expensive
 def test_compiled_updates_follow_what_is_frozen(algorithm: Algorithm) -> None:
-    model = make_filled(algorithm, execution="compile", policy_delay=1, policy_kwargs=DECAY)
+    rare = EVERY_UPDATE.get(algorithm.__name__, {})
+    model = make_filled(algorithm, execution="compile", policy_delay=1, policy_kwargs=DECAY, **rare)
     model.train(2, 8)
     for frozen in (True, False):
         for module in (model.actor.denoiser.trunk, model.critic.ensemble.trunk.first):

@@ -121,4 +121,4 @@ def check_train_freq(train_freq: Any) -> Any:
     return integer("train_freq", train_freq, low=1, remedy=remedy)
 
 
-_SCHEDULE = "or pass a function of the remaining progress (1 to 0)"
+_SCHEDULE = "it must not be negative, and may be a function of the remaining progress (1 to 0)"

@@ -23,7 +23,7 @@ def likely_cause(
     :return: One or two sentences
     """
     rates = ", ".join(f"{network} {rate:g}" for network, rate in learning_rates.items())
-    remedy = f"lower the learning rate ({rates}), set max_grad_norm, or rescale the rewards."
+    remedy = f"lower the learning rate{f' ({rates})' if rates else ''}, set max_grad_norm, or rescale the rewards."
     arrays = dict(_stored_arrays(replay_buffer))
     culprit = _first_non_finite(arrays, replay_buffer)
     if culprit == "actions":

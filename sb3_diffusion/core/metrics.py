@@ -25,9 +25,9 @@ class MetricLog:
     :param learning_rates: Learning rate of each network, for the same
     """
 
-    def __init__(self, first_update: int, learning_rates: Mapping[str, float]):
+    def __init__(self, first_update: int, learning_rates: Mapping[str, float] | None = None):
         self.first_update = first_update
-        self.learning_rates = learning_rates
+        self.learning_rates = learning_rates or {}
         self.updates: list[Metrics] = []
 
     def append(self, metrics: Metrics) -> None:

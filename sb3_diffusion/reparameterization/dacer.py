@@ -99,6 +99,10 @@ class DACER(OffPolicyDiffusion):
         log_alpha: Any = exploration.log_alpha
         exploration.optimizer = th.optim.Adam([log_alpha], lr=self.alpha_learning_rate, fused=True)
 
+    def _set_learning_rates(self) -> dict[str, float]:
+        set_learning_rate(self.policy.exploration.optimizer, self.alpha_learning_rate)
+        return super()._set_learning_rates()
+
     def noisy_samples(self, context: th.Tensor, label: str, n_candidates: int | None = None) -> th.Tensor:
         """
         Training actions: the chain, plus exploration noise, clipped to the box.
@@ -163,7 +167,6 @@ class DACER(OffPolicyDiffusion):
         target = -0.9 * self.actor.action_dim if self.target_entropy == "auto" else float(self.target_entropy)
         loss = exploration.log_alpha * (entropy - target)
         if exploration.log_alpha.requires_grad:  # not frozen by the user
-            set_learning_rate(exploration.optimizer, self.alpha_learning_rate)
             exploration.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             exploration.optimizer.step()

@@ -5,7 +5,7 @@ import math
 import pathlib
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -148,10 +148,10 @@ def test_numbers_further_down(algorithm: Algorithm, kwargs: dict[str, Any], name
     [
         (lambda: TensorReplayBuffer(0, PointEnv().observation_space, PointEnv().action_space), "buffer_size", 0),
         (lambda: TensorReplayBuffer(9, PointEnv().observation_space, PointEnv().action_space, n_envs=0), "n_envs", 0),
-        (lambda: TrainingCheckpoints("folder", every="often"), "every", "often"),
+        (lambda: TrainingCheckpoints("folder", every=cast(Any, "often")), "every", "often"),
         (lambda: TrainingCheckpoints("folder", max_share=0), "max_share", 0),
-        (lambda: CheckpointStore("folder", keep=1.5), "keep", 1.5),
-        (lambda: ActionRepeat(PointEnv(), repeat="2"), "repeat", "2"),
+        (lambda: CheckpointStore("folder", keep=cast(Any, 1.5)), "keep", 1.5),
+        (lambda: ActionRepeat(PointEnv(), repeat=cast(Any, "2")), "repeat", "2"),
         (lambda: Multiplier(1.0, 1e-3, low=-1.0), "low", -1.0),
         (lambda: BatchRenorm(3, eps=-1.0), "eps", -1.0),
     ],
@@ -178,7 +178,7 @@ def test_a_whole_float_is_told_how_to_write_it() -> None:
 
 
 def test_numbers_of_other_libraries_are_numbers(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
-    numbers = {
+    numbers: dict[str, Any] = {
         "batch_size": np.int64(8),
         "buffer_size": th.tensor(500),
         "gamma": np.float32(0.5),
@@ -192,7 +192,8 @@ def test_numbers_of_other_libraries_are_numbers(algorithm: Algorithm, tmp_path: 
         stored = getattr(model, name)
         assert type(stored) in (int, float) and stored == value.item()
     save_agent(model, tmp_path / "agent.zip")
-    assert load_agent(tmp_path / "agent.zip").gamma == 0.5
+    loaded: Any = load_agent(tmp_path / "agent.zip")
+    assert loaded.gamma == 0.5
 
 
 def test_bounds_belong_to_the_range(algorithm: Algorithm) -> None:

@@ -129,7 +129,8 @@ def test_dict_observations_and_normalisation() -> None:
     model.replay_buffer.rewards[3] = 1e30
     assert "the update itself diverged" in cause(model, env)  # it is divided by a deviation that knows it
     assert "rewards as large as 1e+30" in cause(model)
-    env.obs_rms.mean[:] = np.nan
+    statistics: Any = env.obs_rms
+    statistics.mean[:] = np.nan
     assert "statistics of VecNormalize" in cause(model, env)
 
 

@@ -19,12 +19,13 @@ Algorithm = type[OffPolicyDiffusion]
 def rates(model: Any) -> tuple[float, float]:
     """Learning rates of actor and critics after an update; what is logged has to say the same."""
     model.train(1, 8)
-    used = tuple(float(network.optimizer.param_groups[0]["lr"]) for network in (model.actor, model.critic))
+    actor, critic = (float(network.optimizer.param_groups[0]["lr"]) for network in (model.actor, model.critic))
     logged = model.logger.name_to_value
     common = logged["train/learning_rate"]
-    assert tuple(logged.get(f"train/{name}_learning_rate", common) for name in ("actor", "critic")) == used
+    assert logged.get("train/actor_learning_rate", common) == actor
+    assert logged.get("train/critic_learning_rate", common) == critic
     model.logger.name_to_value.clear()
-    return used
+    return actor, critic
 
 
 class ChangesTheRate(BaseCallback):
@@ -92,7 +93,8 @@ def test_rates_of_temperatures(algorithm: Algorithm, argument: str, find: Any, t
     model = make_filled(algorithm, policy_delay=1, **{argument: 1e-2}, **rare)
     model.train(1, 8)
     model.save(tmp_path / "model")
-    loaded = algorithm.load(tmp_path / "model", env=PointEnv(), device="cpu", **{argument: 3e-2})
+    settings: dict[str, Any] = {argument: 3e-2}
+    loaded: Any = algorithm.load(tmp_path / "model", env=PointEnv(), device="cpu", **settings)
     loaded.replay_buffer = model.replay_buffer
     for one, rate in ((model, 1e-2), (with_logger(loaded), 3e-2)):
         one.train(1, 8)

@@ -27,7 +27,7 @@ class AnySpaces(gym.Env[Any, Any]):
 
     def __init__(self, observation_space: spaces.Space = VECTOR, action_space: spaces.Space = UNIT):
         self.observation_space = observation_space
-        self.action_space = action_space
+        self.action_space: Any = action_space
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -67,7 +67,7 @@ def test_other_actions_that_cannot_be_learned(name: str) -> None:
         check_action_space(space)
 
 
-LEARNED_ACTIONS = {
+LEARNED_ACTIONS: dict[str, Any] = {
     "no axis": spaces.Box(-2.0, 0.5, ()),
     "matrix": spaces.Box(-1.0, 1.0, (2, 3)),
     "float16": spaces.Box(-2.0, 1.0, (2,), np.float16),
@@ -112,7 +112,7 @@ def test_observations_that_no_network_reads(name: str) -> None:
         make(QSM, AnySpaces(space))
 
 
-READ_OBSERVATIONS = {
+READ_OBSERVATIONS: dict[str, Any] = {
     "int32": spaces.Box(-9, 9, (3,), np.int32),
     "uint8": spaces.Box(0, 9, (3,), np.uint8),
     "float16": spaces.Box(-2.0, 2.0, (3,), np.float16),
