@@ -194,7 +194,8 @@ def test_resuming_with_leave(tmp_path: Path, capsys: Any) -> None:
     copy = tmp_path / "copy" / "sac" / "Pendulum-v1_1"
     with pytest.raises(ValueError, match=r"args.yml becomes the command line --log-folder="):
         continue_run(str(copy), None, [])
-    assert continue_run(str(copy), None, [], trusted=True)[0].folder == copy
+    continued = continue_run(str(copy), None, [], trusted=True)
+    assert continued is not None and continued[0].folder == copy
     assert "--trust-remote-code: --resume goes on with it: args.yml becomes" in capsys.readouterr().out
 
 
