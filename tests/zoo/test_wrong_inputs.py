@@ -189,8 +189,10 @@ def test_one_line_and_no_folder(
     monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(options)])
     with pytest.raises(SystemExit) as error:
         train.main()
-    lines = capsys.readouterr().err.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
     assert len(lines) == 1, lines
+    assert printed.out == "" or "--storage" in options  # a search has begun when it opens its database
     assert lines[0].startswith("train.py: error: ") and message in lines[0]
     assert error.value.code == 2
     assert files(folder) == before
@@ -325,5 +327,6 @@ def test_a_wrong_setting_in_a_process_of_its_own(tmp_path: Path) -> None:
     result = run(script("train"), "--algo", "dacer", "--env", "Pendulum-v1", "-params", "foo:1", cwd=tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
+    assert result.stdout == ""
     assert line.startswith("train.py: error: foo=1 (-params): DACER has no argument 'foo'")
     assert not list(tmp_path.iterdir())

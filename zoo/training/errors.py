@@ -2,6 +2,7 @@
 
 import contextlib
 import dis
+import io
 import sys
 import traceback
 from collections.abc import Iterator
@@ -47,6 +48,15 @@ def mistakes(prog: str, show_traceback: bool = False) -> Iterator[None]:
         yield
     except Exception as error:
         refuse(prog, error, show_traceback)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """What is printed inside appears at the end, and not at all if that is an error, so that a mistake is nothing but its line."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        yield
+    print(text.getvalue(), end="", flush=True)
 
 
 def refuse(prog: str, error: Exception, show_traceback: bool) -> NoReturn:

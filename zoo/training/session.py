@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from . import settings
 from .device import check_device
-from .errors import mistakes
+from .errors import held_back, mistakes
 from .manager import Manager
 from .options import default_options
 from .registry import register_algorithms
@@ -31,7 +31,7 @@ def train(prog: str, args: argparse.Namespace, own: argparse.Namespace, run: Run
     :param run: The run to continue, if any
     :param signals: What becomes of signals
     """
-    with mistakes(prog, own.traceback):
+    with mistakes(prog, own.traceback), held_back():
         register_algorithms()
         check_device(args.device)
         manager = make_manager(args, own, run, signals)
