@@ -52,7 +52,7 @@ def mistakes(prog: str, show_traceback: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """What is printed inside appears at the end, and not at all if that is an error, so that a mistake is nothing but its line."""
+    """What is printed inside appears at the end, and not at all after an error, so that a mistake is nothing but its line."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         yield
