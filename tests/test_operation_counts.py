@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_diffusion import kernels
 from sb3_diffusion.taxonomy import Method, available_methods
 from tests.helpers import make_filled, with_logger
+from zoo.flops import FlopCounter
 
 FILE = Path(__file__).with_name("operation_counts.json")
 METHODS = [method for method in available_methods() if method.setting == "off-policy"]
@@ -66,11 +66,11 @@ def measure(method: Method) -> dict[str, int]:
     with kernels.switched_off():
         with OperationCounter() as operations:
             model.train(UPDATES, batch_size=8)
-        with FlopCounterMode(display=False) as flop:
+        with FlopCounter() as flop:
             model.train(UPDATES, batch_size=8)
     return {
         "operations": sum(operations.counts.values()),
-        "kflop": flop.get_total_flops() // 1000,
+        "kflop": flop.total // 1000,
         "synchronisations": sum(operations.counts[name] for name in SYNCHRONISING),
     }
 

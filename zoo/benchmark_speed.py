@@ -38,13 +38,13 @@ from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from torch.utils.flop_counter import FlopCounterMode
 
 import sb3_diffusion
 from sb3_diffusion import kernels
 from sb3_diffusion.taxonomy import available_methods, get_method
 
 from .external import External, ExternalError
+from .flops import FlopCounter
 from .machine import Load, cpu_name, pin
 
 BASELINES: dict[str, type[OffPolicyAlgorithm]] = {"sac": SAC, "td3": TD3}
@@ -239,9 +239,9 @@ class Subject:
         memory = {"peak_memory_mib": peak_memory(self.args.device), "memory_before_mib": self.memory_before}
         self.model = make_model(self.name, self.args, "eager")
         self.train(2 * self.actor_period)
-        with kernels.switched_off(), FlopCounterMode(display=False) as counter:  # which sees PyTorch's operations only
+        with kernels.switched_off(), FlopCounter() as counter:  # which sees PyTorch's operations only
             self.train(2 * self.actor_period)
-        return {**memory, "gflop_per_update": counter.get_total_flops() / (2 * self.actor_period) / 1e9}
+        return {**memory, "gflop_per_update": counter.total / (2 * self.actor_period) / 1e9}
 
 
 def _start(name: str, args: argparse.Namespace) -> None:

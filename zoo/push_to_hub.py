@@ -21,9 +21,10 @@ if __name__ == "__main__":  # names are checked before the imports below, which 
 
 import torch as th
 
+from sb3_diffusion.core.printable import printable
 from sb3_diffusion.envs import quiet_mujoco
 
-from .hub.client import Repository, check_secrets, contents, push
+from .hub.client import Repository, check_secrets, contents, push, redact
 from .hub.published import agent_name
 from .hub.repository import read_results, write_repository
 from .training.command_line import Assignments, CommandParser, whole_number
@@ -84,7 +85,8 @@ def prepare(args: argparse.Namespace, repository: Repository | None) -> Path:
         return output / agent_name(args.algo, args.env)
     print(f"Publishing {run.archive}")
     if edited := changes(run.settings):
-        print(f"Its settings were edited later ({'; '.join(edited)}); those that it was trained with are published.")
+        what = printable(redact("; ".join(edited)))
+        print(f"Its settings were edited later ({what}); those that it was trained with are published.")
     folder = write_repository(
         run,
         output,

@@ -147,7 +147,9 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         self.policy_delay = integer("policy_delay", policy_delay, low=1, remedy="1 updates the actor at every update")
         self.actor_learning_rate = optional(check_schedule, "actor_learning_rate", actor_learning_rate)
         self.critic_learning_rate = optional(check_schedule, "critic_learning_rate", critic_learning_rate)
-        self.max_grad_norm = optional(real, "max_grad_norm", max_grad_norm, above=0, remedy="None is for no clipping")
+        if max_grad_norm != math.inf:  # measures the norm and clips nothing
+            max_grad_norm = optional(real, "max_grad_norm", max_grad_norm, above=0, remedy="None is for no clipping")
+        self.max_grad_norm = max_grad_norm
         self.execution = check_execution(execution)
         if _init_setup_model:
             self._setup_model()

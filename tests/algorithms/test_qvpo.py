@@ -142,7 +142,7 @@ def test_entropy_coefficient_follows_its_schedule(tmp_path: pathlib.Path) -> Non
         ("n_uniform_actions", 0, "at least 1"),
         ("n_target_candidates", 0, "at least 1"),
         ("n_behavior_candidates", 0, "at least 1"),
-        ("ent_coef", -0.1, "must not be negative"),
+        ("ent_coef", -0.1, "must be at least 0"),
         ("weight_aggregation", "max", "known are min, mean"),
     ],
 )

@@ -129,7 +129,6 @@ def test_widths(net_arch: Any) -> None:
         (DIME, {"batch_renorm": {"warmup": -1}}, "warmup", -1),
         (QSM, {"policy_kwargs": {"multipliers": {"x": {"initial": "1", "learning_rate": 1e-3}}}}, "initial", "1"),
         (QSM, {"policy_kwargs": {"multipliers": {"x": {"initial": 1, "learning_rate": -1}}}}, "learning_rate", -1),
-        (QSM, {"replay_buffer_kwargs": {"gamma": 7}}, "gamma", 7),
         (QSM, {"replay_buffer_kwargs": {"n_steps": 0}}, "n_steps", 0),
         (
             DPS,

@@ -342,7 +342,7 @@ def test_real_trainings_and_report(tmp_path: Path) -> None:
         (["--seeds", "-1"], "--seeds -1 is negative"),
         (["--jobs", "0"], "--jobs 0 is too small; give at least 1."),
         (["--n-timesteps", "0"], "--n-timesteps 0 is too small; give at least 1."),
-        (["-params", "gamma=0.9"], "'gamma=0.9' is not of the form key:value."),
+        (["-params", "gamma=0.9"], "'gamma=0.9' is not of the form key:value"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

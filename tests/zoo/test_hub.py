@@ -445,7 +445,7 @@ def test_a_token_in_the_settings_is_not_sent(hub: Hub) -> None:
     for token in (TOKEN, "hf_ofSomebodyElse0123456789abcdef"):
         logs = hub.cwd / token[:8]
         shutil.copytree(hub.runs / "logs", logs)
-        config = logs / "sdac" / f"{ENV}_1" / ENV / "config.yml"
+        config = logs / "sdac" / f"{ENV}_1" / ENV / "started_with" / "config.yml"
         write_yaml(config, {**read_yaml(config), "note": token})
         message = hub.bad("push_to_hub", *PUSH, "-f", str(logs), "--trust-remote-code")  # a copy
         assert "contains a token of the Hub; nothing was sent" in message
@@ -568,7 +568,7 @@ def test_a_wrapper_of_ones_own_can_be_published(hub: Hub) -> None:
     """Who downloads the agent has to allow it."""
     logs = hub.cwd / "logs"
     shutil.copytree(hub.runs / "logs", logs)
-    config = logs / "sdac" / f"{ENV}_1" / ENV / "config.yml"
+    config = logs / "sdac" / f"{ENV}_1" / ENV / "started_with" / "config.yml"
     write_yaml(config, {**read_yaml(config), "env_wrapper": "gymnasium.wrappers.OrderEnforcing"})
     assert "Obeying settings that need --trust-remote-code: " in hub.good(
         "push_to_hub", *PUSH, "-f", str(logs), "--trust-remote-code"  # a copy

@@ -237,7 +237,7 @@ def test_states_of_a_run(tmp_path: Path) -> None:
         ("python tag", "args.yml is refused, line 1: could not determine a constructor for the tag"),
         ("old", "was not written by a version that can resume; start the training again."),
         ("never", "was trained with --resume-freq 0 and has no checkpoints"),
-        ("options", "--resume takes all settings from the run; remove -n 5 --seed=3"),
+        ("options", "--resume takes all settings from the run; remove --seed=3"),
         ("damaged", "is intact: checkpoint 10 is damaged: "),
     ],
 )
@@ -279,4 +279,4 @@ def test_finished_run_is_left_alone(
     (run / "Pendulum-v1" / "finished.json").write_text(json.dumps({"num_timesteps": 500}))
     monkeypatch.setattr(sys, "argv", ["train.py", "--resume", str(run)])
     train.main()
-    assert capsys.readouterr().out == f"{run} is finished, there is nothing to continue.\n"
+    assert capsys.readouterr().out == f"{run} is finished, there is nothing to continue; -n N trains on to N steps in total.\n"

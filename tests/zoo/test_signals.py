@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ class Training(TrainingCheckpoints):
 
     def request(self, *, stop: bool) -> None:
         self.requests.append(stop)
+
+
+@pytest.fixture(autouse=True)
+def hearing() -> Iterator[None]:
+    """Signals that were ignored before stay so, and a shell or a scheduler may have started the tests deaf to some."""
+    ways = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, way) for number, way in ways.items()}
+    yield
+    for number, way in before.items():
+        signal.signal(number, way)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -249,7 +249,7 @@ def test_agents_to_start_from(
     if expected is None:
         start.check("sac", False)
         return
-    with pytest.raises(ValueError, match=f"is not known as a run of yours .*{expected}.*add --trust-remote-code"):
+    with pytest.raises(ValueError, match=f"is not known as a run of yours .*add --trust-remote-code: .*{expected}"):
         start.check("sac", False)
     start.check("sac", True)
     assert "--trust-remote-code: -i unpickles" in capsys.readouterr().out

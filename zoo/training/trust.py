@@ -66,7 +66,7 @@ def check_own(folder: str | Path, trusted: bool, consequence: str) -> None:
         return
     if not trusted:
         raise ValueError(
-            f"{printable(folder)} is {UNKNOWN}: {consequence}. If you trust whoever wrote it, add --trust-remote-code."
+            f"{printable(folder)} is {UNKNOWN}. If you trust whoever wrote it, add --trust-remote-code: {consequence}."
         )
     print(f"--trust-remote-code: {consequence}")
 
