@@ -41,7 +41,11 @@ class Training(TrainingCheckpoints):
 @pytest.fixture(autouse=True)
 def hearing() -> Iterator[None]:
     """Signals that were ignored before stay so, and a shell or a scheduler may have started the tests deaf to some."""
-    ways = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    ways: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
     before = {number: signal.signal(number, way) for number, way in ways.items()}
     yield
     for number, way in before.items():
