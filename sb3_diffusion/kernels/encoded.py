@@ -115,11 +115,10 @@ class EncodedChain:
         return points
 
     def _takes(self, x: th.Tensor, features: th.Tensor, task: Task) -> bool:
-        if x.dim() not in (2, 3) or x.shape[-1] != self._network.input_dim or not self._network.runs(x, task):
+        size, encoded = x.shape, features.shape
+        if len(size) not in (2, 3) or size[-1] != self._network.input_dim or not self._network.runs(x, task):
             return False
-        if features.dim() != 2 or features.shape[1] != self._states.input_dim:
-            return False
-        return len(features) in (len(x), 1)
+        return len(encoded) == 2 and encoded[1] == self._states.input_dim and encoded[0] in (size[0], 1)
 
     def _state_bias(self) -> th.Tensor | None:
         """What the first layer of the states' network adds, padded."""

@@ -10,6 +10,7 @@ from sb3_diffusion.kernels import loader
 from sb3_diffusion.kernels.guard import PLAIN_TYPES, Watch, allows, is_plain
 from sb3_diffusion.kernels.loader import LayerStruct, NetworkStruct
 from sb3_diffusion.kernels.nodes import Chain, Evaluation
+from sb3_diffusion.kernels.pieces import Layout, layout_of
 from sb3_diffusion.kernels.task import Task
 
 #: Names of the activations, and the numbers that ``mlp.cpp`` gives them.
@@ -81,8 +82,8 @@ class Network:
         self._parameters = weights + [(module._parameters, bias) for module, _, bias in layers if bias is not None]
         self._activation = ACTIVATIONS[activation]
         self.n_members = n_members
-        #: addresses of the parameters, and the members that were made of them
-        self._views: tuple[list[int], list[Member]] = ([], [])
+        #: layout of the parameters, and the members that were made of them
+        self._views: tuple[Layout | None, list[Member]] = (None, [])
         self._shapes = [parameters[name].shape for parameters, name in self._parameters]
         shapes: list[tuple[int, int]] = [(shape[-2], shape[-1]) for shape in self._shapes[: len(weights)]]
         self.input_dim, self.context_dim = shapes[0]
@@ -116,22 +117,20 @@ class Network:
 
         :param parameters: values of :meth:`parameters`
         """
+        if not PLAIN_TYPES.issuperset(map(type, parameters)):
+            return None
         try:
-            for parameter, shape in zip(parameters, self._shapes, strict=True):
-                # other numbers behind an old parameter (``.data``) may begin at the same address
-                if type(parameter) not in PLAIN_TYPES or parameter.dtype is not th.float32 or parameter.shape != shape:
-                    return None
-                if not parameter.is_contiguous():
-                    return None
-            addresses = [parameter.data_ptr() for parameter in parameters]
+            # other numbers behind an old parameter (``.data``) may begin at the same address
+            layout = layout_of(parameters)
         except RuntimeError:  # not an array: sparse, opaque
             return None
         known, members = self._views
-        if addresses != known:
-            if not all(map(is_plain, parameters)):
+        if layout != known:
+            addresses, shapes, _, contiguous = layout
+            if shapes != self._shapes or not all(contiguous) or not all(map(is_plain, parameters)):
                 return None
             members = [self._view(addresses, member) for member in range(self.n_members or 1)]
-            self._views = addresses, members  # as a whole, for the sake of other threads
+            self._views = layout, members  # as a whole, for the sake of other threads
         return members
 
     def _view(self, addresses: list[int], member: int) -> Member:

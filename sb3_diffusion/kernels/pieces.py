@@ -2,11 +2,14 @@
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from operator import attrgetter
 
 import torch as th
 
 from sb3_diffusion.kernels import loader
+
+Layout = tuple[list[int], list[th.Size], list[th.dtype], list[bool]]
+_SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 
 
 class Pieces:
@@ -19,7 +22,7 @@ class Pieces:
     def __init__(self, tensors: Sequence[th.Tensor]):
         if not self.can_copy(tensors):
             raise ValueError(f"tensors={tensors} have to be contiguous and on the CPU.")
-        self._layout = _layout(tensors)
+        self._layout = layout_of(tensors)
         self._addresses = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
         self._sizes = (ctypes.c_int64 * len(tensors))(*(tensor.nbytes for tensor in tensors))
         # whatever the default device is
@@ -50,10 +53,22 @@ class Pieces:
         :param tensors: the same tensors again
         """
         # only where that is so are the addresses those of living memory
-        if _layout(tensors) != self._layout:
+        if layout_of(tensors) != self._layout:
             return False
         return bool(loader.compiled().pieces_equal(self._addresses, self._sizes, len(self._sizes), self._copy.data_ptr()))
 
 
-def _layout(tensors: Sequence[th.Tensor]) -> list[Any]:
-    return [(tensor.data_ptr(), tensor.shape, tensor.dtype, tensor.is_contiguous()) for tensor in tensors]
+def layout_of(tensors: Sequence[th.Tensor]) -> Layout:
+    """
+    Where tensors are, and in which form: addresses, shapes, number formats, contiguity. Asked for at every action, and
+    therefore without a loop of Python's.
+
+    :param tensors: any tensors
+    :raises RuntimeError: if one of them is no array
+    """
+    return (
+        list(map(th.Tensor.data_ptr, tensors)),
+        list(map(_SHAPE, tensors)),
+        list(map(_DTYPE, tensors)),
+        list(map(th.Tensor.is_contiguous, tensors)),
+    )

@@ -36,6 +36,7 @@ class Task(NamedTuple):
         :param x: starting points
         """
         steps, draws = self.steps, self.draws
-        if steps.dim() != 2 or steps.shape[1] != STEP_NUMBERS or not steps.is_contiguous() or steps.requires_grad:
+        size = steps.shape
+        if len(size) != 2 or size[1] != STEP_NUMBERS or steps.requires_grad or not steps.is_contiguous():
             return False
         return draws is None or (draws.shape[1:] == x.shape and not draws.requires_grad)

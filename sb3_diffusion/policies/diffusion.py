@@ -375,7 +375,9 @@ class DiffusionPolicy(BasePolicy):
             for network in networks:
                 train_unless_frozen(network)
             self._holds_frozen = True
-        elif not mode == self.training == actor.training == critic.training or self._holds_frozen:  # asked for at every action
+        elif mode == self.training == actor.training == critic.training and not self._holds_frozen:
+            return  # asked for at every action
+        else:
             for network in networks:
                 _switch(network, mode)
             self._holds_frozen = False
