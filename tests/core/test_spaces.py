@@ -84,7 +84,7 @@ def test_boxes_of_every_shape_and_precision(name: str) -> None:
     actions = act(model, observations(VECTOR, 4), deterministic=False)
     assert actions.shape == (4, *space.shape)
     stored = model.replay_buffer.actions[:25].astype(np.float64)
-    assert np.isfinite(stored).all() and len(np.unique(stored)) > 20
+    assert np.isfinite(stored).all() and len(np.unique(stored)) > 5  # truncated ones take three values
 
 
 REFUSED_OBSERVATIONS: dict[str, tuple[spaces.Space, str]] = {
