@@ -1,14 +1,14 @@
 """A chain for observations that are seen once, as when acting."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
 
 from sb3_diffusion.kernels import loader
-from sb3_diffusion.kernels.guard import Watch, allows, is_plain
-from sb3_diffusion.kernels.network import Network, pad
+from sb3_diffusion.kernels.guard import Seen, Watch, allows, is_plain
+from sb3_diffusion.kernels.network import Member, Network, pad
 from sb3_diffusion.kernels.pieces import Pieces
 from sb3_diffusion.kernels.task import Task
 
@@ -18,6 +18,16 @@ class _Times(NamedTuple):
 
     sources: Pieces
     encoded: th.Tensor
+
+
+class _Known(NamedTuple):
+    """What a call has found out, for the next one like it."""
+
+    seen: Seen
+    addresses: list[int]  # of the networks' parameters and of what the times depend on
+    network: Member
+    states: Member
+    times: _Times | None  # where it is unknown what they depend on
 
 
 class EncodedChain:
@@ -48,13 +58,13 @@ class EncodedChain:
     ):
         self.watch = watch
         self._network, self._states = network, states
-        # the dictionaries skip nn.Module's slow attribute lookup
-        self._state_parameters: Any = state_owner._parameters
         self._encode_times = encode_times
-        self._sources: list[tuple[Any, str]] | None = None
-        if sources is not None:
-            self._sources = [(m._parameters if name in m._parameters else m._buffers, name) for m, name in sources]
-        self._times: _Times | None = None
+        self._knows_sources = sources is not None
+        # the dictionaries skip nn.Module's slow attribute lookup; all in one list, which is looked at in one go
+        self._places: list[tuple[Any, str]] = [*network.places, *states.places, (state_owner._parameters, "bias")]
+        self._n_network, self._n_parameters = len(network.places), len(self._places) - 1  # without that bias
+        self._places += [(m._parameters if name in m._parameters else m._buffers, name) for m, name in sources or ()]
+        self._known: _Known | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles of the owner make their own when they need it
@@ -80,32 +90,38 @@ class EncodedChain:
         :param clip: bounds of the state where a step clips it
         :return: all points, the sample as the last one; None where PyTorch has to do it
         """
-        task = Task(steps, draws, clip)
-        if not allows(x, features, t, *task.tensors()) or not self._takes(x, features, task):
+        if not self.watch.silent() or not self.watch.same():
             return None
-        if not self.watch.silent() or not self.watch.same() or loader.load_kernels() is None:
+        task, t = Task(steps, draws, clip), t.contiguous()
+        inputs, tensors = (x, features, *task.tensors()), [*[owner.get(name) for owner, name in self._places], t]
+        known = self._known
+        recognised = (
+            known is not None
+            and known.seen.again(*inputs, *tensors)
+            # other numbers behind an old parameter (``.data``) look like the old ones
+            and known.addresses == list(map(th.Tensor.data_ptr, tensors))
+        )
+        if known is None or not recognised:
+            known = self._admit(x, features, task, tensors)
+            if known is None:
+                return None
+        times, bias = self._encoded(known, tensors, steps.shape[0]), pad(tensors[self._n_parameters])
+        if times is None:
             return None
-        members, states = self._network.members(self._network.parameters()), self._states.members(self._states.parameters())
-        bias = self._state_bias()
-        if members is None or states is None or bias is None:
-            return None
-        times = self._encoded(t.contiguous())
-        if times.shape != (len(steps), self._network.first_width) or not is_plain(times):
-            return None
-        ((network, _),), ((state_network, _),) = members, states
+        (network, _), (state_network, _) = known.network, known.states
         # names keep what is not contiguous alive during the call
         x, features, draws = x.contiguous(), features.contiguous(), task.contiguous_draws()
-        points = x.new_empty((len(steps) + 1, *x.shape))
+        points = x.new_empty((steps.shape[0] + 1, *x.shape))
         loader.compiled().encode_and_run_chain(
             state_network,
             bias.data_ptr(),
             features.data_ptr(),
-            len(features),
+            features.shape[0],
             network,
             times.data_ptr(),
             steps.data_ptr(),
-            len(steps),
-            *((None, 0) if draws is None else (draws.data_ptr(), len(draws))),
+            steps.shape[0],
+            *((None, 0) if draws is None else (draws.data_ptr(), draws.shape[0])),
             *clip,
             x.data_ptr(),
             points.data_ptr(),
@@ -120,24 +136,33 @@ class EncodedChain:
             return False
         return len(encoded) == 2 and encoded[1] == self._states.input_dim and encoded[0] in (size[0], 1)
 
-    def _state_bias(self) -> th.Tensor | None:
-        """What the first layer of the states' network adds, padded."""
-        bias = self._state_parameters.get("bias")
-        if bias is None or not is_plain(bias) or bias.shape != (self._states.context_dim,):
+    def _admit(self, x: th.Tensor, features: th.Tensor, task: Task, tensors: Sequence[Any]) -> _Known | None:
+        """What there is to know about these tensors, None where PyTorch has to do it."""
+        inputs = (x, features, *task.tensors())
+        if not allows(*inputs, tensors[-1]) or not self._takes(x, features, task) or loader.load_kernels() is None:
             return None
-        return pad(bias)
+        members = self._network.members(tensors[: self._n_network])
+        states = self._states.members(tensors[self._n_network : self._n_parameters])
+        bias, *sources = tensors[self._n_parameters :]
+        if members is None or states is None or any(tensor is None for tensor in (bias, *sources)):
+            return None
+        if not is_plain(bias) or bias.shape != (self._states.context_dim,) or not Pieces.can_copy(sources):
+            return None
+        times = None if self._known is None else self._known.times
+        if times is not None and not times.sources.equal(sources):
+            times = None
+        return _Known(Seen(*inputs, *tensors), list(map(th.Tensor.data_ptr, tensors)), members[0], states[0], times)
 
-    def _encoded(self, t: th.Tensor) -> th.Tensor:
-        if self._sources is None:
-            return pad(self._encode_times(t))
-        sources = [t, *[owner.get(name) for owner, name in self._sources]]
-        if any(source is None for source in sources):  # PyTorch says what is missing
-            return pad(self._encode_times(t))
-        kept = self._times
-        if kept is None or not kept.sources.equal(sources):
-            encoded = pad(self._encode_times(t))
-            if not Pieces.can_copy(sources):
-                return encoded
-            # assigned as a whole, for the sake of other threads that act with the same network
-            kept = self._times = _Times(Pieces(sources), encoded)
-        return kept.encoded
+    def _encoded(self, known: _Known, tensors: Sequence[th.Tensor], n_steps: int) -> th.Tensor | None:
+        """The times' share, None where it does not fit."""
+        if known.times is not None and known.times.sources.same_bits():
+            encoded = known.times.encoded
+        else:
+            encoded = pad(self._encode_times(tensors[-1]))
+            if not is_plain(encoded):
+                return None
+            kept = _Times(Pieces(tensors[self._n_parameters + 1 :]), encoded) if self._knows_sources else None
+            known = known._replace(times=kept)
+        # assigned as a whole, for the sake of other threads that act with the same network
+        self._known = known
+        return encoded if encoded.shape == (n_steps, self._network.first_width) else None

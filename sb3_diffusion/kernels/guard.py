@@ -15,6 +15,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as _modules
 from torch.utils._device import DeviceContext
+from torch.utils.hooks import RemovableHandle
 
 PLAIN_TYPES = frozenset((th.Tensor, nn.Parameter))  # subclasses may mean something else by their numbers
 _GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
@@ -23,6 +24,8 @@ _GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     _modules._global_backward_hooks,
     _modules._global_backward_pre_hooks,
 )
+#: private to PyTorch; without it every call is looked at anew
+_TensorGuards: Any = getattr(getattr(getattr(th._C, "_dynamo", None), "guards", None), "TensorGuards", None)
 _switched_off = False
 
 
@@ -89,6 +92,38 @@ def allows(*tensors: th.Tensor, differentiable: bool = False) -> bool:
     return not th.is_autocast_enabled("cpu")
 
 
+class Seen:
+    """
+    Tensors that :func:`allows` has let pass without a gradient. Whether others are of the same kind, and the surroundings
+    too, is one question to the guard behind ``torch.compile``: type, number format, sizes, strides, and who would be asked to
+    compute. Asking for all of that one by one took 7 % of the time of an action (docs: speed).
+
+    :param tensors: the tensors
+    """
+
+    def __init__(self, *tensors: th.Tensor):
+        self._guard: Any = None
+        if _TensorGuards is not None:
+            self._guard = _TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        self._number = len(tensors)
+
+    def again(self, *tensors: Any) -> bool:
+        """
+        Whether tensors are like those, so that the answer would be the same. What is stored where may differ.
+
+        :param tensors: as many as then
+        """
+        return (
+            self._guard is not None
+            and len(tensors) == self._number
+            and not _switched_off
+            and not th.is_grad_enabled()
+            and forward_ad._current_level < 0
+            and th._C._len_torch_function_stack() == 0
+            and self._guard.check(*tensors)
+        )
+
+
 def hooked(module: nn.Module) -> bool:
     """
     Whether calling a module calls hooks.
@@ -136,6 +171,7 @@ class Watch:
         self._attributes = [module.__dict__ for module in called]
         self._attributes_then = list(map(len, self._attributes))  # a forward() of the object's own adds one
         self._replaced = any("forward" in attributes for attributes in self._attributes)
+        self._last_silent = -1  # number of the next hook of the process when nothing was hooked last
 
     def same(self) -> bool:
         """Whether all modules are what they were when the watch began."""
@@ -147,4 +183,11 @@ class Watch:
 
     def silent(self) -> bool:
         """Whether calling the modules would do nothing but compute."""
-        return not (any(self._hooks) or self._replaced)
+        # every registration of a hook takes a number, so that most calls need not look at five dozen dictionaries
+        number = RemovableHandle.next_id
+        if number == self._last_silent:
+            return True
+        if any(self._hooks) or self._replaced:
+            return False
+        self._last_silent = number
+        return True

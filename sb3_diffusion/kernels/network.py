@@ -79,12 +79,13 @@ class Network:
         # the dictionaries skip nn.Module's slow attribute lookup
         weights: list[tuple[Any, str]] = [(module._parameters, weight) for module, weight, _ in layers]
         self._biased = [i for i, (_, _, bias) in enumerate(layers) if bias is not None]
-        self._parameters = weights + [(module._parameters, bias) for module, _, bias in layers if bias is not None]
+        #: where the parameters are found: all weights in order, then the biases of the layers that have one
+        self.places = weights + [(module._parameters, bias) for module, _, bias in layers if bias is not None]
         self._activation = ACTIVATIONS[activation]
         self.n_members = n_members
         #: layout of the parameters, and the members that were made of them
         self._views: tuple[Layout | None, list[Member]] = (None, [])
-        self._shapes = [parameters[name].shape for parameters, name in self._parameters]
+        self._shapes = [parameters[name].shape for parameters, name in self.places]
         shapes: list[tuple[int, int]] = [(shape[-2], shape[-1]) for shape in self._shapes[: len(weights)]]
         self.input_dim, self.context_dim = shapes[0]
         self.output_dim = shapes[-1][1]
@@ -109,7 +110,7 @@ class Network:
 
     def parameters(self) -> list[Any]:
         """All weights in order, then the biases of the layers that have one; None for those that are gone."""
-        return [parameters.get(name) for parameters, name in self._parameters]
+        return [parameters.get(name) for parameters, name in self.places]
 
     def members(self, parameters: Sequence[Any]) -> list[Member] | None:
         """

@@ -52,9 +52,13 @@ class Pieces:
 
         :param tensors: the same tensors again
         """
-        # only where that is so are the addresses those of living memory
-        if layout_of(tensors) != self._layout:
-            return False
+        return layout_of(tensors) == self._layout and self.same_bits()
+
+    def same_bits(self) -> bool:
+        """
+        Whether the memory holds what it held. Only where the tensors are known to be where they were; elsewhere nobody says
+        whose memory that is.
+        """
         return bool(loader.compiled().pieces_equal(self._addresses, self._sizes, len(self._sizes), self._copy.data_ptr()))
 
 

@@ -214,7 +214,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
         """
         chain = self.evaluation_chain if evaluating else self.acting_chain
         times, features = chain.times, self.extract_features(observations, self.features_extractor)
-        denoise = self.denoiser.bind_features(features, self._network_time(times.view(len(times), -1)))
+        denoise = self.denoiser.bind_features(features, self._network_time(times.view(times.shape[0], -1)))
         # not len(): that would be a constant of an exported policy
         shape = self._sample_shape(features.shape[0], n_candidates)
         return chain.sample(denoise, shape, noise, label, clip_output=clip_output)

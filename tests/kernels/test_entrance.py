@@ -1,6 +1,7 @@
 """The guard in front of the compiled kernels: whatever is asked, the answer is PyTorch's, or PyTorch's error."""
 
 import copy
+import functools
 import logging
 import os
 import shutil
@@ -16,11 +17,13 @@ import pytest
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrize, prune
 
 from sb3_diffusion import DACER, QVPO, SDAC, kernels
 from sb3_diffusion.generative.continuous import ContinuousDiffusion
 from sb3_diffusion.generative.randomness import RecordedDraws
+from sb3_diffusion.kernels import guard
 from sb3_diffusion.kernels.guard import is_plain
 from sb3_diffusion.kernels.pieces import Pieces
 from sb3_diffusion.networks.critics import ScalarCritics
@@ -67,6 +70,78 @@ def test_every_kind_of_the_fuzz_test_alone(caplog: pytest.LogCaptureFixture) -> 
         changed.evaluate(0, part, context)
         change(changed, fuzz.Rng(0))
         check(changed, (part, context), name)
+
+
+@pytest.mark.parametrize("recognises", [True, False])
+@pytest.mark.filterwarnings("ignore")  # of tracers, anomaly detection, modes
+def test_an_action_like_the_last_one(
+    recognises: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Acting recognises calls like the last one in one question. Whatever has changed since then is noticed."""
+    caplog.set_level(logging.CRITICAL, "torch._subclasses")
+    if not recognises:
+        monkeypatch.setattr(guard, "_TensorGuards", None)
+    prototype = Denoiser(4, 3, net_arch=(33, 16), state_arch=(20,), time_dim=8)
+    sampler = ContinuousDiffusion().sampler(3)
+    draws = RecordedDraws({"sample.x_T": th.randn(2, 3), "sample.step_noise": th.randn(3, 2, 3)})
+    inputs = (th.randn(2, 4), sampler.times.view(-1, 1).clone())
+    ran: list[bool] = []
+    run = kernels.EncodedChain.run
+
+    def watched(self: kernels.EncodedChain, *args: Any) -> th.Tensor | None:
+        points = run(self, *args)
+        ran.append(points is not None)
+        return points
+
+    monkeypatch.setattr(kernels.EncodedChain, "run", watched)
+
+    def fresh() -> tuple[Denoiser, Any]:
+        network = copy.deepcopy(prototype)
+
+        def call(features: th.Tensor, t: th.Tensor) -> th.Tensor:
+            return sampler.sample(network.bind_features(features, t), (2, 3), draws)
+
+        for _ in range(2):
+            call(*inputs)
+        assert ran[-1] and ran[-2], "the kernels have to do it"
+        return network, call
+
+    def check(run: Callable[[], Any], name: str) -> None:
+        got = fuzz.outcome_of(run)
+        with kernels.switched_off():
+            fuzz.compare(got, fuzz.outcome_of(run), name)
+
+    with th.no_grad():
+        for name, disguise in fuzz.INPUTS.items():
+            for changed in ((disguise(inputs[0]), inputs[1]), (inputs[0], disguise(inputs[1]))):
+                _, call = fresh()
+                check(functools.partial(call, *changed), name)
+        for name, change in fuzz.MODULES.items():
+            network, call = fresh()
+            change(network, fuzz.Rng(0))
+            check(functools.partial(call, *inputs), name)
+        for name, transform in fuzz.TRANSFORMS.items():
+            _, call = fresh()
+            check(functools.partial(transform, call, *inputs), name)
+        for name, context in fuzz.CONTEXTS.items():
+            _, call = fresh()
+
+            def within(context: Any = context, call: Any = call) -> Any:
+                with context():
+                    return call(*inputs)
+
+            check(within, name)
+        _, call = fresh()
+        with kernels.switched_off():
+            call(*inputs)
+        assert not ran[-1]
+        with fuzz.CONTEXTS["function mode"]():
+            call(*inputs)
+        assert not ran[-1], "its functions have to be called"
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(call(forward_ad.make_dual(inputs[0], th.ones(2, 4)), inputs[1])).tangent
+        assert tangent is not None and tangent.abs().sum() > 0.0
+    check(functools.partial(call, *inputs), "gradients")
 
 
 @pytest.mark.expensive
