@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sb3_diffusion.taxonomy import TAXONOMY, available_methods
 
 if TYPE_CHECKING:  # at run time the names come from the taxonomy and from _MODULES, see __getattr__
-    from sb3_diffusion.core.checkpoints import load_agent as load_agent
-    from sb3_diffusion.core.checkpoints import load_normalization as load_normalization
-    from sb3_diffusion.core.checkpoints import save_agent as save_agent
+    from sb3_diffusion.checkpoints.agents import load_agent as load_agent
+    from sb3_diffusion.checkpoints.agents import load_normalization as load_normalization
+    from sb3_diffusion.checkpoints.agents import save_agent as save_agent
     from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
     from sb3_diffusion.q_guidance.dps import DPS as DPS
     from sb3_diffusion.q_guidance.idem import iDEM as iDEM
@@ -24,9 +24,9 @@ __version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8"
 # Nothing is imported before it is asked for: the command line reads the taxonomy without PyTorch.
 _MODULES = {
     "DiffusionPolicy": "sb3_diffusion.policies.diffusion",
-    "load_agent": "sb3_diffusion.core.checkpoints",
-    "load_normalization": "sb3_diffusion.core.checkpoints",
-    "save_agent": "sb3_diffusion.core.checkpoints",
+    "load_agent": "sb3_diffusion.checkpoints.agents",
+    "load_normalization": "sb3_diffusion.checkpoints.agents",
+    "save_agent": "sb3_diffusion.checkpoints.agents",
 }
 
 __all__ = ["__version__", *_MODULES, *(method.name for method in available_methods())]

@@ -5,11 +5,12 @@ registry, the tables in the documentation and the parametrised tests are derived
 ``class_path``.
 """
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+from sb3_diffusion.names import closest
 
 GUIDANCE_MECHANISMS = MappingProxyType(
     {
@@ -214,8 +215,8 @@ def get_method(name: str) -> Method:
     known = {_key(method.name): method for method in TAXONOMY}
     if _key(name) in known:
         return known[_key(name)]
-    close = [known[key].name for key in difflib.get_close_matches(_key(name), known, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known are: {', '.join(m.name for m in TAXONOMY)}."
+    close = [known[key].name for key in closest(_key(name), known, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(m.name for m in TAXONOMY)}."
     raise ValueError(f"Unknown method name={name!r}; {hint}")
 
 

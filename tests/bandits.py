@@ -5,8 +5,8 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.envs.bandits import ActionValue, BanditEnv
 
 SMALL_NET = {"net_arch": [64, 64], "state_arch": (16, 16), "time_dim": 32}

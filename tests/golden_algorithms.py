@@ -5,8 +5,8 @@ from typing import Any
 
 import torch as th
 
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.randomness import RecordedDraws
 from tests.bandits import (
     BanditEnv,

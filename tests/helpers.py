@@ -13,10 +13,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from tests.envs import PointEnv
+from tests.environments import PointEnv
 
 TINY_POLICY: dict[str, Any] = {"net_arch": [16], "state_arch": [8], "time_dim": 8, "diffusion_steps": 3}
 

@@ -24,12 +24,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_diffusion
 from sb3_diffusion import DiffusionPolicy
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.policies.names import POLICIES, CnnPolicy
 from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, REFERENCE_POLICIES, TAXONOMY, available_methods, get_method
 from tests.conftest import OFF_POLICY
-from tests.envs import PointEnv, vector_env
+from tests.environments import PointEnv, vector_env
 from tests.helpers import (
     EVERY_UPDATE,
     BatchNormExtractor,

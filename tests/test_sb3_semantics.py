@@ -21,15 +21,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from torch import nn
 
 from sb3_diffusion import DACER, DIME, DPS, QSM, DiffusionPolicy, load_agent, save_agent
-from sb3_diffusion.core.batch import Batch
-from sb3_diffusion.core.guidance import GuidedCnnPolicy, GuidedMlpPolicy, GuidedPolicy
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.networks.activations import Mish
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
+from sb3_diffusion.policies.guided import GuidedCnnPolicy, GuidedMlpPolicy, GuidedPolicy
 from sb3_diffusion.policies.names import POLICIES, CnnPolicy, MlpPolicy, MultiInputPolicy
 from tests.conftest import OFF_POLICY
-from tests.envs import PointEnv, vector_env
+from tests.environments import PointEnv, vector_env
 from tests.helpers import (
     BatchNormExtractor,
     act,

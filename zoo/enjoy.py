@@ -33,8 +33,8 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from tqdm import trange
 
-from sb3_diffusion.core.printable import printable
 from sb3_diffusion.envs import quiet_mujoco
+from sb3_diffusion.printable import printable
 
 from .hub.client import Repository
 from .hub.published import PRETRAINED, PublishedAgent, agent_name, with_due_care

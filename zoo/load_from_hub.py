@@ -20,8 +20,8 @@ from .training.registry import check_command_line
 if __name__ == "__main__":  # names are checked before the imports below, which take seconds
     check_command_line("load_from_hub.py", sys.argv[1:])
 
-from sb3_diffusion.core.checkpoints import why_unsafe
-from sb3_diffusion.core.printable import printable
+from sb3_diffusion.checkpoints.agents import why_unsafe
+from sb3_diffusion.printable import printable
 
 from .hub.client import Repository, download
 from .hub.published import agent_name

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 from stable_baselines3.common.results_plotter import ts2xy
 
-from sb3_diffusion.core.printable import printable
+from sb3_diffusion.printable import printable
 
 from .figures import Curve, caption, check_output, draw_runs, learning_axes, line_style, save, title
 from .training.command_line import CommandParser

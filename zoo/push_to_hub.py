@@ -21,8 +21,8 @@ if __name__ == "__main__":  # names are checked before the imports below, which 
 
 import torch as th
 
-from sb3_diffusion.core.printable import printable
 from sb3_diffusion.envs import quiet_mujoco
+from sb3_diffusion.printable import printable
 
 from .hub.client import Repository, check_secrets, contents, push, redact
 from .hub.published import agent_name

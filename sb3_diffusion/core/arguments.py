@@ -1,8 +1,7 @@
 """The arguments that all off-policy algorithms have in common, written down once."""
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch as th
@@ -68,21 +67,6 @@ def complete_signature(constructor: Callable[..., None], parent: type) -> inspec
     keywords = [name for name in order if name not in (*positional, "self")]
     by_name = [merged[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in keywords]
     return inspect.Signature([*(merged[name] for name in positional), *by_name])
-
-
-def check_no_unknown(cls: type, unknown: Iterable[str]) -> None:
-    """
-    Refuse arguments that neither the algorithm nor the base class has.
-
-    :param cls: The algorithm
-    :param unknown: Names of the arguments that were left over
-    :raises TypeError: naming the first of them and the closest known one
-    """
-    for name in unknown:
-        known = list(inspect.signature(cls).parameters)
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
-        raise TypeError(f"{cls.__name__} has no argument {name!r}; {hint}")
 
 
 def check_schedule(name: str, value: Any) -> float | Schedule:

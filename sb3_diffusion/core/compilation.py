@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.names import choice
 
 EXECUTION_MODES = ("auto", "eager", "compile", "cuda_graph")
 Update = Callable[[Batch, bool], Metrics]
@@ -43,8 +44,7 @@ def check_execution(mode: str) -> str:
     :return: The same value
     :raises ValueError: if there is no such mode
     """
-    if mode not in EXECUTION_MODES:
-        raise ValueError(f"Unknown execution={mode!r}; known are {', '.join(EXECUTION_MODES)}.")
+    choice("execution", mode, EXECUTION_MODES)
     return mode
 
 

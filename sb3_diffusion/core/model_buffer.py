@@ -6,7 +6,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 
-from sb3_diffusion.core.replay import TensorReplayBuffer, check_memory_optimization
+from sb3_diffusion.data.replay import TensorReplayBuffer, check_memory_optimization
 
 N_STEP_BUFFERS = (TensorReplayBuffer, NStepReplayBuffer)
 

@@ -21,17 +21,18 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
-from sb3_diffusion.core.arguments import check_no_unknown, check_schedule, check_train_freq, complete_signature, scheduled
-from sb3_diffusion.core.batch import Batch
-from sb3_diffusion.core.checkpoints import description_members, write_file
+from sb3_diffusion.checkpoints.agents import description_members, write_file
+from sb3_diffusion.core.arguments import check_schedule, check_train_freq, complete_signature, scheduled
 from sb3_diffusion.core.compilation import CudaGraphActing, Loss, check_execution, make_update, set_learning_rate
 from sb3_diffusion.core.metrics import MetricLog, Metrics
 from sb3_diffusion.core.model_buffer import ModelBuffer, check_buffer_kwargs, check_environments
-from sb3_diffusion.core.replay import TensorReplayBuffer, default_buffer_class
 from sb3_diffusion.core.spaces import check_action_space, check_observation_space
 from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.targets import follow
+from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.data.replay import TensorReplayBuffer, default_buffer_class
 from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.names import check_no_unknown
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
@@ -57,7 +58,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
     :param gradient_steps: Updates per rollout; -1 for as many as transitions were collected
     :param action_noise: Noise added to the actions on top of the method's own exploration
     :param replay_buffer_class: Replay buffer, such as ``HerReplayBuffer``; ``None`` selects a
-        :class:`~sb3_diffusion.core.replay.TensorReplayBuffer`
+        :class:`~sb3_diffusion.data.replay.TensorReplayBuffer`
     :param replay_buffer_kwargs: Its keyword arguments
     :param optimize_memory_usage: Store each observation once (see SB3's ``ReplayBuffer``)
     :param n_steps: Number of steps of the bootstrapped return
@@ -441,8 +442,8 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
         self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
     ) -> None:
         """
-        Save the model for :meth:`load`, and for :func:`~sb3_diffusion.core.checkpoints.load_agent`, which runs nothing that is
-        in the file.
+        Save the model for :meth:`load`, and for :func:`~sb3_diffusion.checkpoints.agents.load_agent`, which runs nothing that
+        is in the file.
 
         :param path: The file, or an open binary file
         :param exclude: Attributes to leave out, in addition to the default ones

@@ -1,6 +1,5 @@
 """DeepMind Control Suite tasks as ordinary Gymnasium environments."""
 
-import difflib
 import importlib.util
 import warnings
 from importlib.metadata import version
@@ -10,6 +9,7 @@ import gymnasium as gym
 
 from sb3_diffusion.envs.mujoco_log import quiet_mujoco
 from sb3_diffusion.envs.wrappers import ActionRepeat, Float32Action, Float32Observation
+from sb3_diffusion.names import suggest
 
 DMC_TASKS = (
     "cartpole-balance",
@@ -60,9 +60,9 @@ def make_dmc(domain: str, task: str, action_repeat: int = 2, **kwargs: Any) -> g
     env_id = f"dm_control/{domain}-{task}-v0"
     if env_id not in gym.registry:
         known = [name for name in gym.registry if name.startswith("dm_control/")]
-        close = difflib.get_close_matches(env_id, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(sorted(known))}."
-        raise ValueError(f"domain={domain!r}, task={task!r}: there is no environment {env_id}; {hint}")
+        raise ValueError(
+            f"domain={domain!r}, task={task!r}: there is no environment {env_id}; {suggest(env_id, sorted(known))}"
+        )
     return wrap_dmc(gym.make(env_id, **kwargs), action_repeat=action_repeat)
 
 

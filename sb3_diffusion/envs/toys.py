@@ -5,7 +5,6 @@ The shapes and energies are those on which guided diffusion has been studied sin
 literature draws them on [-4, 4]²; here a point is divided by 4 to become an action.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import torch as th
 
 from sb3_diffusion.envs.bandits import ActionValue, BanditEnv
+from sb3_diffusion.names import suggest
 
 EXTENT = 4.0
 """Half the side of the square on which the literature draws the shapes."""
@@ -266,9 +266,7 @@ def get_toy(name: str) -> Toy:
     """
     if name in TOYS:
         return TOYS[name]
-    close = difflib.get_close_matches(name, TOYS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(TOYS)}."
-    raise ValueError(f"Unknown toy name={name!r}; {hint}")
+    raise ValueError(f"Unknown toy name={name!r}; {suggest(name, TOYS)}")
 
 
 def make_toy(name: str) -> BanditEnv:

@@ -10,7 +10,8 @@ from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.schedules import ContinuousSchedule, resolve_continuous_schedule
-from sb3_diffusion.generative.solvers import GridPoint, Sampler, check_choice, check_steps
+from sb3_diffusion.generative.solvers import GridPoint, Sampler, check_steps
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 
 #: Spacings of the sampling times.
@@ -63,7 +64,7 @@ class ContinuousDiffusion(GenerativeProcess):
             combined with ``grid="logsnr"``
         """
         check_steps(steps)
-        check_choice("grid", grid, GRIDS)
+        choice("grid", grid, GRIDS)
         if real("power", power) <= 0 or (grid != "t" and power != 1.0):
             raise ValueError(f"power must be positive and belongs to grid='t', got power={power} with grid={grid!r}.")
         ends = th.tensor([self.schedule.t_min, self.schedule.t_max], dtype=th.float64)

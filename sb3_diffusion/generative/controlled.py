@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import check_choice, check_steps
+from sb3_diffusion.generative.solvers import check_steps
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 
 #: Course of the step sizes over the chain, by name: fraction of the chain in ``[0, 1)`` -> relative size.
@@ -82,7 +83,7 @@ class ControlledDiffusion(nn.Module):
 
     def __init__(self, action_dim: int, noise_schedule: str = "cosine", prior_std: float = 2.5) -> None:
         super().__init__()
-        check_choice("noise_schedule", noise_schedule, list(STEP_SCHEDULES))
+        choice("noise_schedule", noise_schedule, list(STEP_SCHEDULES))
         self.noise_schedule = noise_schedule
         self.prior_std = prior_std = real("prior_std", prior_std, above=0)
         # what step_rates() saturates to _INITIAL_STEP

@@ -11,7 +11,8 @@ from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.schedules import discrete_betas
-from sb3_diffusion.generative.solvers import CLIP_TARGETS, VARIANCES, GridPoint, Sampler, check_choice, check_steps
+from sb3_diffusion.generative.solvers import CLIP_TARGETS, VARIANCES, GridPoint, Sampler, check_steps
+from sb3_diffusion.names import choice
 
 
 class DiscreteDiffusion(GenerativeProcess):
@@ -144,9 +145,9 @@ class DiscreteDiffusion(GenerativeProcess):
         :return: states at time ``t - 1``, of the shape of ``x_t`` or ``(..., n_samples, action_dim)``
         :raises ValueError: for unknown names
         """
-        check_choice("solver", solver, ("ddpm", "ddim"))
-        check_choice("variance", variance, VARIANCES)
-        check_choice("clip_target", clip_target, CLIP_TARGETS)
+        choice("solver", solver, ("ddpm", "ddim"))
+        choice("variance", variance, VARIANCES)
+        choice("clip_target", clip_target, CLIP_TARGETS)
         index = t.long()
         alpha, sigma = self.alpha[index], self.sigma[index]
         alpha_next, sigma_next = self.alpha[index - 1], self.sigma[index - 1]

@@ -9,7 +9,8 @@ from torch import nn
 from sb3_diffusion.generative import conversions
 from sb3_diffusion.generative.process import Denoise, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import CompiledStep, check_bounds, check_choice, check_steps, run_compiled
+from sb3_diffusion.generative.solvers import CompiledStep, check_bounds, check_steps, run_compiled
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 
 #: What clipping applies to.
@@ -64,8 +65,8 @@ class FlowSampler(nn.Module):
     ) -> None:
         super().__init__()
         check_steps(steps)
-        check_choice("solver", solver, sorted(FLOW_SOLVERS))
-        check_choice("clip_target", clip_target, FLOW_CLIP_TARGETS)
+        choice("solver", solver, sorted(FLOW_SOLVERS))
+        choice("clip_target", clip_target, FLOW_CLIP_TARGETS)
         check_bounds(clip_bounds)
         self.steps = steps
         self.solver = solver
@@ -279,5 +280,5 @@ class MeanFlow(FlowMatching):
         :return: the sampler
         :raises ValueError: for unknown names and ``steps < 1``
         """
-        check_choice("solver", solver, MEAN_FLOW_SOLVERS)
+        choice("solver", solver, MEAN_FLOW_SOLVERS)
         return MeanFlowSampler(steps, clip=clip, **options)

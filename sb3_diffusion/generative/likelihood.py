@@ -21,7 +21,8 @@ from torch import nn
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import GridPoint, check_bounds, check_choice
+from sb3_diffusion.generative.solvers import GridPoint, check_bounds
+from sb3_diffusion.names import choice
 
 #: Rules of numerical integration.
 RULES = ("trapezoid", "rectangle")
@@ -65,7 +66,7 @@ class LikelihoodEstimator(nn.Module):
         clip_bounds: tuple[float, float] = (-1.0, 1.0),
     ) -> None:
         super().__init__()
-        check_choice("rule", rule, RULES)
+        choice("rule", rule, RULES)
         check_bounds(clip_bounds)
         self.rule = rule
         self.clip_bounds = clip_bounds if clip else None

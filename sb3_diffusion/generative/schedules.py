@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch as th
 
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer
 
 _COSINE_OFFSET = 0.008
@@ -69,8 +70,7 @@ def discrete_betas(noise_schedule: str, steps: int) -> th.Tensor:
     :return: float64 tensor ``(T + 1,)``; index 0 is the clean end, where beta is 0
     :raises ValueError: if the name is unknown or ``steps`` is smaller than 1
     """
-    if noise_schedule not in DISCRETE_SCHEDULES:
-        raise ValueError(f"Unknown noise_schedule {noise_schedule!r}: choose one of {sorted(DISCRETE_SCHEDULES)}.")
+    choice("noise_schedule", noise_schedule, sorted(DISCRETE_SCHEDULES))
     integer("diffusion_steps", steps, high=MAX_STEPS)
     if steps < 1:
         raise ValueError(f"diffusion_steps must be at least 1, got {steps}.")
@@ -186,6 +186,5 @@ def resolve_continuous_schedule(noise_schedule: str | ContinuousSchedule) -> Con
     """
     if isinstance(noise_schedule, ContinuousSchedule):
         return noise_schedule
-    if noise_schedule not in CONTINUOUS_SCHEDULES:
-        raise ValueError(f"Unknown noise_schedule {noise_schedule!r}: choose one of {sorted(CONTINUOUS_SCHEDULES)}.")
+    choice("noise_schedule", noise_schedule, sorted(CONTINUOUS_SCHEDULES))
     return CONTINUOUS_SCHEDULES[noise_schedule]()

@@ -16,6 +16,7 @@ from torch import nn
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer
 
 #: Names of the integration rules.
@@ -135,9 +136,9 @@ class Sampler(nn.Module):
         midpoints: Sequence[GridPoint] | None = None,
     ) -> None:
         super().__init__()
-        check_choice("solver", solver, SOLVERS)
-        check_choice("variance", variance, VARIANCES)
-        check_choice("clip_target", clip_target, CLIP_TARGETS)
+        choice("solver", solver, SOLVERS)
+        choice("variance", variance, VARIANCES)
+        choice("clip_target", clip_target, CLIP_TARGETS)
         check_bounds(clip_bounds)
         _check_grid(grid)
         if solver == "dpm2" and (midpoints is None or len(midpoints) != len(grid) - 1):
@@ -336,19 +337,6 @@ def run_compiled(
             if not is_between:
                 visit(point)
     return points[-1]  # type: ignore[no-any-return]
-
-
-def check_choice(argument: str, value: str, known: Sequence[str]) -> None:
-    """
-    Reject unknown names.
-
-    :param argument: name of the argument
-    :param value: its value
-    :param known: the valid values
-    :raises ValueError: if ``value`` is not one of them
-    """
-    if value not in known:
-        raise ValueError(f"Unknown {argument} {value!r}: choose one of {list(known)}.")
 
 
 def check_steps(steps: int, most: int | None = None) -> None:

@@ -16,6 +16,7 @@ from sb3_diffusion.generative.flow import FlowMatching
 from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.names import choice
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.policies.features import ObservationModel
 from sb3_diffusion.policies.processes import chain_options, make_process
@@ -113,7 +114,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
         # equal chains are one object
         chains = {n: made.sampler(n, **options) for n in steps}
         self.update_chain, self.acting_chain, self.evaluation_chain = (chains[n] for n in steps)
-        self.time_input = time_input
+        self.time_input = choice("time_input", time_input, TIME_INPUTS)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._arguments}
@@ -313,8 +314,6 @@ class DiffusionActor(ObservationModel, BasePolicy):
 
 
 def _check_time_input(time_input: str, process: GenerativeProcess | ControlledDiffusion) -> None:
-    if time_input not in TIME_INPUTS:
-        raise ValueError(f"Unknown time_input={time_input!r}; known are {', '.join(TIME_INPUTS)}.")
     if time_input == "logsnr" and isinstance(process, ControlledDiffusion):
         raise ValueError("time_input='logsnr' needs a signal-to-noise ratio, which process='controlled' has not; use 't'.")
     if time_input == "logsnr" and isinstance(process, FlowMatching):

@@ -8,6 +8,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_diffusion.names import choice
 from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
 from sb3_diffusion.policies.features import ObservationModel
 from sb3_diffusion.policies.precision import check_precision
@@ -48,8 +49,7 @@ class CriticEnsemble(ObservationModel):
         particle_precision: str = "float32",
         **ensemble_kwargs: Any,
     ):
-        if head not in CRITIC_HEADS:
-            raise ValueError(f"Unknown critic_head={head!r}; known are {', '.join(CRITIC_HEADS)}.")
+        choice("critic_head", head, CRITIC_HEADS)
         super().__init__(observation_space, action_space, features_extractor, normalize_images)
         self.ensemble = CRITIC_HEADS[head](features_extractor.features_dim, get_action_dim(action_space), **ensemble_kwargs)
         self.share_features_extractor = share_features_extractor

@@ -20,6 +20,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
@@ -430,6 +431,5 @@ def _resolve_optimizer(optimizer_class: type[th.optim.Optimizer] | str) -> type[
     known = {
         name: cls for name, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)
     }
-    if optimizer_class not in known:
-        raise ValueError(f"Unknown optimizer_class={optimizer_class!r}; known are {', '.join(sorted(known))}.")
+    choice("optimizer_class", optimizer_class, known)
     return known[optimizer_class]

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import torch as th
 
+from sb3_diffusion.names import choice
+
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
@@ -14,8 +16,7 @@ def check_precision(precision: str) -> str:
     :return: The same value
     :raises ValueError: if there is no such format
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"Unknown particle_precision={precision!r}; known are {', '.join(PRECISIONS)}.")
+    choice("particle_precision", precision, PRECISIONS)
     return precision
 
 

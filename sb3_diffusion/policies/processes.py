@@ -8,6 +8,7 @@ from sb3_diffusion.generative.ddpm import DiscreteDiffusion
 from sb3_diffusion.generative.flow import FLOW_SOLVERS, MEAN_FLOW_SOLVERS, FlowMatching, MeanFlow
 from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.solvers import SOLVERS, VARIANCES
+from sb3_diffusion.names import choice
 
 PROCESSES: dict[str, tuple[str, ...]] = {
     "continuous": tuple(SOLVERS),
@@ -32,8 +33,7 @@ def make_process(
     :return: The process
     :raises ValueError: if there is no such process or schedule
     """
-    if process not in PROCESSES:
-        raise ValueError(f"Unknown process={process!r}; known are {', '.join(PROCESSES)}.")
+    choice("process", process, PROCESSES)
     options = process_kwargs or {}
     if process in FLOWS:
         if noise_schedule is not None:
@@ -62,8 +62,7 @@ def chain_options(process: str, solver: str | None, variance: str) -> dict[str, 
     if solver is not None and solver not in solvers:
         known = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in PROCESSES.items())
         raise ValueError(f"Unknown solver={solver!r} for process={process!r}; known are, by process, {known}.")
-    if variance not in VARIANCES:
-        raise ValueError(f"Unknown variance={variance!r}; known are {', '.join(VARIANCES)}.")
+    choice("variance", variance, VARIANCES)
     if not solvers:
         return {}
     options = {"solver": solvers[0] if solver is None else solver}

@@ -7,12 +7,13 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.compilation import Loss
-from sb3_diffusion.core.guidance import GUIDED_POLICIES, GuidedPolicy
 from sb3_diffusion.core.metrics import Metrics
-from sb3_diffusion.core.particles import PROPOSALS
+from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.names import choice
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.guided import GUIDED_POLICIES, GuidedPolicy
+from sb3_diffusion.policies.particles import PROPOSALS
 from sb3_diffusion.q_guidance.idem import iDEM
 
 SCORE_INJECTIONS = ("distill", "online")
@@ -76,17 +77,13 @@ class DPS(iDEM):
         policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
-        if proposal not in PROPOSALS:
-            raise ValueError(f"Unknown proposal={proposal!r}; known are {', '.join(PROPOSALS)}.")
-        if score_injection not in SCORE_INJECTIONS:
-            raise ValueError(f"Unknown score_injection={score_injection!r}; known are {', '.join(SCORE_INJECTIONS)}.")
         if score_injection == "online" and normalize_gradient:
             raise ValueError(
                 "normalize_gradient=True needs a batch, which acting with score_injection='online' has not; "
                 "pass normalize_gradient=False and a temperature in units of Q."
             )
-        self.proposal = proposal
-        self.score_injection = score_injection
+        self.proposal = choice("proposal", proposal, PROPOSALS)
+        self.score_injection = choice("score_injection", score_injection, SCORE_INJECTIONS)
         super().__init__(
             policy,
             env,
@@ -121,6 +118,6 @@ class DPS(iDEM):
         if self.score_injection == "online" and not issubclass(self.policy_class, GuidedPolicy):
             raise ValueError(
                 f"score_injection='online' needs a GuidedPolicy, which {self.policy_class.__name__} is not; "
-                "pass 'DiffusionPolicy' by name or a subclass of sb3_diffusion.core.guidance.GuidedPolicy."
+                "pass 'DiffusionPolicy' by name or a subclass of sb3_diffusion.policies.guided.GuidedPolicy."
             )
         super()._setup_model()

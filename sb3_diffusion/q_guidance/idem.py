@@ -7,12 +7,12 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.particles import boltzmann_noise, effective_sample_size, particle_value_gradients, propose_clean
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.particles import boltzmann_noise, effective_sample_size, particle_value_gradients, propose_clean
 
 
 class iDEM(OffPolicyDiffusion):
@@ -49,7 +49,7 @@ class iDEM(OffPolicyDiffusion):
     """
 
     proposal: str = "truncated"
-    """Where the clean actions come from, see :func:`~sb3_diffusion.core.particles.propose_clean`."""
+    """Where the clean actions come from, see :func:`~sb3_diffusion.policies.particles.propose_clean`."""
 
     def __init__(
         self,

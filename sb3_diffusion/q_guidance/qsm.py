@@ -7,9 +7,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
@@ -61,11 +62,9 @@ class QSM(OffPolicyDiffusion):
         policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
-        if score_form not in SCORE_FORMS:
-            raise ValueError(f"Unknown score_form={score_form!r}; known are {', '.join(SCORE_FORMS)}.")
         self.temperature = real("temperature", temperature, above=0, remedy="smaller is greedier")
         self.normalize_gradient = normalize_gradient
-        self.score_form = score_form
+        self.score_form = choice("score_form", score_form, SCORE_FORMS)
         self.exploration_noise = real("exploration_noise", exploration_noise, low=0, remedy="pass a standard deviation >= 0")
         self.target_action_noise = real(
             "target_action_noise", target_action_noise, low=0, remedy="pass a standard deviation >= 0"

@@ -5,8 +5,9 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.reparameterization.dacer import DACER
@@ -57,12 +58,10 @@ class DACERv2(DACER):
         field_form: str = "score",
         **kwargs: Any,
     ):
-        if field_form not in FIELD_FORMS:
-            raise ValueError(f"Unknown field_form={field_form!r}; known are {', '.join(FIELD_FORMS)}.")
         self.field_weight = real("field_weight", field_weight, low=0, remedy="pass 0 to leave the auxiliary loss out")
         self.field_growth = real("field_growth", field_growth)
         self.field_offset = real("field_offset", field_offset)
-        self.field_form = field_form
+        self.field_form = choice("field_form", field_form, FIELD_FORMS)
         super().__init__(policy, env, learning_rate, **kwargs)
 
     def policy_settings(self) -> dict[str, Any]:

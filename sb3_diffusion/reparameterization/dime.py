@@ -8,11 +8,11 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.batch import Batch, joined
 from sb3_diffusion.core.compilation import Loss
 from sb3_diffusion.core.distributional import categorical_loss, clipped_shares, warn_if_clipped
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.data.batch import Batch, joined
 from sb3_diffusion.generative.controlled import ControlledDiffusion
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy

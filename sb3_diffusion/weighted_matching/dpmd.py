@@ -8,22 +8,23 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import CommonArguments
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.compilation import Loss
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.particles import (
+from sb3_diffusion.core.targets import follow
+from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.names import choice
+from sb3_diffusion.numeric import integer, optional, real
+from sb3_diffusion.policies.actor import DiffusionActor, NoisyActions
+from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.multiplier import Multiplier
+from sb3_diffusion.policies.particles import (
     effective_sample_size,
     kl_from_uniform,
     particle_values,
     self_normalized_weights,
     sparse_weights,
 )
-from sb3_diffusion.core.targets import follow
-from sb3_diffusion.numeric import integer, optional, real
-from sb3_diffusion.policies.actor import DiffusionActor, NoisyActions
-from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.multiplier import Multiplier
 
 WEIGHTS = {"exp": self_normalized_weights, "linear": sparse_weights}
 
@@ -88,15 +89,13 @@ class DPMD(OffPolicyDiffusion):
     ):
         self.n_particles = integer("n_particles", n_particles, low=1)
         self.target_kl = real("target_kl", target_kl, above=0)
-        if weights not in WEIGHTS:
-            raise ValueError(f"Unknown weights={weights!r}; known are {', '.join(WEIGHTS)}.")
         # a single particle has nothing to be compared with: its weight is one, whatever the temperature
         if n_particles > 1 and target_kl >= math.log(n_particles):
             raise ValueError(
                 f"target_kl={target_kl} must be below log(n_particles) = {math.log(n_particles):.2f}, "
                 "the divergence of a single particle that takes all; lower it or raise n_particles."
             )
-        self.weights = weights
+        self.weights = choice("weights", weights, WEIGHTS)
         learned = "its logarithm is learned"
         self.initial_temperature = real("initial_temperature", initial_temperature, above=0, remedy=learned)
         rate = real("temperature_learning_rate", temperature_learning_rate, low=0, remedy="0 for a fixed one")

@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import CommonArguments
 from sb3_diffusion.generative.flow import MeanFlow
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import NoisyActions
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
@@ -78,9 +79,7 @@ class FPMD(DPMD):
         policy_delay: int = 1,
         **kwargs: Unpack[CommonArguments],
     ):
-        if variant not in VARIANTS:
-            raise ValueError(f"Unknown variant={variant!r}; known are {', '.join(VARIANTS)}.")
-        self.variant = variant
+        self.variant = choice("variant", variant, VARIANTS)
         self.evaluation_steps = optional(integer, "evaluation_steps", evaluation_steps, 1, MAX_STEPS)
         self.instantaneous = real("instantaneous", instantaneous, 0, 1, remedy="it is a share")
         if variant == "meanflow":

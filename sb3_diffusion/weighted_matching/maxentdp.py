@@ -7,13 +7,14 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.particles import effective_sample_size, matched_noise
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.likelihood import RULES
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.particles import effective_sample_size, matched_noise
 
 
 class MaxEntDP(OffPolicyDiffusion):
@@ -62,14 +63,12 @@ class MaxEntDP(OffPolicyDiffusion):
         policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
-        if likelihood_rule not in RULES:
-            raise ValueError(f"Unknown likelihood_rule={likelihood_rule!r}; known are {', '.join(RULES)}.")
         self.temperature = real("temperature", temperature, above=0, remedy="smaller is greedier")
         self.n_particles = integer("n_particles", n_particles, low=1)
         self.backup_entropy = backup_entropy
         self.n_likelihood_steps = integer("n_likelihood_steps", n_likelihood_steps, 1, MAX_STEPS)
         self.n_likelihood_samples = integer("n_likelihood_samples", n_likelihood_samples, low=1)
-        self.likelihood_rule = likelihood_rule
+        self.likelihood_rule = choice("likelihood_rule", likelihood_rule, RULES)
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 

@@ -8,14 +8,15 @@ from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Unpack
 
 from sb3_diffusion.core.arguments import OffPolicyArguments, check_schedule, scheduled
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.particles import AGGREGATIONS, particle_values
 from sb3_diffusion.core.targets import follow
+from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy, best_candidates
+from sb3_diffusion.policies.particles import AGGREGATIONS, particle_values
 
 
 class QVPO(OffPolicyDiffusion):
@@ -68,12 +69,10 @@ class QVPO(OffPolicyDiffusion):
         policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
-        if weight_aggregation not in AGGREGATIONS:
-            raise ValueError(f"Unknown weight_aggregation={weight_aggregation!r}; known are {', '.join(AGGREGATIONS)}.")
         self.n_particles = integer("n_particles", n_particles, low=1)
         self.ent_coef = check_schedule("ent_coef", ent_coef)
         self.n_uniform_actions = integer("n_uniform_actions", n_uniform_actions, low=1)
-        self.weight_aggregation = weight_aggregation
+        self.weight_aggregation = choice("weight_aggregation", weight_aggregation, AGGREGATIONS)
         self.n_target_candidates = integer("n_target_candidates", n_target_candidates, low=1)
         self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)

@@ -13,17 +13,17 @@ import torch as th
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_diffusion import DIME, DPS, QSM, QVPO
-from sb3_diffusion.core.checkpoint_store import CheckpointStore
-from sb3_diffusion.core.checkpoints import load_agent, save_agent
+from sb3_diffusion.checkpoints.agents import load_agent, save_agent
+from sb3_diffusion.checkpoints.store import CheckpointStore
+from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.replay import TensorReplayBuffer
-from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
+from sb3_diffusion.data.replay import TensorReplayBuffer
 from sb3_diffusion.envs.wrappers import ActionRepeat
 from sb3_diffusion.networks.layers import BatchRenorm
 from sb3_diffusion.numeric import MAX_STEPS, integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.multiplier import Multiplier
-from tests.envs import PointEnv
+from tests.environments import PointEnv
 from tests.helpers import make, make_filled
 
 Algorithm = type[OffPolicyDiffusion]

@@ -13,7 +13,7 @@ from sb3_diffusion import DIME, QSM
 from sb3_diffusion.core.divergence import likely_cause
 from sb3_diffusion.core.metrics import TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from tests.envs import PointEnv, vector_env
+from tests.environments import PointEnv, vector_env
 from tests.helpers import make, make_filled, with_logger
 
 Algorithm = type[OffPolicyDiffusion]

@@ -10,7 +10,7 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from sb3_diffusion import DACER, DIME, DPMD
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from tests.envs import PointEnv
+from tests.environments import PointEnv
 from tests.helpers import EVERY_UPDATE, make, make_filled, with_logger
 
 Algorithm = type[OffPolicyDiffusion]

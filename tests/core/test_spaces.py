@@ -10,7 +10,7 @@ from gymnasium import spaces
 from sb3_diffusion import QSM
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.spaces import check_action_space
-from tests.envs import PointEnv
+from tests.environments import PointEnv
 from tests.helpers import act, make, observations
 
 Algorithm = type[OffPolicyDiffusion]

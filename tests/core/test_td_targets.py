@@ -5,8 +5,8 @@ import torch as th
 from torch.nn import functional as F
 
 from sb3_diffusion import QSM, SDAC
-from sb3_diffusion.core.batch import Batch
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.data.batch import Batch
 from tests.bandits import (
     AnalyticCritic,
     bandit_model,

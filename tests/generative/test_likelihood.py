@@ -127,7 +127,7 @@ def test_clipping_limits_what_an_error_of_the_network_costs(rule: str, gain: flo
 
 
 def test_what_cannot_be_estimated_is_refused() -> None:
-    with pytest.raises(ValueError, match="rule 'simpson'"):
+    with pytest.raises(ValueError, match="rule='simpson'"):
         CONTINUOUS.likelihood(20, "simpson")
     with pytest.raises(ValueError, match="needs an interval between two noisy levels"):
         DiscreteDiffusion("cosine", 1).likelihood(20)

@@ -245,12 +245,12 @@ def test_training_times(process: GenerativeProcess) -> None:
 @pytest.mark.parametrize(
     ("process", "options", "message"),
     [
-        (CONTINUOUS, {"solver": "euler"}, r"solver 'euler'.*ddpm.*ddim.*dpm2.*dpm\+\+2m"),
-        (DISCRETE, {"solver": "heun"}, r"solver 'heun'.*ddpm"),
-        (FLOW, {"solver": "ddpm"}, r"solver 'ddpm'.*euler.*heun.*midpoint.*rk4"),
-        (CONTINUOUS, {"variance": "small"}, r"variance 'small'.*beta.*posterior"),
-        (CONTINUOUS, {"clip_target": "output"}, r"clip_target 'output'.*x0.*state"),
-        (FLOW, {"clip_target": "x0"}, r"clip_target 'x0'.*output.*state"),
+        (CONTINUOUS, {"solver": "euler"}, r"solver='euler'.*ddpm.*ddim.*dpm2.*dpm\+\+2m"),
+        (DISCRETE, {"solver": "heun"}, r"solver='heun'.*ddpm"),
+        (FLOW, {"solver": "ddpm"}, r"solver='ddpm'.*euler.*heun.*midpoint.*rk4"),
+        (CONTINUOUS, {"variance": "small"}, r"variance='small'.*beta.*posterior"),
+        (CONTINUOUS, {"clip_target": "output"}, r"clip_target='output'.*x0.*state"),
+        (FLOW, {"clip_target": "x0"}, r"clip_target='x0'.*output.*state"),
         (CONTINUOUS, {"clip_bounds": (1.0, -1.0)}, r"low < high, got \(1\.0, -1\.0\)"),
         (FLOW, {"clip_bounds": (0.0, 0.0)}, r"low < high"),
         (CONTINUOUS, {"steps": 0}, "at least 1, got 0"),
@@ -282,9 +282,9 @@ def test_grid_is_checked() -> None:
 
 def test_single_step_arguments_are_named() -> None:
     x, t = th.zeros(2, 1), th.ones(2, 1)
-    with pytest.raises(ValueError, match=r"solver 'dpm2'.*ddpm.*ddim"):
+    with pytest.raises(ValueError, match=r"solver='dpm2'.*ddpm.*ddim"):
         DISCRETE.reverse_step(x, t, x, Logged(), "a", solver="dpm2")
-    with pytest.raises(ValueError, match="variance 'none'"):
+    with pytest.raises(ValueError, match="variance='none'"):
         DISCRETE.reverse_step(x, t, x, Logged(), "a", variance="none")
 
 

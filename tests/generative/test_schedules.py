@@ -194,14 +194,14 @@ def test_schedule_that_does_not_reach_noise_warns_once() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match=r"noise_schedule 'sigmoid'.*cosine.*linear.*vp"):
+    with pytest.raises(ValueError, match=r"noise_schedule='sigmoid'.*cosine.*linear.*vp"):
         DiscreteDiffusion("sigmoid")
-    with pytest.raises(ValueError, match=r"noise_schedule 'vp'.*cosine.*linear"):
+    with pytest.raises(ValueError, match=r"noise_schedule='vp'.*cosine.*linear"):
         ContinuousDiffusion("vp")
     with pytest.raises(ValueError, match="diffusion_steps must be at least 1, got 0"):
         DiscreteDiffusion("cosine", 0)
     process = ContinuousDiffusion()
-    with pytest.raises(ValueError, match=r"grid 'sqrt'.*logsnr"):
+    with pytest.raises(ValueError, match=r"grid='sqrt'.*logsnr"):
         process.time_grid(5, grid="sqrt")
     with pytest.raises(ValueError, match="power must be positive"):
         process.time_grid(5, grid="logsnr", power=2.0)

@@ -72,6 +72,11 @@ def test_every_kind_of_the_fuzz_test_alone(caplog: pytest.LogCaptureFixture) -> 
         check(changed, (part, context), name)
 
 
+def within(context: Any, call: Any, *inputs: th.Tensor) -> Any:
+    with context():
+        return call(*inputs)
+
+
 @pytest.mark.parametrize("recognises", [True, False])
 @pytest.mark.filterwarnings("ignore")  # of tracers, anomaly detection, modes
 def test_an_action_like_the_last_one(
@@ -125,12 +130,7 @@ def test_an_action_like_the_last_one(
             check(functools.partial(transform, call, *inputs), name)
         for name, context in fuzz.CONTEXTS.items():
             _, call = fresh()
-
-            def within(context: Any = context, call: Any = call) -> Any:
-                with context():
-                    return call(*inputs)
-
-            check(within, name)
+            check(functools.partial(within, context, call, *inputs), name)
         _, call = fresh()
         with kernels.switched_off():
             call(*inputs)

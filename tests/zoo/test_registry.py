@@ -46,7 +46,7 @@ def test_search_space_gives_constructor_arguments(name: str) -> None:
     [
         ("dacr", "did you mean dacer?"),
         ("SDAC", "did you mean sdac?"),
-        ("zzz", "known are: "),
+        ("zzz", "known are "),
         ("idql", "IDQL is part of the taxonomy but not available yet"),
     ],
 )

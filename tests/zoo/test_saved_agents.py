@@ -13,7 +13,7 @@ import pytest
 from stable_baselines3.common.vec_env import VecNormalize
 
 import zoo.enjoy
-from sb3_diffusion.core.checkpoints import NORMALIZATION
+from sb3_diffusion.checkpoints.agents import NORMALIZATION
 from tests.zoo.in_process import SAC, TINY, train
 from zoo.hub.repository import write_repository
 from zoo.training import trust

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_diffusion.core.checkpoint_store import CheckpointStore
-from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
+from sb3_diffusion.checkpoints.store import CheckpointStore
+from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from tests.helpers import assert_identical
 from tests.zoo.in_process import SAC, TINY, train
 from zoo.training import signals as module

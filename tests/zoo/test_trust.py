@@ -16,7 +16,7 @@ import yaml
 from stable_baselines3 import SAC
 
 from sb3_diffusion import SDAC, load_agent, save_agent
-from tests.core.test_checkpoints import baseline, write
+from tests.checkpoints.test_agents import baseline, write
 from tests.zoo.test_resume import write_run
 from zoo import enjoy, push_to_hub, train
 from zoo.hub.client import HubError, Repository, check_secrets, push

@@ -21,7 +21,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 
 from sb3_diffusion.taxonomy import available_methods
-from tests.envs import PointEnv
+from tests.environments import PointEnv
 from zoo.training import tuning
 from zoo.training.manager import Manager
 from zoo.training.registry import convert_params, register_algorithms

@@ -26,8 +26,8 @@ from typing import Any
 
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
-from sb3_diffusion.core.checkpoint_store import write_atomically
-from sb3_diffusion.core.printable import printable
+from sb3_diffusion.checkpoints.store import write_atomically
+from sb3_diffusion.printable import printable
 
 from ..lease import lease
 

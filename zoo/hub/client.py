@@ -28,9 +28,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
-from sb3_diffusion.core.archives import open_archive
-from sb3_diffusion.core.checkpoints import NORMALIZATION
-from sb3_diffusion.core.printable import printable, quoted
+from sb3_diffusion.checkpoints.agents import NORMALIZATION
+from sb3_diffusion.checkpoints.archives import open_archive
+from sb3_diffusion.printable import printable, quoted
 
 from .published import PublishedAgent, agent_name
 from .repository import SIZES, SOURCE, check_download, check_folder, replace_folder, write_repository

@@ -18,8 +18,8 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_diffusion import load_agent, load_normalization
-from sb3_diffusion.core.checkpoints import why_unsafe
-from sb3_diffusion.core.printable import printable, quoted
+from sb3_diffusion.checkpoints.agents import why_unsafe
+from sb3_diffusion.printable import printable, quoted
 
 from ..training.run_files import read_yaml, saved_env_kwargs
 from ..training.saved_agents import SavedAgent

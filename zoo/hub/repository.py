@@ -19,9 +19,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_diffusion import save_agent
-from sb3_diffusion.core.archives import open_archive
-from sb3_diffusion.core.plain import parse_json
-from sb3_diffusion.core.printable import printable
+from sb3_diffusion.checkpoints.archives import open_archive
+from sb3_diffusion.checkpoints.plain import parse_json
+from sb3_diffusion.printable import printable
 
 from ..machine import cpu_name
 from ..provenance import git_commit, package_versions

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
-from sb3_diffusion.core.checkpoints import save_agent, write_file
+from sb3_diffusion.checkpoints.agents import save_agent, write_file
 
 from ..lease import Taken
 from .folders import RunFolder, owner

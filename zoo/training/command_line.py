@@ -2,11 +2,12 @@
 
 import argparse
 import ast
-import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+from sb3_diffusion.names import suggest
 
 from .errors import fail
 
@@ -34,8 +35,7 @@ class CommandParser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
             options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-            close = difflib.get_close_matches(options[0], self._option_string_actions, n=1) if options else []
-            hint = f"did you mean {close[0]}?" if close else "--help lists the options."
+            hint = suggest(options[0] if options else "", self._option_string_actions, "--help lists the options.")
             self.error(f"unrecognised: {' '.join(unknown)}; {hint}")
         return known
 

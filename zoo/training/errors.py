@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
-from sb3_diffusion.core.printable import printable
+from sb3_diffusion.printable import printable
 
 PACKAGES = (__name__.partition(".")[0], "sb3_diffusion")
 """Where our own messages come from; the zoo has another name once it is installed."""

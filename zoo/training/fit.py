@@ -12,7 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.dqn import DQN
 
-from .hyperparameters import suggest
+from sb3_diffusion.names import suggest
 
 Wrapper = Callable[[gym.Env], gym.Env]
 

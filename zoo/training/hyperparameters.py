@@ -1,6 +1,5 @@
 """Settings of an algorithm are checked by name, kind and range before anything is built; messages say where each is from."""
 
-import difflib
 import importlib
 import inspect
 import math
@@ -12,6 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_diffusion.names import suggest
 
 from .settings import Settings
 
@@ -157,17 +158,6 @@ def _is_replay_buffer(value: Any) -> bool:
 def _arguments(algorithm: type) -> list[str]:
     """Names of all arguments of a constructor; ours show those of their base class as well."""
     return [name for name in inspect.signature(algorithm).parameters if name not in ("self", "_init_setup_model")]
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """
-    :param name: A name that does not exist
-    :param known: Those that do
-    :return: The end of a sentence
-    """
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}."
 
 
 def _hint(value: Any) -> str:

@@ -25,11 +25,11 @@ from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize, sync_envs_normalization
 
 from sb3_diffusion import load_normalization
-from sb3_diffusion.core.checkpoints import save_agent, write_file
-from sb3_diffusion.core.printable import printable
-from sb3_diffusion.core.training_checkpoints import CannotContinue
-from sb3_diffusion.envs.snapshot import SnapshotServer
+from sb3_diffusion.checkpoints.agents import save_agent, write_file
+from sb3_diffusion.checkpoints.snapshot import SnapshotServer
+from sb3_diffusion.checkpoints.trainings import CannotContinue
 from sb3_diffusion.networks.activations import resolve_activation
+from sb3_diffusion.printable import printable
 from sb3_diffusion.taxonomy import available_methods
 
 from ..lease import Taken

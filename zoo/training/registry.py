@@ -1,6 +1,5 @@
 """Tell rl-zoo3 about the algorithms of ``sb3_diffusion``, and check names before anything slow is imported."""
 
-import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
+from sb3_diffusion.names import suggest
 from sb3_diffusion.taxonomy import BASELINES, available_methods, get_method
 
 from .command_line import CommandParser
@@ -185,8 +185,7 @@ def check_algorithm(name: str) -> None:
     try:
         method = get_method(name)
     except ValueError:
-        hint = _suggest(name, names) or f"known are: {', '.join(names)}."
-        raise ValueError(f"unknown algorithm {name!r}; {hint}") from None
+        raise ValueError(f"unknown algorithm {name!r}; {suggest(name, names)}") from None
     if method.available:
         raise ValueError(f"unknown algorithm {name!r}; did you mean {method.zoo_name}?")
     available = ", ".join(other.zoo_name for other in available_methods())
@@ -206,8 +205,9 @@ def check_environment(env_id: str) -> None:
         if ":" in env_id:
             package, _, name = env_id.partition(":")
             raise ValueError(f"unknown environment {env_id!r}; write --env {name} --gym-packages {package}.")
-        hint = f"did you mean {newest}?" if newest else _suggest(env_id, gym.registry)
-        raise ValueError(f"unknown environment {env_id!r}; {hint or 'gymnasium.pprint_registry() lists what is registered.'}")
+        listed = "gymnasium.pprint_registry() lists what is registered."
+        hint = f"did you mean {newest}?" if newest else suggest(env_id, gym.registry, listed)
+        raise ValueError(f"unknown environment {env_id!r}; {hint}")
     entry = gym.registry[env_id].entry_point
     # Gymnasium keeps the ids of versions that it has given away, with a function that raises
     if callable(entry) and getattr(entry, "__module__", "") == gym.envs.__name__:
@@ -284,9 +284,3 @@ def check_command_line(prog: str, argv: Sequence[str]) -> None:
         check_names(args.algo, args.env, args.gym_packages)
     except (ValueError, ImportError) as error:
         fail(prog, str(error))
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    names = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), names, n=1)
-    return f"did you mean {names[close[0]]}?" if close else ""

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
-from sb3_diffusion.core.checkpoint_store import CheckpointStore, write_atomically
-from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
+from sb3_diffusion.checkpoints.store import CheckpointStore, write_atomically
+from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 
 from . import started_with
 from .commands import command

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from sb3_diffusion.core.bounded import MAX_DEPTH, check_bounded, finite
-from sb3_diffusion.core.printable import printable
+from sb3_diffusion.checkpoints.bounded import MAX_DEPTH, check_bounded, finite
+from sb3_diffusion.printable import printable
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 100_000

@@ -12,8 +12,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_diffusion import load_normalization
-from sb3_diffusion.core.archives import open_archive
-from sb3_diffusion.core.checkpoints import NORMALIZATION
+from sb3_diffusion.checkpoints.agents import NORMALIZATION
+from sb3_diffusion.checkpoints.archives import open_archive
 
 from .folders import Name, owner, run_folders
 from .resume import checkpoint_steps, finished, resumable

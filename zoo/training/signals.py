@@ -10,7 +10,7 @@ from multiprocessing import forkserver, resource_tracker
 from types import FrameType, TracebackType
 from typing import Any
 
-from sb3_diffusion.core.training_checkpoints import TrainingCheckpoints
+from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 SAVING: tuple[int, ...] = (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()

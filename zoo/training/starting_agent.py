@@ -9,8 +9,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_diffusion import load_agent
-from sb3_diffusion.core.checkpoints import described_algorithm, why_unsafe
-from sb3_diffusion.core.printable import printable
+from sb3_diffusion.checkpoints.agents import described_algorithm, why_unsafe
+from sb3_diffusion.printable import printable
 
 from .saved_agents import has_normalization
 from .trust import check_own

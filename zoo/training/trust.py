@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sb3_diffusion.core.checkpoint_store import write_atomically
-from sb3_diffusion.core.printable import printable
+from sb3_diffusion.checkpoints.store import write_atomically
+from sb3_diffusion.printable import printable
 
 MARK, TAG = "trained_here", "trained_here.tag"
 KEY_BYTES = 32

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from sb3_diffusion.core.printable import printable
+from sb3_diffusion.printable import printable
 
 from .. import figures
 from . import ZOO

@@ -1,0 +1,1 @@
+"""Agents that travel to other machines, and trainings that continue."""

@@ -1,0 +1,254 @@
+"""A folder of checkpoints that survives crashes: every file is complete or absent, and damage is noticed."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_diffusion.numeric import integer
+
+FORMAT = 1
+_MANIFEST = re.compile(r"checkpoint_(\d+)\.json")
+_PART = re.compile(r".+-[0-9a-f]{16}(\.\w+)?|.+\.part")
+
+Entry = dict[str, Any]
+"""``file``, ``size`` and ``sha256`` of a part."""
+
+
+class DamagedCheckpoint(ValueError):
+    """A file of a checkpoint is missing or does not have the content that was written."""
+
+
+@dataclass
+class Checkpoint:
+    """
+    A checkpoint on disk.
+
+    :param folder: Folder of the store
+    :param step: Number of environment steps
+    :param parts: Files by their names
+    """
+
+    folder: Path
+    step: int
+    parts: dict[str, Entry]
+
+    def read(self, name: str) -> bytes:
+        """
+        :param name: Name of a part
+        :return: Its content
+        :raises DamagedCheckpoint: if that is not what was written
+        """
+        entry = self.parts[name]
+        path = self.folder / entry["file"]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror})") from error
+        if len(content) != entry["size"]:
+            raise DamagedCheckpoint(f"{path} has {len(content)} bytes instead of {entry['size']}")
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise DamagedCheckpoint(f"the checksum of {path} is wrong")
+        return content
+
+    def verify(self) -> None:
+        """
+        Read every part.
+
+        :raises DamagedCheckpoint: if one of them is not what was written
+        """
+        for name in self.parts:
+            self.read(name)
+
+
+class CheckpointStore:
+    """
+    Rolling checkpoints. A part that did not change since the previous checkpoint is not written again.
+
+    The parts are written first, under names that contain their checksums; the manifest that lists them follows last. Each file
+    is written under a temporary name, forced to the disk, and renamed.
+
+    :param folder: Where; is created when the first checkpoint is written
+    :param keep: Number of checkpoints to keep
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        self.folder = Path(folder)
+        self.keep = integer("keep", keep, low=1)
+
+    def save(self, step: int, parts: Iterable[tuple[str, bytes | Entry]]) -> Checkpoint:
+        """
+        Write a checkpoint, and remove the oldest beyond ``keep``.
+
+        :param step: Number of environment steps
+        :param parts: Names, and contents or (for a part of the previous checkpoint that belongs to this one, too) entries
+        :return: The checkpoint
+        :raises OSError: if it cannot be written; earlier checkpoints are intact then
+        """
+        entries: dict[str, Entry] = {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, content in parts:
+                entries[name] = self._write_part(name, content) if isinstance(content, bytes) else content
+            body = {"format": FORMAT, "step": step, "parts": entries}
+            manifest = json.dumps({"sha256": _body_digest(body), "body": body}, indent=1).encode()
+            write_atomically(self.folder / f"checkpoint_{step:012d}.json", manifest)
+        finally:
+            self.remove_unused()
+        return Checkpoint(self.folder, step, entries)
+
+    def _write_part(self, name: str, content: bytes) -> Entry:
+        digest = hashlib.sha256(content).hexdigest()
+        stem, suffix = os.path.splitext(name)
+        path = self.folder / f"{stem}-{digest[:16]}{suffix}"
+        if not path.is_file() or path.stat().st_size != len(content):
+            write_atomically(path, content)
+        return {"file": path.name, "size": len(content), "sha256": digest}
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """
+        The newest checkpoint whose files are all intact; damaged ones that are newer are removed.
+
+        :return: The checkpoint or ``None``, and one line per damaged checkpoint
+        """
+        problems: list[str] = []
+        for manifest in self._manifests():
+            try:
+                checkpoint = self._open(manifest)
+                checkpoint.verify()
+            except DamagedCheckpoint as error:
+                problems.append(f"checkpoint {_step(manifest)} is damaged: {error}")
+                continue
+            for newer in self._manifests():
+                if _step(newer) > checkpoint.step:
+                    newer.unlink()
+            return checkpoint, problems
+        return None, problems
+
+    def _manifests(self) -> list[Path]:
+        """Newest first."""
+        found = [path for path in self.folder.glob("checkpoint_*.json") if _MANIFEST.fullmatch(path.name)]
+        return sorted(found, key=_step, reverse=True)
+
+    def __len__(self) -> int:
+        return len(self._manifests())
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints in ascending order, whether or not they are intact."""
+        return sorted(map(_step, self._manifests()))
+
+    def _open(self, manifest: Path) -> Checkpoint:
+        try:
+            content = json.loads(manifest.read_bytes())
+            body = content["body"]
+            intact = content["sha256"] == _body_digest(body)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{manifest} cannot be read ({type(error).__name__})") from error
+        if not intact:
+            raise DamagedCheckpoint(f"the checksum of {manifest} is wrong")
+        if body["format"] != FORMAT:
+            raise DamagedCheckpoint(f"{manifest} has format {body['format']}, this version reads format {FORMAT}")
+        return Checkpoint(self.folder, body["step"], body["parts"])
+
+    def remove_unused(self) -> None:
+        """Remove checkpoints beyond ``keep``, and files that belong to none."""
+        manifests = self._manifests()
+        for manifest in manifests[self.keep :]:
+            manifest.unlink()
+        used: set[str] = set()
+        for manifest in manifests[: self.keep]:
+            with contextlib.suppress(DamagedCheckpoint):  # latest() says so
+                used.update(entry["file"] for entry in self._open(manifest).parts.values())
+        for path in self.folder.glob("*"):
+            if path.name not in used and _PART.fullmatch(path.name):
+                path.unlink()
+
+    def clear(self) -> None:
+        """Remove all checkpoints."""
+        for manifest in self._manifests():
+            manifest.unlink()
+        self.remove_unused()
+
+
+def encode(node: Any) -> tuple[bytes, bytes]:
+    """
+    Write a description (see :mod:`sb3_diffusion.checkpoints.snapshot`) as JSON and the bytes of its arrays.
+
+    :param node: The description
+    :return: The JSON text, and the arrays one behind the other
+    """
+    pieces: list[bytes] = []
+    offset = 0
+
+    def visit(value: Any) -> Any:
+        nonlocal offset
+        if isinstance(value, np.ndarray):
+            pieces.append(value.tobytes())
+            entry = {"@": "array", "dtype": value.dtype.str, "shape": list(value.shape), "offset": offset}
+            offset += value.nbytes
+            return entry
+        if isinstance(value, dict):
+            return {key: visit(item) for key, item in value.items()}
+        return [visit(item) for item in value] if isinstance(value, list) else value
+
+    text = json.dumps(visit(node))
+    return text.encode(), b"".join(pieces)
+
+
+def decode(text: bytes, arrays: bytes) -> Any:
+    """
+    :param text: First result of :func:`encode`
+    :param arrays: Second result of :func:`encode`
+    :return: The description
+    """
+
+    def visit(value: Any) -> Any:
+        if isinstance(value, list):
+            return [visit(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if value.get("@") == "array":
+            shape = tuple(value["shape"])
+            count = int(np.prod(shape, dtype=np.int64))
+            return np.frombuffer(arrays, np.dtype(value["dtype"]), count, value["offset"]).reshape(shape)
+        return {key: visit(item) for key, item in value.items()}
+
+    return visit(json.loads(text))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """
+    Write a file that is complete or absent, whenever the machine stops.
+
+    :param path: The file
+    :param content: What to write
+    """
+    temporary = path.with_name(f"{path.name}.part")
+    with open(temporary, "wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+    if hasattr(os, "O_DIRECTORY"):  # the entry in the folder has to reach the disk as well
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _body_digest(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _step(manifest: Path) -> int:
+    match = _MANIFEST.fullmatch(manifest.name)
+    assert match is not None
+    return int(match[1])

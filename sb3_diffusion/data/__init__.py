@@ -1,0 +1,1 @@
+"""What is learned from: transitions, and how they are stored."""

@@ -1,0 +1,470 @@
+"""Replay buffers that keep a transition in one row of memory and sample it with one gather."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, NStepReplayBuffer, ReplayBuffer, psutil
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_diffusion.names import choice
+from sb3_diffusion.numeric import integer, real
+
+STORAGES = ("auto", "host", "device")
+SCALARS = ("rewards", "dones", "timeouts")
+# share of an accelerator's free memory that storage="auto" takes for itself
+_DEVICE_SHARE = 0.25
+# rows that the copy on the device has room for at first
+_FIRST_ROWS = 16_384
+
+
+def _stored(name: str) -> property:
+    def get(buffer: "TensorReplayBuffer") -> Any:
+        return buffer._expose(name)
+
+    def put(buffer: "TensorReplayBuffer", value: Any) -> None:
+        arrays = buffer._expose(name)
+        for key, array in arrays.items() if isinstance(arrays, dict) else [(None, arrays)]:
+            array[...] = value if key is None else value[key]
+
+    return property(get, put)
+
+
+class TensorReplayBuffer(ReplayBuffer):
+    """
+    Stable-Baselines3's replay buffer with another memory layout: the same arguments, arrays, random numbers and samples.
+
+    All fields of a transition lie side by side in one row. Sampling gathers rows, one memory access per transition, and hands
+    out views of the result. Memory is committed as the buffer fills, and only the filled part is pickled.
+
+    ``observations``, ``next_observations``, ``actions``, ``rewards``, ``dones`` and ``timeouts`` are NumPy arrays of shape
+    ``(buffer_size, n_envs, ...)`` (dictionaries of them for Dict observations) that share the memory of the rows: writing to
+    them changes what is sampled. On an accelerator the rows have a copy there, which receives the new rows when sampling, and
+    all rows again after one of the arrays has been asked for.
+
+    Differences: float64 observations are kept as float32, as which the networks see them anyway (with ``VecNormalize``, the
+    rounding comes before the normalisation); n-step returns work with Dict observations, too.
+
+    :param buffer_size: Number of transitions, over all environments
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param device: Device of the samples
+    :param n_envs: Number of environments
+    :param optimize_memory_usage: Keep each observation once; not with ``handle_timeout_termination``, Dict observations or
+        n-step returns
+    :param handle_timeout_termination: Bootstrap where an episode ended by a time limit
+    :param n_steps: Number of steps of the return; an algorithm that has the buffer sets its own
+    :param gamma: Discount factor within n-step returns; an algorithm that has the buffer sets its own
+    :param storage: ``"device"`` keeps a copy on the device, ``"host"`` gathers on the host and moves the batch,
+        ``"auto"`` decides by size: a copy if the full buffer takes at most a quarter of the free memory of a CUDA device
+    """
+
+    observations = _stored("observations")
+    next_observations = _stored("next_observations")
+    actions = _stored("actions")
+    rewards = _stored("rewards")
+    dones = _stored("dones")
+    timeouts = _stored("timeouts")
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+        storage: str = "auto",
+    ):
+        buffer_size, n_envs = integer("buffer_size", buffer_size, low=1), integer("n_envs", n_envs, low=1)
+        n_steps, gamma = integer("n_steps", n_steps, low=1), real("gamma", gamma, 0, 1)
+        if optimize_memory_usage:
+            check_memory_optimization(handle_timeout_termination, observation_space, n_steps)
+        # not ReplayBuffer's constructor, which allocates one array per field
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.optimize_memory_usage = optimize_memory_usage
+        self.handle_timeout_termination = handle_timeout_termination
+        self.n_steps = n_steps
+        self.gamma = gamma
+        self.storage = choice("storage", storage, STORAGES)
+        self._row = self._row_dtype()
+        self._next_name = "observations" if optimize_memory_usage else "next_observations"
+        self._samples_type: Any = DictReplayBufferSamples if isinstance(self.obs_shape, dict) else ReplayBufferSamples
+        self._warn_if_too_large()
+        self._allocate()
+
+    # -- memory -----------------------------------------------------------------------------------------------------
+
+    def _row_dtype(self) -> np.dtype:
+        """Fields of a row, large types first; Dict observations have one field per key."""
+        fields: list[tuple[str, np.dtype, tuple[int, ...]]] = []
+        for name in ("observations",) if self.optimize_memory_usage else ("observations", "next_observations"):
+            if isinstance(self.observation_space, spaces.Dict):
+                fields += [
+                    (f"{name}/{key}", _storage_type(space), self.obs_shape[key])  # type: ignore[call-overload]
+                    for key, space in self.observation_space.spaces.items()
+                ]
+            else:
+                fields.append((name, _storage_type(self.observation_space), self.obs_shape))
+        fields.append(("actions", np.dtype(self._maybe_cast_dtype(self.action_space.dtype)), (self.action_dim,)))
+        fields += [(name, np.dtype(np.float32), (1,)) for name in SCALARS]
+        fields.sort(key=lambda field: (-field[1].itemsize, field[1].str))
+        return np.dtype(fields, align=True)
+
+    def _allocate(self) -> None:
+        # zeros from the operating system: a page takes memory when it is written to
+        self._rows = np.zeros((self.buffer_size, self.n_envs), dtype=self._row)
+        self._bytes = th.from_numpy(self._rows.view(np.uint8).reshape(self.buffer_size * self.n_envs, -1))
+        self._columns = _columns(self._row)
+        self._flat_scalars = {name: self._rows.reshape(-1)[name][:, 0] for name in SCALARS}
+        self._arrays: dict[str, Any] = {}
+        for field in self._row.names or ():
+            name, _, key = field.partition("/")
+            if isinstance(self.obs_shape, dict) and name.endswith("observations"):
+                self._arrays.setdefault(name, {})[key] = self._rows[field]
+            else:
+                self._arrays[name] = self._rows[field][..., 0] if name in SCALARS else self._rows[field]
+        self._mirror: th.Tensor | None = None
+        self._mirrored_on: th.device | None = None
+        self._mirrored = False
+        self._n_new = 0
+
+    def _warn_if_too_large(self) -> None:
+        if psutil is None:  # an extra of Stable-Baselines3
+            return
+        needed, available = self.buffer_size * self.n_envs * self._row.itemsize, psutil.virtual_memory().available
+        if needed > available:
+            warnings.warn(
+                f"The full replay buffer will take {needed / 1e9:.2f} GB of memory, but only {available / 1e9:.2f} GB are "
+                "available; choose a smaller buffer_size or optimize_memory_usage=True.",
+                stacklevel=2,
+            )
+
+    def _expose(self, name: str) -> Any:
+        if name not in self._arrays:
+            raise AttributeError(f"{type(self).__name__} with optimize_memory_usage=True has no {name!r}.")
+        self._n_new = self.buffer_size  # whoever holds the array may write to it
+        return self._arrays[name]
+
+    @property
+    def raw_rows(self) -> np.ndarray:
+        """The rows as bytes, ``(buffer_size, n_envs, size of a row)``: writing to them changes what is sampled."""
+        self._n_new = self.buffer_size
+        return self._bytes.numpy().reshape(self.buffer_size, self.n_envs, -1)
+
+    def _n_used(self) -> int:
+        """Positions with contents; with ``optimize_memory_usage`` the newest next observation lies behind the last one."""
+        return self.buffer_size if self.full else min(self.pos + 1, self.buffer_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        for name in ("_bytes", "_columns", "_flat_scalars", "_arrays", "_mirror", "_mirrored_on", "_mirrored", "_n_new"):
+            del state[name]
+        state["_rows"] = self._rows[: self._n_used()]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rows = state.pop("_rows")
+        vars(self).update(state)
+        self._allocate()
+        self._rows[: len(rows)] = rows
+
+    # -- adding -----------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        obs: np.ndarray | dict[str, np.ndarray],  # type: ignore[override]
+        next_obs: np.ndarray | dict[str, np.ndarray],  # type: ignore[override]
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store one transition per environment. Whatever NumPy makes an array of is taken: lists, numbers, tensors of the CPU.
+
+        :param obs: Observations
+        :param next_obs: Observations after the action
+        :param action: Normalised actions
+        :param reward: Rewards
+        :param done: Whether an episode ended
+        :param infos: Information about the transitions; ``TimeLimit.truncated`` tells ends by a time limit
+        """
+        arrays, pos = self._arrays, self.pos
+        self._write(arrays["observations"], pos, obs)
+        if self.optimize_memory_usage:
+            self._write(arrays["observations"], (pos + 1) % self.buffer_size, next_obs)
+        else:
+            self._write(arrays["next_observations"], pos, next_obs)
+        arrays["actions"][pos] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        # an array even where it is a list: NumPy spreads (1, 1) over (1,), but no list that holds arrays
+        arrays["rewards"][pos] = np.asarray(reward)
+        arrays["dones"][pos] = np.asarray(done)
+        if self.handle_timeout_termination:
+            arrays["timeouts"][pos] = np.asarray([info.get("TimeLimit.truncated", False) for info in infos])
+        self._n_new += 1
+        self.pos += 1
+        if self.pos == self.buffer_size:
+            self.full = True
+            self.pos = 0
+
+    def _write(self, target: Any, pos: int, value: Any) -> None:
+        if isinstance(target, dict):
+            for key, array in target.items():
+                array[pos] = _as_stored(value[key], self.observation_space[key], array)  # type: ignore[index]
+        else:
+            target[pos] = _as_stored(value, self.observation_space, target)
+
+    # -- sampling ---------------------------------------------------------------------------------------------------
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """
+        Draw transitions with replacement.
+
+        :param batch_size: Number of transitions
+        :param env: Normalises observations and rewards
+        :return: The transitions, as Stable-Baselines3's buffers return them
+        """
+        if self.optimize_memory_usage and self.full:
+            # the position that is written next has lost its next observation
+            batch_inds = (np.random.randint(1, self.buffer_size, size=batch_size) + self.pos) % self.buffer_size
+        else:
+            batch_inds = np.random.randint(0, self.buffer_size if self.full else self.pos, size=batch_size)
+        return self._get_samples(batch_inds, env=env)
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        # the same draws in the same order as in Stable-Baselines3: a seed gives the same training with either buffer
+        env_inds = np.random.randint(0, self.n_envs, size=len(batch_inds)) if self.n_envs > 1 else 0
+        fields = self._gather(batch_inds * self.n_envs + env_inds)
+        next_fields, discounts = fields, None
+        if self.n_steps > 1:
+            last, summary = self._n_step_returns(batch_inds, env_inds, env)
+            next_fields = self._gather(last)
+            rewards, dones, discounts = th.from_numpy(summary).to(self.device, non_blocking=True).unsqueeze(-1).unbind(0)
+        else:
+            rewards, dones = _normalize_rewards(fields["rewards"], env), fields["dones"]
+            dones = th.addcmul(dones, dones, fields["timeouts"], value=-1.0)  # ended, and not by a time limit
+        if self.optimize_memory_usage:
+            next_fields = self._gather((batch_inds + 1) % self.buffer_size * self.n_envs + env_inds)
+        return self._samples_type(  # type: ignore[no-any-return]
+            observations=self._observations(fields, "observations", env),
+            actions=fields["actions"],
+            next_observations=self._observations(next_fields, self._next_name, env),
+            dones=dones,
+            rewards=rewards,
+            discounts=discounts,
+        )
+
+    def _n_step_returns(
+        self, batch_inds: np.ndarray, env_inds: np.ndarray | int, env: VecNormalize | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the rows with the last steps, and ``(3, batch)``: returns, terminations and discounts."""
+        steps = np.arange(self.n_steps)[:, None]
+        path = (batch_inds + steps) % self.buffer_size
+        flat = path * self.n_envs + env_inds
+        rewards, dones, timeouts = (self._flat_scalars[name][flat] for name in SCALARS)
+        # behind the newest transition come old ones of another episode
+        ends = (dones + timeouts != 0.0) | (path == (self.pos - 1) % self.buffer_size)
+        ends[-1] = True
+        last = ends.argmax(0)
+        discounts = self.gamma ** np.arange(self.n_steps + 1, dtype=np.float32)
+        returns = (self._normalize_reward(rewards, env) * discounts[:-1, None] * (steps <= last)).sum(0)
+        last_step = last, np.arange(len(last))
+        terminated = dones[last_step] * (1.0 - timeouts[last_step])
+        return flat[last_step], np.stack((returns, terminated, discounts[last + 1]))
+
+    def _gather(self, indices: np.ndarray) -> dict[str, th.Tensor]:
+        """Fields of the rows with these numbers, on the device."""
+        rows = self._gather_bytes(th.from_numpy(indices))
+        fields: dict[str, th.Tensor] = {}
+        for dtype, names, sizes in self._columns:
+            fields.update(zip(names, rows.view(dtype).split_with_sizes(sizes, 1), strict=True))
+        return fields
+
+    def _gather_bytes(self, indices: th.Tensor) -> th.Tensor:
+        mirror = self._synchronized_mirror()
+        if mirror is not None:
+            return mirror.index_select(0, indices.to(mirror.device, non_blocking=True))
+        if self.device.type != "cuda":
+            return self._bytes.index_select(0, indices).to(self.device)
+        # page-locked memory is copied without waiting; its allocator knows when it is free again
+        batch = th.empty(len(indices), self._bytes.shape[1], dtype=th.uint8, pin_memory=True)
+        th.index_select(self._bytes, 0, indices, out=batch)
+        return batch.to(self.device, non_blocking=True)
+
+    def _observations(self, fields: dict[str, th.Tensor], name: str, env: VecNormalize | None) -> Any:
+        if isinstance(self.obs_shape, dict):
+            parts = {key: _shaped(fields[f"{name}/{key}"], shape) for key, shape in self.obs_shape.items()}
+            return parts if env is None else _normalize_observations(parts, env)
+        observations = _shaped(fields[name], self.obs_shape)
+        return observations if env is None else _normalize_observations(observations, env)
+
+    # -- copy on an accelerator -------------------------------------------------------------------------------------
+
+    def _synchronized_mirror(self) -> th.Tensor | None:
+        """The rows on the device, up to date; ``None`` if they are not kept there."""
+        if self._mirrored_on != self.device:
+            self._mirrored_on, self._mirror = self.device, None
+            self._mirrored = self.storage == "device" or (self.storage == "auto" and self._fits_on_device())
+        if not self._mirrored:
+            return None
+        used = self._n_used()
+        if self._mirror is None or len(self._mirror) < used * self.n_envs:
+            # grows with the contents
+            capacity = min(self.buffer_size, max(2 * used, _FIRST_ROWS // self.n_envs))
+            self._mirror = th.empty(capacity * self.n_envs, self._bytes.shape[1], dtype=th.uint8, device=self.device)
+            self._n_new = self.buffer_size
+        for start, end in self._new_ranges(used):
+            rows = slice(start * self.n_envs, end * self.n_envs)
+            self._mirror[rows].copy_(self._bytes[rows], non_blocking=True)
+        self._n_new = 0
+        return self._mirror
+
+    def _new_ranges(self, used: int) -> list[tuple[int, int]]:
+        """Ranges of positions that were written since the last call."""
+        if self._n_new == 0:
+            return []
+        start, end = self.pos - self._n_new, self.pos
+        if self.optimize_memory_usage:
+            end += 1
+        if self._n_new >= used or end - start >= used:
+            return [(0, used)]
+        return [(start, end)] if start >= 0 else [(start + self.buffer_size, self.buffer_size), (0, end)]
+
+    def _fits_on_device(self) -> bool:
+        if self.device.type != "cuda":
+            return False
+        free, _ = th.cuda.mem_get_info(self.device)
+        return self._rows.nbytes <= _DEVICE_SHARE * free
+
+
+class TensorNStepReplayBuffer(TensorReplayBuffer, NStepReplayBuffer):
+    """
+    :class:`TensorReplayBuffer` where Stable-Baselines3 has its buffer for n-step returns; ``n_steps`` is 3 unless given.
+
+    :param args: See :class:`TensorReplayBuffer`
+    :param kwargs: See :class:`TensorReplayBuffer`
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"n_steps": 3, **kwargs})
+
+
+class TensorDictReplayBuffer(TensorReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
+    """:class:`TensorReplayBuffer` where Stable-Baselines3 has its buffer for Dict observations."""
+
+
+def default_buffer_class(observation_space: spaces.Space, n_steps: int) -> type[TensorReplayBuffer]:
+    """
+    The class that plays the role which Stable-Baselines3's own would have.
+
+    :param observation_space: Observation space
+    :param n_steps: Number of steps of the return
+    :return: A subclass of ``DictReplayBuffer``, ``NStepReplayBuffer`` or ``ReplayBuffer``
+    """
+    if isinstance(observation_space, spaces.Dict):
+        return TensorDictReplayBuffer
+    return TensorNStepReplayBuffer if n_steps > 1 else TensorReplayBuffer
+
+
+_TORCH_TYPES = {
+    np.dtype(name): getattr(th, name)
+    for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "uint16", "uint32", "uint64")
+}
+
+
+def _columns(row: np.dtype) -> list[tuple[th.dtype, list[str], list[int]]]:
+    """Per type: names and widths of the pieces of a row, as ``split`` wants them; ``<`` and ``>`` hold the other types."""
+    columns: list[tuple[th.dtype, list[str], list[int]]] = []
+    names = list(row.names or ())
+    for dtype in dict.fromkeys(row[name].base for name in names):
+        own = [name for name in names if row[name].base == dtype]
+        widths = [math.prod(row[name].shape) for name in own]
+        start = row.fields[own[0]][1] // dtype.itemsize  # type: ignore[index]
+        rest = row.itemsize // dtype.itemsize - start - sum(widths)
+        columns.append((_TORCH_TYPES[dtype], ["<", *own, ">"], [start, *widths, rest]))
+    return columns
+
+
+def _shaped(field: th.Tensor, shape: tuple[int, ...]) -> th.Tensor:
+    return field if len(shape) == 1 else field.view(len(field), *shape)
+
+
+def _as_stored(value: Any, space: spaces.Space, target: np.ndarray) -> np.ndarray:
+    # one number per environment has to become a column; other shapes are left to NumPy, which refuses a transposed image
+    value = np.asarray(value)
+    return value.reshape(target.shape[1:]) if isinstance(space, spaces.Discrete) else value
+
+
+def _storage_type(space: spaces.Space) -> np.dtype:
+    dtype = np.dtype(space.dtype)
+    return np.dtype(np.float32) if dtype == np.float64 else dtype
+
+
+def check_memory_optimization(handle_timeout_termination: bool, observation_space: spaces.Space, n_steps: int) -> None:
+    """
+    :param handle_timeout_termination: Argument of the buffer
+    :param observation_space: Observation space
+    :param n_steps: Number of steps of the return
+    :raises ValueError: if observations cannot be kept once
+    """
+    remedy = None
+    if handle_timeout_termination:
+        remedy = "handle_timeout_termination=True; pass replay_buffer_kwargs={'handle_timeout_termination': False}"
+    elif isinstance(observation_space, spaces.Dict):
+        remedy = "Dict observations; leave it out"
+    elif n_steps > 1:
+        remedy = f"n_steps={n_steps}; use n_steps=1"
+    if remedy is not None:
+        raise ValueError(f"optimize_memory_usage=True does not work with {remedy}.")
+
+
+def _normalize_rewards(rewards: th.Tensor, env: VecNormalize | None) -> th.Tensor:
+    if env is None or not env.norm_reward:
+        return rewards
+    if type(env).normalize_reward is not VecNormalize.normalize_reward:  # somebody's own rule
+        return th.from_numpy(env.normalize_reward(rewards.cpu().numpy())).to(rewards.device)
+    std = math.sqrt(env.ret_rms.var + env.epsilon)
+    return rewards.to(_precise(rewards)).div_(std).clamp_(-env.clip_reward, env.clip_reward).float()
+
+
+def _normalize_observations(observations: PyTorchObs, env: VecNormalize | None) -> PyTorchObs:
+    if env is None or not env.norm_obs:
+        return observations
+    if not all(getattr(type(env), name) is getattr(VecNormalize, name) for name in ("normalize_obs", "_normalize_obs")):
+        return _normalize_elsewhere(observations, env)
+    if isinstance(observations, dict):
+        for key in env.norm_obs_keys or ():
+            observations[key] = _normalize(observations[key], env.obs_rms[key], env)  # type: ignore[index]
+        return observations
+    return _normalize(observations, env.obs_rms, env)  # type: ignore[arg-type]
+
+
+def _normalize(observations: th.Tensor, statistics: RunningMeanStd, env: VecNormalize) -> th.Tensor:
+    mean, std = (
+        th.as_tensor(value, dtype=_precise(observations)).to(observations.device, non_blocking=True)
+        for value in (statistics.mean, np.sqrt(statistics.var + env.epsilon))
+    )
+    return (observations - mean).div_(std).clamp_(-env.clip_obs, env.clip_obs).float()
+
+
+def _precise(values: th.Tensor) -> th.dtype:
+    """Type in which VecNormalize computes, where the device has it."""
+    return th.float32 if values.device.type == "mps" else th.float64
+
+
+def _normalize_elsewhere(observations: PyTorchObs, env: VecNormalize) -> PyTorchObs:
+    """Through the environment's own method, in NumPy."""
+    if isinstance(observations, dict):
+        arrays: Any = env.normalize_obs({key: value.cpu().numpy() for key, value in observations.items()})
+        return {key: th.as_tensor(arrays[key], device=value.device) for key, value in observations.items()}
+    return th.as_tensor(env.normalize_obs(observations.cpu().numpy()), device=observations.device)  # type: ignore[arg-type]
