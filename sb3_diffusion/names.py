@@ -42,7 +42,7 @@ def choice(argument: str, value: Value, known: Iterable[Value]) -> Value:
     :param value: Its value
     :param known: The values that it may have
     :return: The same value
-    :raises ValueError: if it is none of them
+    :raises ValueError: If it is none of them
     """
     values = list(known)
     if value not in values:
@@ -56,7 +56,7 @@ def check_no_unknown(cls: type, unknown: Iterable[str]) -> None:
 
     :param cls: The class
     :param unknown: Names of the arguments that were left over
-    :raises TypeError: naming the first of them and the closest known one
+    :raises TypeError: Naming the first of them and the closest known one
     """
     for name in unknown:
         known = list(inspect.signature(cls).parameters)

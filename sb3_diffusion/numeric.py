@@ -35,8 +35,8 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
     :param high: Largest value
     :param remedy: What to do about a value out of range
     :return: The value as an ``int``
-    :raises TypeError: if it is no integer
-    :raises ValueError: if it is out of range
+    :raises TypeError: If it is no integer
+    :raises ValueError: If it is out of range
     """
     number = _plain(value)
     if isinstance(number, float) and number.is_integer():
@@ -69,8 +69,8 @@ def real(
     :param below: The value has to be smaller than this
     :param remedy: What to do about a value out of range
     :return: The value as a ``float`` (an ``int`` if it was one)
-    :raises TypeError: if it is no number
-    :raises ValueError: if it is NaN, infinite or out of range
+    :raises TypeError: If it is no number
+    :raises ValueError: If it is NaN, infinite or out of range
     """
     number = _plain(value)
     if number is None:

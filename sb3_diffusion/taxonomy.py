@@ -74,7 +74,7 @@ class Method:
         """
         Import and return the algorithm class.
 
-        :raises ImportError: if the method is part of the taxonomy but not implemented
+        :raises ImportError: If the method is part of the taxonomy but not implemented
         """
         if self.class_path is None:
             names = ", ".join(method.name for method in available_methods())
@@ -210,7 +210,7 @@ def get_method(name: str) -> Method:
     Look a method up by name, ignoring case and punctuation (``"sdac"``, ``"D-QL"`` and ``"dql"`` all work).
 
     :param name: Name of the method
-    :raises ValueError: if the taxonomy has no such method; the message suggests close names
+    :raises ValueError: If the taxonomy has no such method; the message suggests close names
     """
     known = {_key(method.name): method for method in TAXONOMY}
     if _key(name) in known:
@@ -225,8 +225,8 @@ def load_algorithm(name: str) -> Any:
     Import and return the class of a method or of a baseline.
 
     :param name: Name on the command line, such as ``"sdac"`` or ``"ppo"``
-    :raises ValueError: if there is no such algorithm
-    :raises ImportError: if the method is part of the taxonomy but not implemented
+    :raises ValueError: If there is no such algorithm
+    :raises ImportError: If the method is part of the taxonomy but not implemented
     """
     return _load(BASELINES[name]) if name in BASELINES else get_method(name).load()
 

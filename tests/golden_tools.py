@@ -37,9 +37,9 @@ def recorded(
     """
     Draws that replay the ``noise/<label>`` arrays of a case.
 
-    :param case: the case
-    :param prefix: path of the draws (cases with several updates use ``"noise/<update>"``)
-    :param extra: more draws by label; replaces recorded ones of the same label
+    :param case: The case
+    :param prefix: Path of the draws (cases with several updates use ``"noise/<update>"``)
+    :param extra: More draws by label; replaces recorded ones of the same label
     """
     return RecordedDraws({**sub(case, prefix), **(extra or {})})
 

@@ -27,9 +27,9 @@ class Slot(NamedTuple):
     """
     One array of a golden file and the parameters that hold it.
 
-    :param path: path of the array
-    :param parameters: one parameter, or the pieces of a split first layer in the order of their concatenation
-    :param member: index along the leading axis of stacked parameters, None for a single network
+    :param path: Path of the array
+    :param parameters: One parameter, or the pieces of a split first layer in the order of their concatenation
+    :param member: Index along the leading axis of stacked parameters, None for a single network
     """
 
     path: str
@@ -109,10 +109,10 @@ def _residual(net: ResidualMLP | SimBa | BroNet) -> Iterator[tuple[str, nn.Modul
 
 def backbone_slots(net: Backbone, prefix: str = "", member: int | None = None, head: str | None = None) -> Iterator[Slot]:
     """
-    :param net: a backbone
-    :param prefix: folder of its arrays, with a trailing slash
-    :param member: member of a stacked backbone
-    :param head: folder of the output layer, with a trailing slash, where it is not the last ``dense`` of ``prefix``
+    :param net: A backbone
+    :param prefix: Folder of its arrays, with a trailing slash
+    :param member: Member of a stacked backbone
+    :param head: Folder of the output layer, with a trailing slash, where it is not the last ``dense`` of ``prefix``
     """
     assert isinstance(net, MLP | ResidualMLP | SimBa | BroNet)
     layers = _mlp(net) if isinstance(net, MLP) else _residual(net)
@@ -140,8 +140,8 @@ def critic_slots(critics: Critics, flat: bool = False) -> list[Slot]:
     """
     All arrays of an ensemble of critics.
 
-    :param critics: the ensemble
-    :param flat: whether the files count the output layer as the last ``dense`` and have no ``trunk`` folder
+    :param critics: The ensemble
+    :param flat: Whether the files count the output layer as the last ``dense`` and have no ``trunk`` folder
     """
     slots: list[Slot] = []
     for member in range(critics.n_critics):

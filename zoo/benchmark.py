@@ -70,7 +70,7 @@ def make_cells(args: argparse.Namespace) -> list[Cell]:
     """
     :param args: Command line
     :return: The grid
-    :raises ValueError: if a name or a number makes no sense
+    :raises ValueError: If a name or a number makes no sense
     """
     for algo in args.algos:
         check_algorithm(algo)

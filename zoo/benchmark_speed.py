@@ -505,7 +505,7 @@ def merge(path: Path, report: dict[str, Any]) -> dict[str, Any]:
     :param path: The earlier report, which need not exist
     :param report: A report
     :return: Both in one
-    :raises SystemExit: if something else than the algorithms differs between the two
+    :raises SystemExit: If something else than the algorithms differs between the two
     """
     if not path.is_file():
         return report

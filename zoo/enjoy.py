@@ -140,7 +140,7 @@ def find_agent(args: argparse.Namespace) -> SavedAgent | PublishedAgent:
     The agent that is to act: one of the Hub, one of the user's own runs, or without any that of ``zoo/pretrained``.
 
     :param args: Command line
-    :raises ValueError: if there is none; the message says why
+    :raises ValueError: If there is none; the message says why
     """
     if args.from_hub:
         return find_on_hub(args)

@@ -94,7 +94,7 @@ class External:
         One question, one answer.
 
         :param request: Becomes one line of JSON
-        :raises ExternalError: if the answer is an error, not JSON, late, or does not come
+        :raises ExternalError: If the answer is an error, not JSON, late, or does not come
         """
         assert self._process.stdin is not None
         try:

@@ -86,7 +86,7 @@ def align(curves: Sequence[Curve]) -> Curve:
 
     :param curves: One per run
     :return: Steps ``(n,)`` and values ``(runs, n)``
-    :raises ValueError: if the runs have no range in common
+    :raises ValueError: If the runs have no range in common
     """
     if len(curves) == 1:
         return curves[0][0], curves[0][1][None]
@@ -161,7 +161,7 @@ def caption(n_runs: Sequence[int]) -> str:
 def check_output(path: Path) -> None:
     """
     :param path: Where a figure is to be saved
-    :raises ValueError: if its format is not one of :data:`FORMATS`
+    :raises ValueError: If its format is not one of :data:`FORMATS`
     """
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"--output {path} does not say the format; let its name end with {', '.join(FORMATS)}")

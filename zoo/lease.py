@@ -45,7 +45,7 @@ def take(path: Path, say: Callable[[str], None] = print) -> SoftFileLease:
     :param path: File of the lock
     :param say: Is told about the waiting
     :return: The lock, which the caller releases
-    :raises Taken: if the owner lives
+    :raises Taken: If the owner lives
     """
     lock = lease(path)
     first, polls = _sign_of_life(path), 0

@@ -68,7 +68,7 @@ class Reader:
         """
         :param run: The training
         :return: Its curve, ``None`` as long as it has written nothing
-        :raises ValueError: if a file is damaged
+        :raises ValueError: If a file is damaged
         """
         return read_evaluations(run.folder) if self.kind == "evaluations" else read_training(run.folder, self.window)
 
@@ -91,7 +91,7 @@ def read_training(folder: Path, window: int) -> Curve | None:
     :param window: Number of episodes
     :return: Mean return of the last ``window`` training episodes at the end of every episode (of fewer at the start), ``None``
         if no episode has ended yet
-    :raises ValueError: if a file is damaged
+    :raises ValueError: If a file is damaged
     """
     try:
         episodes = load_results(str(folder))
@@ -109,7 +109,7 @@ def read_training(folder: Path, window: int) -> Curve | None:
 def identify(folder: Path) -> Run:
     """
     :param folder: ``.../<algo>/<environment>_<number>``
-    :raises ValueError: if there is no such folder, or it is named differently
+    :raises ValueError: If there is no such folder, or it is named differently
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; name run folders such as logs/sdac/Pendulum-v1_1")
@@ -125,7 +125,7 @@ def find_runs(log_folder: Path, algos: Sequence[str] | None, envs: Sequence[str]
     :param algos: Only these algorithms
     :param envs: Only these environments
     :return: The runs below it, in the order of the options and of their numbers
-    :raises ValueError: if there is none
+    :raises ValueError: If there is none
     """
     if not log_folder.is_dir():
         raise ValueError(f"--log-folder {log_folder} does not exist; train first or name the folder of your runs")
@@ -188,7 +188,7 @@ def collect(runs: Sequence[Run], reader: Reader, *, skip: bool) -> dict[str, dic
     :param reader: What to read of them
     :param skip: Leave out, with a message, runs that have written nothing yet
     :return: Environment -> algorithm -> one curve per run
-    :raises ValueError: if nothing is left, or a run may not be left out
+    :raises ValueError: If nothing is left, or a run may not be left out
     """
     panels: dict[str, dict[str, list[Curve]]] = {}
     for run in runs:

@@ -66,7 +66,7 @@ def find_agents(args: argparse.Namespace) -> "list[SavedAgent]":
     The agents that the command line names.
 
     :param args: Command line
-    :raises ValueError: if there is none
+    :raises ValueError: If there is none
     """
     from .training.saved_agents import NoAgent, SavedAgent, candidates, find_run
 

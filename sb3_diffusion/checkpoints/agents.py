@@ -252,7 +252,7 @@ def load_agent(
     :param device: Device of the networks
     :param settings: Arguments of the algorithm that replace those in the file; entries of ``policy_kwargs`` are merged
     :return: The agent
-    :raises ValueError: if anything about the file is not as it has to be, naming the file, the member and the remedy
+    :raises ValueError: If anything about the file is not as it has to be, naming the file, the member and the remedy
     """
     with _open(path) as archive:
         recipe = _read_recipe(archive, settings)
@@ -281,7 +281,7 @@ def load_normalization(path: str | Path | io.BufferedIOBase, venv: VecEnv) -> Ve
     :param venv: Environments
     :return: ``VecNormalize`` around them, which neither updates its statistics nor normalises rewards; ``venv`` itself if the
         agent was trained without
-    :raises ValueError: if the statistics are damaged or do not fit the environments
+    :raises ValueError: If the statistics are damaged or do not fit the environments
     """
     with _open(path) as archive:
         _read_description(archive)  # a file without one may have been trained with statistics that it does not carry

@@ -43,7 +43,7 @@ class Archive:
 
         :param member: Its name
         :param max_bytes: Largest size that is accepted
-        :raises ValueError: if it is missing, too large or damaged
+        :raises ValueError: If it is missing, too large or damaged
         """
         if member not in self.sizes:
             raise ValueError(
@@ -115,7 +115,7 @@ def open_archive(
     :param max_member_bytes: Largest size of a member
     :param max_total_bytes: Largest size of all members together
     :param compressed: Whether members may be compressed
-    :raises ValueError: naming the file, the member and the reason
+    :raises ValueError: Naming the file, the member and the reason
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     if name is None:

@@ -21,7 +21,7 @@ def check_bounded(value: Any, max_values: int | None = None, control: bool = Fal
     :param value: Lists, mappings, texts, numbers
     :param max_values: Largest number of values; those of which an alias makes several count as often as they are met
     :param control: Whether texts may have characters that cannot be printed, such as line ends
-    :raises ValueError: saying what was met; the caller adds the name of the file
+    :raises ValueError: Saying what was met; the caller adds the name of the file
     """
     n_values = 0
     stack = [iter([value])]
@@ -68,7 +68,7 @@ def finite(text: str) -> float:
     A number with a decimal point or an exponent.
 
     :param text: How it is written
-    :raises ValueError: if it is too large for a floating-point number, which Python takes for infinity
+    :raises ValueError: If it is too large for a floating-point number, which Python takes for infinity
     """
     value = float(text)
     if math.isinf(value):

@@ -22,7 +22,7 @@ def check_counts(values: dict[str, Any], where: str) -> dict[str, Any]:
         with ``n_``: the others are intervals, and the size of the replay buffer
     :param where: ``policy_kwargs`` or ``arguments``
     :return: The same
-    :raises ValueError: naming the argument
+    :raises ValueError: Naming the argument
     """
     for name, value in values.items():
         counts = where == "policy_kwargs" or (str(name).startswith("n_") and name not in _CLOCKS)
@@ -70,7 +70,7 @@ def memory_bytes(arguments: dict[str, Any], observations: spaces.Space, actions:
 def check_memory(n_bytes: int) -> None:
     """
     :param n_bytes: Result of :func:`memory_bytes`
-    :raises ValueError: if that is more than the machine has
+    :raises ValueError: If that is more than the machine has
     """
     if n_bytes > (installed := _installed_memory()):
         raise ValueError(

@@ -48,7 +48,7 @@ def unpack_normalization(content: bytes, venv: VecEnv, where: str) -> VecNormali
     :param venv: Environments
     :param where: File and member, for the messages
     :return: Normalised environments, which neither update the statistics nor normalise rewards
-    :raises ValueError: if the statistics are damaged or do not fit the environments
+    :raises ValueError: If the statistics are damaged or do not fit the environments
     """
     arrays = _read_arrays(content, where)
     settings = from_plain(parse_json(str(arrays.pop("settings", "")), where), where)

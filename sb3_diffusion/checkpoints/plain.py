@@ -119,7 +119,7 @@ def to_plain(value: Any, where: str) -> Any:
     :param value: An argument
     :param where: Its name, for the message
     :return: What standard JSON can write
-    :raises NotPlain: if there is no such form
+    :raises NotPlain: If there is no such form
     """
     if value is None or type(value) in (bool, int, str):
         return value
@@ -197,7 +197,7 @@ def from_plain(value: Any, where: str) -> Any:
 
     :param value: What the JSON parser returned
     :param where: Name of the argument, for the message
-    :raises ValueError: if it is none of the forms, or names a class that is not on the list
+    :raises ValueError: If it is none of the forms, or names a class that is not on the list
     """
     if isinstance(value, list):
         return [from_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
@@ -286,7 +286,7 @@ def space_to_plain(space: spaces.Space, where: str) -> dict[str, Any]:
     :param space: A space
     :param where: What it is, for the message
     :return: Its type and arguments, as standard JSON can write them
-    :raises NotPlain: if the space is of another type
+    :raises NotPlain: If the space is of another type
     """
     if type(space) is spaces.Box:
         bounds = {"low": _write_bound(space.low, where), "high": _write_bound(space.high, where)}
@@ -310,7 +310,7 @@ def space_from_plain(description: Any, where: str) -> spaces.Space:
 
     :param description: What the JSON parser returned
     :param where: What it is, for the message
-    :raises ValueError: if it does not describe a space
+    :raises ValueError: If it does not describe a space
     """
     n_elements = _count_elements(description, where)
     if n_elements > MAX_ELEMENTS:
@@ -387,7 +387,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
     :param text: Standard JSON: without NaN, infinities or numbers that become one, no key twice
     :param where: File and member, for the messages
     :return: Its value
-    :raises ValueError: if it is anything else, or exceeds the bounds of :mod:`sb3_diffusion.checkpoints.bounded`
+    :raises ValueError: If it is anything else, or exceeds the bounds of :mod:`sb3_diffusion.checkpoints.bounded`
     """
 
     def refuse(name: str) -> None:

@@ -44,7 +44,7 @@ class Checkpoint:
         """
         :param name: Name of a part
         :return: Its content
-        :raises DamagedCheckpoint: if that is not what was written
+        :raises DamagedCheckpoint: If that is not what was written
         """
         entry = self.parts[name]
         path = self.folder / entry["file"]
@@ -62,7 +62,7 @@ class Checkpoint:
         """
         Read every part.
 
-        :raises DamagedCheckpoint: if one of them is not what was written
+        :raises DamagedCheckpoint: If one of them is not what was written
         """
         for name in self.parts:
             self.read(name)
@@ -90,7 +90,7 @@ class CheckpointStore:
         :param step: Number of environment steps
         :param parts: Names, and contents or (for a part of the previous checkpoint that belongs to this one, too) entries
         :return: The checkpoint
-        :raises OSError: if it cannot be written; earlier checkpoints are intact then
+        :raises OSError: If it cannot be written; earlier checkpoints are intact then
         """
         entries: dict[str, Entry] = {}
         try:

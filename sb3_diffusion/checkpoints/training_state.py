@@ -131,7 +131,7 @@ class TrainingState:
         Put a stored state back, at the start of a rollout.
 
         :param checkpoint: An intact checkpoint
-        :raises ValueError: if algorithm or callbacks are not built like those of the checkpoint
+        :raises ValueError: If algorithm or callbacks are not built like those of the checkpoint
         :return: The extra data, and what of the environments could not be restored: if there is any, new episodes have begun
         """
         state = decode(checkpoint.read(STATE), checkpoint.read(ARRAYS))

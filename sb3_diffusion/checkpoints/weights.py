@@ -19,7 +19,7 @@ def load_tensors(content: bytes, where: str) -> Any:
     :param content: What ``torch.save`` wrote
     :param where: File and member, for the messages
     :return: The tensors, on the CPU
-    :raises ValueError: if there is anything in it but containers of tensors and numbers
+    :raises ValueError: If there is anything in it but containers of tensors and numbers
     """
     with open_archive(content, where, compressed=False) as archive:
         if any(size > MAX_INDEX_BYTES for name, size in archive.sizes.items() if name.endswith(".pkl")):
@@ -39,7 +39,7 @@ def check_weights(where: str, state: Any) -> dict[str, th.Tensor]:
     :param where: File and member, for the messages
     :param state: What :func:`load_tensors` returned
     :return: The same
-    :raises ValueError: if it is anything but a mapping from names to dense tensors
+    :raises ValueError: If it is anything but a mapping from names to dense tensors
     """
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise ValueError(f"{where} must be a mapping from names to tensors; the file is damaged.")
@@ -52,7 +52,7 @@ def check_dense(where: str, tensor: Any) -> None:
     """
     :param where: File, member and name, for the messages
     :param tensor: What was found there
-    :raises ValueError: if it is no tensor that has its numbers in the memory of this machine
+    :raises ValueError: If it is no tensor that has its numbers in the memory of this machine
     """
     if not _is_dense(tensor):
         raise ValueError(f"{where} must be a dense tensor; the file is damaged.")
@@ -63,7 +63,7 @@ def check_state(where: str, module: nn.Module, state: Any) -> None:
     :param where: File and member, for the messages
     :param module: The network
     :param state: What is to be loaded into it
-    :raises ValueError: if weights are missing, left over or of another shape or type
+    :raises ValueError: If weights are missing, left over or of another shape or type
     """
     check_weights(where, state)
     expected = module.state_dict()
@@ -77,7 +77,7 @@ def check_tensor(where: str, expected: th.Tensor, tensor: Any) -> None:
     :param where: File, member and name, for the messages
     :param expected: The tensor that was built
     :param tensor: What is to be copied into it
-    :raises ValueError: if it is no dense tensor of this shape and type
+    :raises ValueError: If it is no dense tensor of this shape and type
     """
     check_dense(where, tensor)
     if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
@@ -92,7 +92,7 @@ def check_optimizer(where: str, optimizer: th.optim.Optimizer, state: Any) -> No
     :param where: File and member, for the messages
     :param optimizer: The optimizer
     :param state: What is to be loaded into it
-    :raises ValueError: if it belongs to other parameters, or has anything in it but numbers and tensors of their shapes
+    :raises ValueError: If it belongs to other parameters, or has anything in it but numbers and tensors of their shapes
     """
     groups, moments = (state.get(key) if isinstance(state, dict) else None for key in ("param_groups", "state"))
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups) or not isinstance(moments, dict):
@@ -121,7 +121,7 @@ def check_names(where: str, what: str, expected: set[str], found: set[str]) -> N
     :param what: What the names are of
     :param expected: Names that there have to be
     :param found: Names that there are
-    :raises ValueError: naming the first that is missing or left over
+    :raises ValueError: Naming the first that is missing or left over
     """
     for verb, names in (("lacks the", expected - found), ("has an unexpected", found - expected)):
         if names:

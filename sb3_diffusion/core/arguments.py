@@ -74,8 +74,8 @@ def check_schedule(name: str, value: Any) -> float | Schedule:
     :param name: Name of the argument
     :param value: A number that is not negative, or a function of the remaining progress
     :return: The same
-    :raises TypeError: if it is neither
-    :raises ValueError: if it is a number out of range
+    :raises TypeError: If it is neither
+    :raises ValueError: If it is a number out of range
     """
     return value if callable(value) else real(name, value, low=0, remedy=_SCHEDULE)  # type: ignore[no-any-return]
 
@@ -86,7 +86,7 @@ def scheduled(name: str, schedule: Schedule, progress: float) -> float:
     :param schedule: Function of the remaining progress
     :param progress: Remaining progress, from 1 to 0
     :return: Its value
-    :raises ValueError: if that is negative, NaN or infinite
+    :raises ValueError: If that is negative, NaN or infinite
     """
     remedy = f"its schedule returned this at a remaining progress of {progress:g}"
     return real(name, schedule(progress), low=0, remedy=remedy)
@@ -96,8 +96,8 @@ def check_train_freq(train_freq: Any) -> Any:
     """
     :param train_freq: Number of steps, or ``(number, unit)``; the unit is left to Stable-Baselines3
     :return: The same
-    :raises TypeError: if the number is no integer
-    :raises ValueError: if it is smaller than 1
+    :raises TypeError: If the number is no integer
+    :raises ValueError: If it is smaller than 1
     """
     remedy = "1 updates after every step, (1, 'episode') after every episode"
     if isinstance(train_freq, tuple | list) and len(train_freq) == 2:

@@ -42,7 +42,7 @@ def check_execution(mode: str) -> str:
     """
     :param mode: Value of the argument ``execution``
     :return: The same value
-    :raises ValueError: if there is no such mode
+    :raises ValueError: If there is no such mode
     """
     choice("execution", mode, EXECUTION_MODES)
     return mode
@@ -55,7 +55,7 @@ def make_update(algorithm: Trainable, mode: str) -> Update:
     :param algorithm: Algorithm whose networks are built
     :param mode: One of :data:`EXECUTION_MODES`; ``"auto"`` is eager, the fastest mode measured so far
     :return: Function of the batch and of whether to update the actor
-    :raises ValueError: if a CUDA graph is asked for without a CUDA device
+    :raises ValueError: If a CUDA graph is asked for without a CUDA device
     """
     if mode == "compile":
         # optimizer steps stay eager: they are fused kernels already

@@ -43,7 +43,7 @@ class MetricLog:
         :param replay_buffer: Searched for the cause if a metric is not finite
         :param num_timesteps: Environment steps so far, for the error message
         :param env: What normalises the transitions
-        :raises TrainingDiverged: naming the quantity, the update and the likely cause
+        :raises TrainingDiverged: Naming the quantity, the update and the likely cause
         """
         flat = [value.float().reshape(()) for metrics in self.updates for value in metrics.values()]
         if not flat:

@@ -46,7 +46,7 @@ def check_buffer_kwargs(model: OffPolicyAlgorithm) -> None:
     Refuse arguments of the buffer that say something else than those of the algorithm.
 
     :param model: An algorithm that has its arguments, and no buffer yet
-    :raises ValueError: naming both
+    :raises ValueError: Naming both
     """
     if not issubclass(model.replay_buffer_class or ReplayBuffer, N_STEP_BUFFERS):
         return
@@ -66,7 +66,7 @@ def check_environments(model: OffPolicyAlgorithm) -> None:
     Refuse to collect into a buffer of another number of environments.
 
     :param model: An algorithm that is about to collect transitions
-    :raises ValueError: naming both numbers
+    :raises ValueError: Naming both numbers
     """
     buffer = model.replay_buffer
     if buffer is not None and buffer.n_envs != model.n_envs:

@@ -234,7 +234,7 @@ class OffPolicyDiffusion(OffPolicyAlgorithm):
 
         :param gradient_steps: Number of updates
         :param batch_size: Transitions per update
-        :raises TrainingDiverged: if a loss is not finite
+        :raises TrainingDiverged: If a loss is not finite
         """
         check_surroundings(self.device)
         self.policy.set_training_mode(True)

@@ -12,7 +12,7 @@ def check_observation_space(observation_space: spaces.Space) -> None:
     Refuse observations that no network reads.
 
     :param observation_space: Observation space
-    :raises ValueError: naming the space and the remedy
+    :raises ValueError: Naming the space and the remedy
     """
     check_for_nested_spaces(observation_space)
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
@@ -36,7 +36,7 @@ def check_action_space(space: spaces.Space) -> None:
     Refuse actions in which training would fail later, or go wrong without a word.
 
     :param space: Action space
-    :raises ValueError: naming the space and the remedy
+    :raises ValueError: Naming the space and the remedy
     """
     if not isinstance(space, spaces.Box):
         raise ValueError(

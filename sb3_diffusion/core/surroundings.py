@@ -6,7 +6,7 @@ import torch as th
 def check_surroundings(device: th.device) -> None:
     """
     :param device: Device of the networks
-    :raises RuntimeError: within autocast, ``no_grad`` or ``inference_mode``, naming it and the remedy
+    :raises RuntimeError: Within autocast, ``no_grad`` or ``inference_mode``, naming it and the remedy
     """
     if th.is_autocast_enabled(device.type):
         raise RuntimeError(

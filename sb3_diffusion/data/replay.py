@@ -415,7 +415,7 @@ def check_memory_optimization(handle_timeout_termination: bool, observation_spac
     :param handle_timeout_termination: Argument of the buffer
     :param observation_space: Observation space
     :param n_steps: Number of steps of the return
-    :raises ValueError: if observations cannot be kept once
+    :raises ValueError: If observations cannot be kept once
     """
     remedy = None
     if handle_timeout_termination:

@@ -28,7 +28,7 @@ def register_dmc() -> None:
     """
     Make the ``dm_control/<domain>-<task>-v0`` ids known to Gymnasium.
 
-    :raises ImportError: if dm_control or shimmy is missing, or the installed MuJoCo cannot run dm_control
+    :raises ImportError: If dm_control or shimmy is missing, or the installed MuJoCo cannot run dm_control
     """
     missing = [name for name in ("mujoco", "dm_control", "shimmy") if importlib.util.find_spec(name) is None]
     if missing:

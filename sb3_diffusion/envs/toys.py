@@ -262,7 +262,7 @@ TOYS: MappingProxyType[str, Toy] = MappingProxyType(
 def get_toy(name: str) -> Toy:
     """
     :param name: Key of :data:`TOYS`
-    :raises ValueError: if there is no such toy
+    :raises ValueError: If there is no such toy
     """
     if name in TOYS:
         return TOYS[name]

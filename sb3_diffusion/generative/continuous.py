@@ -26,7 +26,7 @@ class ContinuousDiffusion(GenerativeProcess):
     noise is left (``sigma = 0.006`` for the cosine schedule): unclipped samples can leave the box by about that much.
 
     :param noise_schedule: ``"cosine"``, ``"linear"``, or a :class:`~sb3_diffusion.generative.schedules.ContinuousSchedule`
-    :raises ValueError: if the name is unknown
+    :raises ValueError: If the name is unknown
     """
 
     prediction: ClassVar[str] = "noise"
@@ -55,12 +55,12 @@ class ContinuousDiffusion(GenerativeProcess):
         """
         Sampling times.
 
-        :param steps: number of steps, at least 1
+        :param steps: Number of steps, at least 1
         :param grid: ``"t"``: ``t_min + (t_max - t_min) (i / steps)^power``; ``"logsnr"``: evenly spaced in
             ``log(alpha / sigma)``
-        :param power: exponent of the grid in ``t``; larger than 1 concentrates steps near the clean end
+        :param power: Exponent of the grid in ``t``; larger than 1 concentrates steps near the clean end
         :return: float64 tensor ``(steps + 1,)``, increasing, on the CPU
-        :raises ValueError: if ``grid`` is unknown, ``steps`` smaller than 1, ``power`` not positive, or ``power`` is
+        :raises ValueError: If ``grid`` is unknown, ``steps`` smaller than 1, ``power`` not positive, or ``power`` is
             combined with ``grid="logsnr"``
         """
         check_steps(steps)
@@ -82,15 +82,15 @@ class ContinuousDiffusion(GenerativeProcess):
         """
         Build the reverse chain.
 
-        :param steps: number of steps, at least 1 (``dpm2`` makes two network evaluations per step)
+        :param steps: Number of steps, at least 1 (``dpm2`` makes two network evaluations per step)
         :param solver: ``"ddpm"``, ``"ddim"``, ``"dpm2"`` or ``"dpm++2m"``
-        :param clip: clip the estimate of the clean sample to [-1, 1] in every step
-        :param grid: spacing of the times, see :meth:`time_grid`
-        :param power: exponent of the grid, see :meth:`time_grid`
+        :param clip: Clip the estimate of the clean sample to [-1, 1] in every step
+        :param grid: Spacing of the times, see :meth:`time_grid`
+        :param power: Exponent of the grid, see :meth:`time_grid`
         :param options: ``variance``, ``clip_bounds``, ``clip_target``, ``ddim_recompute_noise`` and ``lower_order_final``
             of :class:`~sb3_diffusion.generative.solvers.Sampler`
-        :return: the sampler
-        :raises ValueError: for unknown names and values out of range
+        :return: The sampler
+        :raises ValueError: For unknown names and values out of range
         """
         times = self.time_grid(steps, grid, power)
         midpoints = None

@@ -73,7 +73,7 @@ class ControlledDiffusion(nn.Module):
     :param action_dim: Size of the samples
     :param noise_schedule: Course of the step sizes, one of :data:`STEP_SCHEDULES`
     :param prior_std: Standard deviation of the starting noise, before tanh
-    :raises ValueError: if the schedule is unknown or ``prior_std`` is not positive
+    :raises ValueError: If the schedule is unknown or ``prior_std`` is not positive
     """
 
     #: What the network of this process predicts, see :class:`~sb3_diffusion.generative.process.GenerativeProcess`.
@@ -119,7 +119,7 @@ class ControlledSampler(nn.Module):
 
     :param process: Owner of the parameters
     :param steps: Number of steps, at least 1
-    :raises ValueError: if there is no step
+    :raises ValueError: If there is no step
     """
 
     times: th.Tensor

@@ -28,9 +28,9 @@ class CoupledFlow(nn.Module):
     implementation differentiate through the whole map and take a determinant, the log density here costs no more than
     the inverse. Inverting multiplies rounding errors by up to ``p^(-2 * steps)``; run it in float32 with TF32 off.
 
-    :param steps: number of steps; the network is evaluated twice in each, at the same time
-    :param mixing: the coefficient ``p`` in ``(0.5, 1]``; 1 never mixes the halves and preserves volumes
-    :raises ValueError: for values out of range
+    :param steps: Number of steps; the network is evaluated twice in each, at the same time
+    :param mixing: The coefficient ``p`` in ``(0.5, 1]``; 1 never mixes the halves and preserves volumes
+    :raises ValueError: For values out of range
     """
 
     times: th.Tensor
@@ -66,7 +66,7 @@ class CoupledFlow(nn.Module):
         """
         Map a doubled action back to its base noise.
 
-        :param velocity: as in :meth:`forward`
+        :param velocity: As in :meth:`forward`
         :param x1: ``(..., 2 * action_dim)``
         :return: ``(..., 2 * action_dim)``
         """
@@ -83,7 +83,7 @@ class CoupledFlow(nn.Module):
         """
         Logarithm of the Jacobian determinant of :meth:`forward`, the same everywhere.
 
-        :param action_dim: size of one half
+        :param action_dim: Size of one half
         :return: ``2 * action_dim * steps * log(mixing)``
         """
         return 2 * action_dim * self.steps * math.log(self.mixing)
@@ -102,7 +102,7 @@ class CoupledFlow(nn.Module):
         """
         Log density of a doubled action.
 
-        :param velocity: as in :meth:`forward`
+        :param velocity: As in :meth:`forward`
         :param x1: ``(..., 2 * action_dim)``
         :return: ``(...)``
         """
@@ -114,11 +114,11 @@ class CoupledFlow(nn.Module):
         """
         Draw doubled actions and their log densities; the only draw is ``"<label>.x_T"``.
 
-        :param denoise: the velocity, as in :meth:`forward`
+        :param denoise: The velocity, as in :meth:`forward`
         :param shape: ``(..., 2 * action_dim)``
-        :param noise: source of the draw
-        :param label: prefix of its label
-        :return: doubled actions of shape ``shape``, not clipped (the density belongs to these), and log densities ``(...)``
+        :param noise: Source of the draw
+        :param label: Prefix of its label
+        :return: Doubled actions of shape ``shape``, not clipped (the density belongs to these), and log densities ``(...)``
         """
         x0 = noise.normal(shape, f"{label}.x_T", like=self.times)
         return self(denoise, x0), self.log_prob_of_noise(x0)

@@ -24,8 +24,8 @@ class DiscreteDiffusion(GenerativeProcess):
 
     :param noise_schedule: ``"cosine"``, ``"vp"`` or ``"linear"`` (the last only makes sense for about 1000 steps; a warning
         is given when it does not reach noise)
-    :param diffusion_steps: number of steps of the table
-    :raises ValueError: if the schedule is unknown or ``diffusion_steps`` smaller than 1
+    :param diffusion_steps: Number of steps of the table
+    :raises ValueError: If the schedule is unknown or ``diffusion_steps`` smaller than 1
     """
 
     prediction: ClassVar[str] = "noise"
@@ -73,9 +73,9 @@ class DiscreteDiffusion(GenerativeProcess):
         """
         Table indices visited by a chain of ``steps`` steps: evenly spread, both ends included.
 
-        :param steps: number of steps, from 1 to ``diffusion_steps``
+        :param steps: Number of steps, from 1 to ``diffusion_steps``
         :return: ``steps + 1`` increasing indices, from 0 to ``diffusion_steps``
-        :raises ValueError: if ``steps`` is out of range
+        :raises ValueError: If ``steps`` is out of range
         """
         check_steps(steps, self.diffusion_steps)
         return [(2 * i * self.diffusion_steps + steps) // (2 * steps) for i in range(steps + 1)]
@@ -84,14 +84,14 @@ class DiscreteDiffusion(GenerativeProcess):
         """
         Build the reverse chain.
 
-        :param steps: number of steps; fewer than ``diffusion_steps`` skip table entries. Default: all of them.
+        :param steps: Number of steps; fewer than ``diffusion_steps`` skip table entries. Default: all of them.
         :param solver: ``"ddpm"``, ``"ddim"``, ``"dpm2"`` or ``"dpm++2m"``. ``dpm2`` evaluates the network between two
             visited indices, so that these must be at least two apart.
-        :param clip: clip the estimate of the clean sample to [-1, 1] in every step
+        :param clip: Clip the estimate of the clean sample to [-1, 1] in every step
         :param options: ``variance``, ``clip_bounds``, ``clip_target``, ``ddim_recompute_noise`` and ``lower_order_final``
             of :class:`~sb3_diffusion.generative.solvers.Sampler`
-        :return: the sampler
-        :raises ValueError: for unknown names and values out of range
+        :return: The sampler
+        :raises ValueError: For unknown names and values out of range
         """
         indices = self.step_indices(self.diffusion_steps if steps is None else steps)
         midpoints = None
@@ -130,20 +130,20 @@ class DiscreteDiffusion(GenerativeProcess):
         """
         One step of the chain, from a different time in every row; used by methods that learn a value of noisy actions.
 
-        :param x_t: states ``(..., action_dim)``
-        :param t: their times ``(..., 1)``, integers from 1 to ``diffusion_steps``
-        :param prediction: predicted noise, of the shape of ``x_t``
-        :param noise: source of the step noise
-        :param label: complete label of that draw (``ddpm`` only)
-        :param n_samples: number of independent samples per row, added as a new axis before the last one. Default: one
+        :param x_t: States ``(..., action_dim)``
+        :param t: Their times ``(..., 1)``, integers from 1 to ``diffusion_steps``
+        :param prediction: Predicted noise, of the shape of ``x_t``
+        :param noise: Source of the step noise
+        :param label: Complete label of that draw (``ddpm`` only)
+        :param n_samples: Number of independent samples per row, added as a new axis before the last one. Default: one
             sample and no new axis.
         :param solver: ``"ddpm"`` or ``"ddim"``
-        :param variance: variance of the step noise, ``"beta"`` or ``"posterior"``; rows at ``t = 1`` get no noise
-        :param clip: whether to clip
-        :param clip_bounds: lower and upper bound
+        :param variance: Variance of the step noise, ``"beta"`` or ``"posterior"``; rows at ``t = 1`` get no noise
+        :param clip: Whether to clip
+        :param clip_bounds: Lower and upper bound
         :param clip_target: ``"x0"`` clips the estimate of the clean sample, ``"state"`` the result
-        :return: states at time ``t - 1``, of the shape of ``x_t`` or ``(..., n_samples, action_dim)``
-        :raises ValueError: for unknown names
+        :return: States at time ``t - 1``, of the shape of ``x_t`` or ``(..., n_samples, action_dim)``
+        :raises ValueError: For unknown names
         """
         choice("solver", solver, ("ddpm", "ddim"))
         choice("variance", variance, VARIANCES)

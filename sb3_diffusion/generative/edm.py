@@ -29,10 +29,10 @@ class EDM(nn.Module):
     ``log sigma_data`` and scale 0.5, restricted to ``[sigma_min, sigma_max]``. The law is evaluated in float64, because the
     upper end of its distribution function is within 1e-4 of 1.
 
-    :param sigma_data: standard deviation of the data
-    :param sigma_min: smallest noise level
-    :param sigma_max: largest noise level
-    :raises ValueError: unless ``sigma_data > 0`` and ``0 < sigma_min < sigma_max``
+    :param sigma_data: Standard deviation of the data
+    :param sigma_min: Smallest noise level
+    :param sigma_max: Largest noise level
+    :raises ValueError: Unless ``sigma_data > 0`` and ``0 < sigma_min < sigma_max``
     """
 
     law_scale = 0.5
@@ -54,7 +54,7 @@ class EDM(nn.Module):
         """
         Preconditioning coefficients (Karras et al. 2022, table 1).
 
-        :param sigma: noise levels of any shape, positive
+        :param sigma: Noise levels of any shape, positive
         :return: ``skip = d^2/(s^2 + d^2)``, ``out = s d/sqrt(s^2 + d^2)``, ``input = 1/sqrt(s^2 + d^2)``,
             ``noise = log(s)/4`` with ``d = sigma_data``
         """
@@ -69,9 +69,9 @@ class EDM(nn.Module):
         ``x0 + sigma eps``.
 
         :param x0: clean samples ``(..., action_dim)``
-        :param sigma: noise levels ``(..., 1)``
-        :param eps: standard normal noise of the shape of ``x0``
-        :return: noisy samples of the shape of ``x0``
+        :param sigma: Noise levels ``(..., 1)``
+        :param eps: Standard normal noise of the shape of ``x0``
+        :return: Noisy samples of the shape of ``x0``
         """
         return x0 + sigma * eps
 
@@ -79,9 +79,9 @@ class EDM(nn.Module):
         """
         Clean sample implied by a network output (not clipped).
 
-        :param x: noisy samples ``(..., action_dim)``
-        :param sigma: noise levels ``(..., 1)``
-        :param output: what the network returns for ``(input * x, noise)``, of the shape of ``x``
+        :param x: Noisy samples ``(..., action_dim)``
+        :param sigma: Noise levels ``(..., 1)``
+        :param output: What the network returns for ``(input * x, noise)``, of the shape of ``x``
         :return: ``skip * x + out * output``
         """
         scalings = self.scalings(sigma)
@@ -91,7 +91,7 @@ class EDM(nn.Module):
         """
         Value of the untruncated distribution function at the two ends of the range of levels.
 
-        :return: lower and upper end of the uniform variable of :meth:`sample_sigma`
+        :return: Lower and upper end of the uniform variable of :meth:`sample_sigma`
         """
         return self._distribution(self.sigma_min), self._distribution(self.sigma_max)
 
@@ -102,8 +102,8 @@ class EDM(nn.Module):
         """
         Inverse of the untruncated distribution function.
 
-        :param u: values in ``(0, 1)``; pass float64 to keep the upper tail
-        :return: noise levels of the shape and dtype of ``u``
+        :param u: Values in ``(0, 1)``; pass float64 to keep the upper tail
+        :return: Noise levels of the shape and dtype of ``u``
         """
         return th.exp(self.law_scale * th.logit(u) + math.log(self.sigma_data))
 
@@ -111,11 +111,11 @@ class EDM(nn.Module):
         """
         Draw training noise levels. The recorded quantity is the uniform variable between :meth:`distribution_bounds`.
 
-        :param shape: shape of the result, usually ``(batch, 1)``
-        :param noise: source of the draw
-        :param label: complete label of the draw
-        :param like: tensor whose device and dtype the result takes
-        :return: noise levels in ``[sigma_min, sigma_max]``
+        :param shape: Shape of the result, usually ``(batch, 1)``
+        :param noise: Source of the draw
+        :param label: Complete label of the draw
+        :param like: Tensor whose device and dtype the result takes
+        :return: Noise levels in ``[sigma_min, sigma_max]``
         """
         double = th.empty(0, dtype=th.float64, device=like.device)
         u = noise.uniform(shape, label, double, *self.distribution_bounds())

@@ -41,14 +41,14 @@ class FlowSampler(nn.Module):
     Has the interface of :class:`~sb3_diffusion.generative.solvers.Sampler`; there is no step noise. The number of network
     evaluations per step is 1 for ``euler``, 2 for ``midpoint`` and ``heun``, 4 for ``rk4``.
 
-    :param steps: number of steps, at least 1
-    :param solver: one of :data:`FLOW_SOLVERS`
-    :param clip: whether ``clip_target="state"`` is in effect
-    :param clip_bounds: lower and upper bound of clipping and of ``clip_output``
+    :param steps: Number of steps, at least 1
+    :param solver: One of :data:`FLOW_SOLVERS`
+    :param clip: Whether ``clip_target="state"`` is in effect
+    :param clip_bounds: Lower and upper bound of clipping and of ``clip_output``
     :param clip_target: ``"output"`` leaves the path alone (intermediate states are noise and rightly exceed the box), so
         that only ``clip_output`` limits the result; ``"state"`` clips the running state after each step, as the reference
         implementation does when its sampler is asked to clip
-    :raises ValueError: for unknown names, ``steps < 1`` or inverted bounds
+    :raises ValueError: For unknown names, ``steps < 1`` or inverted bounds
     """
 
     times: th.Tensor
@@ -123,11 +123,11 @@ class FlowSampler(nn.Module):
 
         :param denoise: ``denoise(x, k)`` returns the velocity, of the shape of ``x``, for the evaluation number ``k``
             (Python integer) at time ``times[k]``
-        :param shape: shape of the samples ``(..., action_dim)``
-        :param noise: source of the draw
-        :param label: prefix of its label
-        :param clip_output: clamp the result to the clip bounds
-        :return: samples of shape ``shape``
+        :param shape: Shape of the samples ``(..., action_dim)``
+        :param noise: Source of the draw
+        :param label: Prefix of its label
+        :param clip_output: Clamp the result to the clip bounds
+        :return: Samples of shape ``shape``
         """
         x = self._run(denoise, shape, noise, label, None)
         return x.clamp(self.clip_low, self.clip_high) if clip_output else x
@@ -138,11 +138,11 @@ class FlowSampler(nn.Module):
         """
         Integrate and keep the state after every step. Parameters as in :meth:`sample`.
 
-        :param denoise: the velocity network
-        :param shape: shape of the samples
-        :param noise: source of the draw
-        :param label: prefix of its label
-        :param clip_output: clamp the last state to the clip bounds
+        :param denoise: The velocity network
+        :param shape: Shape of the samples
+        :param noise: Source of the draw
+        :param label: Prefix of its label
+        :param clip_output: Clamp the last state to the clip bounds
         :return: ``(steps + 1, *shape)``, starting noise first, sample last
         """
         states: list[th.Tensor] = []
@@ -183,12 +183,12 @@ class FlowMatching(GenerativeProcess):
         """
         Build the integrator.
 
-        :param steps: number of steps, at least 1
+        :param steps: Number of steps, at least 1
         :param solver: ``"euler"``, ``"midpoint"``, ``"heun"`` or ``"rk4"``
-        :param clip: see :class:`FlowSampler`; without ``clip_target="state"`` it has no effect on the path
+        :param clip: See :class:`FlowSampler`; without ``clip_target="state"`` it has no effect on the path
         :param options: ``clip_bounds`` and ``clip_target`` of :class:`FlowSampler`
-        :return: the sampler
-        :raises ValueError: for unknown names and ``steps < 1``
+        :return: The sampler
+        :raises ValueError: For unknown names and ``steps < 1``
         """
         return FlowSampler(steps, solver, clip=clip, **options)
 
@@ -200,7 +200,7 @@ class MeanFlowSampler(FlowSampler):
     The network knows the average velocity ``u`` over a whole step: there is no discretisation error, and one step is enough.
     ``times`` has shape ``(steps, 2)``: start and length of each step.
 
-    :param steps: number of steps, at least 1
+    :param steps: Number of steps, at least 1
     :param options: ``clip``, ``clip_bounds`` and ``clip_target`` of :class:`FlowSampler`
     """
 
@@ -218,8 +218,8 @@ class MeanFlow(FlowMatching):
     derivative along the path while the end ``t + h`` stays in place. The paper's time runs the other way round.
     :meth:`regression_target` holds for ``h = 0``; :meth:`average_target` for all times.
 
-    :param instantaneous: share of the training times with ``h = 0``, at which the network learns the velocity itself
-    :raises ValueError: if the share is not in [0, 1]
+    :param instantaneous: Share of the training times with ``h = 0``, at which the network learns the velocity itself
+    :raises ValueError: If the share is not in [0, 1]
     """
 
     prediction: ClassVar[str] = "average velocity"
@@ -237,11 +237,11 @@ class MeanFlow(FlowMatching):
         """
         Start and length of an interval between two uniform draws, or a single time where the length is zero.
 
-        :param shape: shape of the result but for its last axis, which becomes 2
-        :param noise: source of the draws
-        :param label: label of the two ends; ``"<label>.instantaneous"`` decides which intervals have length zero
-        :param like: tensor whose device and floating-point dtype the result takes
-        :return: times ``(..., 2)``
+        :param shape: Shape of the result but for its last axis, which becomes 2
+        :param noise: Source of the draws
+        :param label: Label of the two ends; ``"<label>.instantaneous"`` decides which intervals have length zero
+        :param like: Tensor whose device and floating-point dtype the result takes
+        :return: Times ``(..., 2)``
         """
         ends = noise.uniform((*shape[:-1], 2), label, like)
         instantaneous = noise.uniform((*shape[:-1], 1), f"{label}.instantaneous", like) < self.instantaneous
@@ -253,10 +253,10 @@ class MeanFlow(FlowMatching):
         """
         Target of the network at any time.
 
-        :param velocity: velocity along the path, ``x0 - eps``
-        :param t: times ``(..., 2)``
-        :param derivative: derivative of the network along ``(velocity, *time_direction)``, a constant of the regression
-        :return: target of the shape of ``velocity``
+        :param velocity: Velocity along the path, ``x0 - eps``
+        :param t: Times ``(..., 2)``
+        :param derivative: Derivative of the network along ``(velocity, *time_direction)``, a constant of the regression
+        :return: Target of the shape of ``velocity``
         """
         return velocity + t[..., 1:] * derivative
 
@@ -273,12 +273,12 @@ class MeanFlow(FlowMatching):
         """
         Build the sampler.
 
-        :param steps: number of steps, at least 1
+        :param steps: Number of steps, at least 1
         :param solver: ``"euler"``, the only one: a step with the average velocity is exact
-        :param clip: see :class:`FlowSampler`
+        :param clip: See :class:`FlowSampler`
         :param options: ``clip_bounds`` and ``clip_target`` of :class:`FlowSampler`
-        :return: the sampler
-        :raises ValueError: for unknown names and ``steps < 1``
+        :return: The sampler
+        :raises ValueError: For unknown names and ``steps < 1``
         """
         choice("solver", solver, MEAN_FLOW_SOLVERS)
         return MeanFlowSampler(steps, clip=clip, **options)

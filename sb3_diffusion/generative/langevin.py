@@ -17,11 +17,11 @@ def annealed_levels(n_levels: int = 10, sigma_max: float = 0.1, sigma_min: float
     """
     Noise levels evenly spaced in their logarithm (Song & Ermon 2019).
 
-    :param n_levels: number of levels, at least 1
-    :param sigma_max: first level
-    :param sigma_min: last level
+    :param n_levels: Number of levels, at least 1
+    :param sigma_max: First level
+    :param sigma_min: Last level
     :return: float64 tensor ``(n_levels,)``, decreasing
-    :raises ValueError: if ``n_levels`` is smaller than 1 or not ``0 < sigma_min <= sigma_max``
+    :raises ValueError: If ``n_levels`` is smaller than 1 or not ``0 < sigma_min <= sigma_max``
     """
     integer("n_levels", n_levels, high=MAX_STEPS)
     if n_levels < 1 or not 0 < sigma_min <= sigma_max:
@@ -37,9 +37,9 @@ def annealed_step_sizes(levels: th.Tensor, step_size: float = 1e-4) -> th.Tensor
     Step sizes proportional to the squared level, which keeps the ratio of drift to noise the same at every level
     (Song & Ermon 2019, alg. 1).
 
-    :param levels: noise levels ``(n_levels,)``
-    :param step_size: step size at the last level
-    :return: tensor of the shape of ``levels``
+    :param levels: Noise levels ``(n_levels,)``
+    :param step_size: Step size at the last level
+    :return: Tensor of the shape of ``levels``
     """
     return step_size * (levels / levels[-1]) ** 2
 
@@ -48,12 +48,12 @@ def polynomial_step_sizes(steps: int, start: float = 0.1, end: float = 1e-5, pow
     """
     ``(start - end) (1 - k / (steps - 1))^power + end`` (implicit behavioural cloning, Florence et al. 2021).
 
-    :param steps: number of steps, at least 2
-    :param start: first step size
-    :param end: last step size
-    :param power: exponent of the decay
+    :param steps: Number of steps, at least 2
+    :param start: First step size
+    :param end: Last step size
+    :param power: Exponent of the decay
     :return: float64 tensor ``(steps,)``
-    :raises ValueError: if ``steps`` is smaller than 2
+    :raises ValueError: If ``steps`` is smaller than 2
     """
     if steps < 2:
         raise ValueError(f"A polynomial decay needs at least 2 steps, got {steps}.")
@@ -64,9 +64,9 @@ def exponential_step_sizes(steps: int, start: float = 0.1, decay: float = 0.8) -
     """
     ``start * decay^k`` (implicit behavioural cloning, Florence et al. 2021).
 
-    :param steps: number of steps
-    :param start: first step size
-    :param decay: ratio of two consecutive step sizes
+    :param steps: Number of steps
+    :param start: First step size
+    :param decay: Ratio of two consecutive step sizes
     :return: float64 tensor ``(steps,)``
     """
     return start * decay ** th.arange(steps, dtype=th.float64)
@@ -76,7 +76,7 @@ def energy_gradient(energy: Callable[[th.Tensor], th.Tensor]) -> Denoise:
     """
     Turn an energy into the gradient function that :class:`Langevin` asks for.
 
-    :param energy: maps ``(..., action_dim)`` to one value per sample, for example the mean of the critics
+    :param energy: Maps ``(..., action_dim)`` to one value per sample, for example the mean of the critics
     :return: ``gradient(x, k)``, the gradient of the energy at ``x``, detached; ``k`` is ignored
     """
 
@@ -96,15 +96,15 @@ class Langevin(nn.Module):
     :class:`~sb3_diffusion.generative.solvers.Sampler` with the gradient in the place of the network; no parameters,
     empty ``state_dict()``.
 
-    :param drift: factor of the gradient in each step
-    :param noise: factor of the standard normal draw in each step, as many as ``drift``
-    :param times: value of ``times`` for each step. Default: the index of the step.
-    :param normalize_gradient: divide the gradient by its Euclidean norm over the action axis (plus 1e-8)
-    :param gradient_clip: largest absolute value of an entry of the gradient (after the normalisation)
-    :param step_clip: largest absolute value of an entry of the whole change of a step, noise included
-    :param clip: clip the state to ``clip_bounds`` after every step
-    :param clip_bounds: lower and upper bound of clipping and of ``clip_output``
-    :raises ValueError: if the sequences are empty or differ in length, or the bounds are inverted
+    :param drift: Factor of the gradient in each step
+    :param noise: Factor of the standard normal draw in each step, as many as ``drift``
+    :param times: Value of ``times`` for each step. Default: the index of the step.
+    :param normalize_gradient: Divide the gradient by its Euclidean norm over the action axis (plus 1e-8)
+    :param gradient_clip: Largest absolute value of an entry of the gradient (after the normalisation)
+    :param step_clip: Largest absolute value of an entry of the whole change of a step, noise included
+    :param clip: Clip the state to ``clip_bounds`` after every step
+    :param clip_bounds: Lower and upper bound of clipping and of ``clip_output``
+    :raises ValueError: If the sequences are empty or differ in length, or the bounds are inverted
     """
 
     times: th.Tensor
@@ -159,17 +159,17 @@ class Langevin(nn.Module):
 
         ``times`` holds the index of the level (not sigma), which is what a level-conditioned network takes.
 
-        :param n_levels: number of noise levels
-        :param steps_per_level: number of steps at each level
-        :param sigma_max: first level
-        :param sigma_min: last level
-        :param step_size: step size at the last level
-        :param gradient_weight: the factor ``w``
-        :param normalize_gradient: use the direction of the gradient only
-        :param clip: clip the state after every step
-        :param clip_bounds: lower and upper bound
-        :return: the sampler, with ``n_levels * steps_per_level`` steps
-        :raises ValueError: for values out of range
+        :param n_levels: Number of noise levels
+        :param steps_per_level: Number of steps at each level
+        :param sigma_max: First level
+        :param sigma_min: Last level
+        :param step_size: Step size at the last level
+        :param gradient_weight: The factor ``w``
+        :param normalize_gradient: Use the direction of the gradient only
+        :param clip: Clip the state after every step
+        :param clip_bounds: Lower and upper bound
+        :return: The sampler, with ``n_levels * steps_per_level`` steps
+        :raises ValueError: For values out of range
         """
         integer("steps_per_level", steps_per_level, high=MAX_STEPS)
         if steps_per_level < 1:
@@ -201,13 +201,13 @@ class Langevin(nn.Module):
         a sampler of a fixed density.
 
         :param step_sizes: ``e_k``, see :func:`polynomial_step_sizes` and :func:`exponential_step_sizes`
-        :param noise_scale: factor of the noise
-        :param gradient_clip: largest absolute value of an entry of the gradient
-        :param step_clip: largest absolute value of an entry of the change of a step
-        :param clip: clip the state after every step
-        :param clip_bounds: lower and upper bound
-        :return: the sampler
-        :raises ValueError: if there are no steps
+        :param noise_scale: Factor of the noise
+        :param gradient_clip: Largest absolute value of an entry of the gradient
+        :param step_clip: Largest absolute value of an entry of the change of a step
+        :param clip: Clip the state after every step
+        :param clip_bounds: Lower and upper bound
+        :return: The sampler
+        :raises ValueError: If there are no steps
         """
         sizes = th.as_tensor(step_sizes, dtype=th.float64)
         return cls(
@@ -265,12 +265,12 @@ class Langevin(nn.Module):
 
         :param denoise: ``denoise(x, k)`` returns the gradient of the energy at ``x`` for step ``k``; see
             :func:`energy_gradient`
-        :param shape: shape of the samples ``(..., action_dim)``
-        :param noise: source of the draws
-        :param label: prefix of their labels
-        :param clip_output: clamp the result to the clip bounds
-        :param start: initial state, broadcast to ``shape``. Default: standard normal.
-        :return: samples of shape ``shape``
+        :param shape: Shape of the samples ``(..., action_dim)``
+        :param noise: Source of the draws
+        :param label: Prefix of their labels
+        :param clip_output: Clamp the result to the clip bounds
+        :param start: Initial state, broadcast to ``shape``. Default: standard normal.
+        :return: Samples of shape ``shape``
         """
         x = self._run(denoise, shape, noise, label, start, lambda state: None)
         return x.clamp(self.clip_low, self.clip_high) if clip_output else x
@@ -287,12 +287,12 @@ class Langevin(nn.Module):
         """
         Run the chain and keep every state. Parameters as in :meth:`sample`.
 
-        :param denoise: the gradient of the energy
-        :param shape: shape of the samples
-        :param noise: source of the draws
-        :param label: prefix of their labels
-        :param clip_output: clamp the last state to the clip bounds
-        :param start: initial state
+        :param denoise: The gradient of the energy
+        :param shape: Shape of the samples
+        :param noise: Source of the draws
+        :param label: Prefix of their labels
+        :param clip_output: Clamp the last state to the clip bounds
+        :param start: Initial state
         :return: ``(steps + 1, *shape)``, initial state first
         """
         states: list[th.Tensor] = []

@@ -44,15 +44,15 @@ class LikelihoodEstimator(nn.Module):
     of evaluation. What is finer than the noise of the cleanest level is not resolved: a narrower density is taken to be about
     as wide as this noise, and on the edge of a uniform density the estimate is about one nat per dimension too low.
 
-    :param grid: points in increasing time, index 0 the clean end, as for a sampling chain
+    :param grid: Points in increasing time, index 0 the clean end, as for a sampling chain
     :param rule: ``"trapezoid"`` integrates over the log signal-to-noise ratio; on a grid that is uniform in it, 20 intervals
         are as good as exact. ``"rectangle"`` takes the noisier end of every interval of ``abar`` (the rule of MaxEntDP,
         Dong et al. 2025); it needs ten times as many intervals for a tenth of a nat. A noiseless end of the grid has
         no finite ratio: the first rule leaves it out.
-    :param clip: clip the estimate of the clean sample. For samples in a box this is what bounds the error at the noisy levels,
+    :param clip: Clip the estimate of the clean sample. For samples in a box this is what bounds the error at the noisy levels,
         where a small error of the network is multiplied by ``1 / alpha``.
-    :param clip_bounds: lower and upper bound of clipping
-    :raises ValueError: for an unknown rule, inverted bounds, or a grid without an interval
+    :param clip_bounds: Lower and upper bound of clipping
+    :raises ValueError: For an unknown rule, inverted bounds, or a grid without an interval
     """
 
     times: th.Tensor
@@ -85,10 +85,10 @@ class LikelihoodEstimator(nn.Module):
         :param denoise: ``denoise(x, k)`` returns the predicted noise at time ``times[k]`` for ``x`` of shape
             ``(batch, n_samples, dim)``
         :param x0: clean samples ``(batch, dim)``
-        :param noise: source of the draw, of shape ``(len(times), batch, n_samples, dim)``
-        :param label: its name
-        :param n_samples: noises per sample and level
-        :return: log densities in nats ``(batch,)``
+        :param noise: Source of the draw, of shape ``(len(times), batch, n_samples, dim)``
+        :param label: Its name
+        :param n_samples: Noises per sample and level
+        :return: Log densities in nats ``(batch,)``
         """
         batch, dim = x0.shape
         eps = noise.normal((len(self._levels), batch, n_samples, dim), label, like=x0)

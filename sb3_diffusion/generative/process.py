@@ -55,7 +55,7 @@ class GenerativeProcess(nn.Module):
         """
         Signal and noise coefficients.
 
-        :param t: times ``(..., 1)``
+        :param t: Times ``(..., 1)``
         :return: ``(alpha, sigma)``, each of the shape of ``t``
         """
 
@@ -64,11 +64,11 @@ class GenerativeProcess(nn.Module):
         """
         Draw training times, uniform over those that the network has to know.
 
-        :param shape: shape of the result, usually ``(batch, 1)``
-        :param noise: source of the draw
-        :param label: complete label of the draw, for example ``"actor.t"``
-        :param like: tensor whose device and floating-point dtype the result takes
-        :return: times of shape ``shape``
+        :param shape: Shape of the result, usually ``(batch, 1)``
+        :param noise: Source of the draw
+        :param label: Complete label of the draw, for example ``"actor.t"``
+        :param like: Tensor whose device and floating-point dtype the result takes
+        :return: Times of shape ``shape``
         """
 
     @abstractmethod
@@ -77,8 +77,8 @@ class GenerativeProcess(nn.Module):
         What the network should output at ``add_noise(x0, t, eps)`` in plain denoising or flow matching.
 
         :param x0: clean samples ``(..., action_dim)``
-        :param eps: noise of the same shape
-        :return: target of the same shape
+        :param eps: Noise of the same shape
+        :return: Target of the same shape
         """
 
     @abstractmethod
@@ -86,10 +86,10 @@ class GenerativeProcess(nn.Module):
         """
         Clean sample implied by a network output (not clipped).
 
-        :param x_t: noisy samples ``(..., action_dim)``
-        :param t: their times ``(..., 1)``
-        :param prediction: network output at ``(x_t, t)``
-        :return: estimate of the clean sample, of the shape of ``x_t``
+        :param x_t: Noisy samples ``(..., action_dim)``
+        :param t: Their times ``(..., 1)``
+        :param prediction: Network output at ``(x_t, t)``
+        :return: Estimate of the clean sample, of the shape of ``x_t``
         """
 
     @abstractmethod
@@ -97,23 +97,23 @@ class GenerativeProcess(nn.Module):
         """
         Build the module that runs the reverse chain.
 
-        :param steps: number of steps, at least 1
-        :param solver: name of the integration rule
-        :param clip: whether intermediate estimates are limited to the clip bounds
-        :param options: further options of the sampler of this process
-        :return: a module with the interface :class:`ChainSampler`
-        :raises ValueError: if a name is unknown or ``steps`` is out of range
+        :param steps: Number of steps, at least 1
+        :param solver: Name of the integration rule
+        :param clip: Whether intermediate estimates are limited to the clip bounds
+        :param options: Further options of the sampler of this process
+        :return: A module with the interface :class:`ChainSampler`
+        :raises ValueError: If a name is unknown or ``steps`` is out of range
         """
 
     def likelihood(self, steps: int, rule: str = "trapezoid", *, clip: bool = True) -> Any:
         """
         Build the module that estimates log densities from the errors of the network.
 
-        :param steps: number of intervals over which the errors are integrated
-        :param rule: rule of integration, see :class:`~sb3_diffusion.generative.likelihood.LikelihoodEstimator`
-        :param clip: whether estimates of the clean sample are limited to [-1, 1]
-        :return: a :class:`~sb3_diffusion.generative.likelihood.LikelihoodEstimator`
-        :raises ValueError: if the process has none, a name is unknown, or ``steps`` is out of range
+        :param steps: Number of intervals over which the errors are integrated
+        :param rule: Rule of integration, see :class:`~sb3_diffusion.generative.likelihood.LikelihoodEstimator`
+        :param clip: Whether estimates of the clean sample are limited to [-1, 1]
+        :return: A :class:`~sb3_diffusion.generative.likelihood.LikelihoodEstimator`
+        :raises ValueError: If the process has none, a name is unknown, or ``steps`` is out of range
         """
         raise ValueError(f"{type(self).__name__} has no likelihood estimator; use a variance-preserving diffusion.")
 
@@ -121,8 +121,8 @@ class GenerativeProcess(nn.Module):
         """
         Logarithm of the signal-to-noise ratio, ``log(alpha^2 / sigma^2)``.
 
-        :param t: times ``(..., 1)`` with noise
-        :return: ratios of the shape of ``t``
+        :param t: Times ``(..., 1)`` with noise
+        :return: Ratios of the shape of ``t``
         """
         alpha, sigma = self.coefficients(t)
         return 2.0 * th.log(alpha / sigma)
@@ -132,9 +132,9 @@ class GenerativeProcess(nn.Module):
         Move clean samples to time ``t``: ``alpha_t x0 + sigma_t eps``.
 
         :param x0: clean samples ``(..., action_dim)``
-        :param t: times ``(..., 1)``
-        :param eps: standard normal noise of the shape of ``x0``
-        :return: noisy samples of the shape of ``x0``
+        :param t: Times ``(..., 1)``
+        :param eps: Standard normal noise of the shape of ``x0``
+        :return: Noisy samples of the shape of ``x0``
         """
         alpha, sigma = self.coefficients(t)
         return alpha * x0 + sigma * eps
@@ -152,13 +152,13 @@ class GenerativeProcess(nn.Module):
         """
         Build a sampler and run it once. Keep the result of :meth:`sampler` instead when sampling repeatedly.
 
-        :param denoise: the network, see :data:`Denoise`; it receives the evaluation index, not the time
-        :param shape: shape of the samples ``(..., action_dim)``
-        :param noise: source of all draws
-        :param steps: number of steps
-        :param solver: name of the integration rule
-        :param clip: whether intermediate estimates are limited to [-1, 1]
-        :param label: prefix of the labels of the draws
-        :return: samples of shape ``shape`` in [-1, 1]
+        :param denoise: The network, see :data:`Denoise`; it receives the evaluation index, not the time
+        :param shape: Shape of the samples ``(..., action_dim)``
+        :param noise: Source of all draws
+        :param steps: Number of steps
+        :param solver: Name of the integration rule
+        :param clip: Whether intermediate estimates are limited to [-1, 1]
+        :param label: Prefix of the labels of the draws
+        :return: Samples of shape ``shape`` in [-1, 1]
         """
         return self.sampler(steps, solver, clip=clip).sample(denoise, shape, noise, label)

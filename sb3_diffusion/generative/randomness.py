@@ -17,7 +17,7 @@ class Randomness:
     ``"<use>.<what>"`` (for example ``"next_action.x_T"`` or ``"actor.eps"``); it is ignored here and selects the
     stored tensor in :class:`RecordedDraws`.
 
-    :param generator: generator to draw from. Default: the global generator of the device of each draw. A generator that
+    :param generator: Generator to draw from. Default: the global generator of the device of each draw. A generator that
         lives on another device than the draw is allowed; the numbers are then moved, which gives the same sample on a
         CPU and on an accelerator.
     """
@@ -32,10 +32,10 @@ class Randomness:
         """
         Standard normal numbers.
 
-        :param shape: shape of the result
-        :param label: name of the draw
-        :param like: tensor whose device and floating-point dtype the result takes
-        :return: tensor of ``shape``
+        :param shape: Shape of the result
+        :param label: Name of the draw
+        :param like: Tensor whose device and floating-point dtype the result takes
+        :return: Tensor of ``shape``
         """
         draw = th.randn(tuple(shape), generator=self.generator, device=self._source(like.device), dtype=like.dtype)
         return draw.to(like.device)
@@ -44,12 +44,12 @@ class Randomness:
         """
         Uniform numbers in ``[low, high)``.
 
-        :param shape: shape of the result
-        :param label: name of the draw
-        :param like: tensor whose device and floating-point dtype the result takes
-        :param low: lower end of the interval
-        :param high: upper end of the interval
-        :return: tensor of ``shape``
+        :param shape: Shape of the result
+        :param label: Name of the draw
+        :param like: Tensor whose device and floating-point dtype the result takes
+        :param low: Lower end of the interval
+        :param high: Upper end of the interval
+        :return: Tensor of ``shape``
         """
         draw = th.rand(tuple(shape), generator=self.generator, device=self._source(like.device), dtype=like.dtype)
         if (low, high) != (0.0, 1.0):
@@ -60,11 +60,11 @@ class Randomness:
         """
         Integers uniform in ``{low, ..., high - 1}``.
 
-        :param low: smallest value
-        :param high: one more than the largest value
-        :param shape: shape of the result
-        :param label: name of the draw
-        :param like: tensor whose device the result takes
+        :param low: Smallest value
+        :param high: One more than the largest value
+        :param shape: Shape of the result
+        :param label: Name of the draw
+        :param like: Tensor whose device the result takes
         :return: int64 tensor of ``shape``
         """
         draw = th.randint(low, high, tuple(shape), generator=self.generator, device=self._source(like.device))
@@ -80,11 +80,11 @@ class Randomness:
         and the result is the end of the window nearest to zero, which is what a normal draw clamped to the window
         would give; the result is always finite and inside the window. No gradient flows to the bounds.
 
-        :param shape: shape of the result
-        :param low: lower bounds, broadcast to ``shape``
-        :param high: upper bounds, broadcast to ``shape``, not smaller than ``low``
-        :param label: name of the draw
-        :return: tensor of ``shape``, device and dtype of ``low``
+        :param shape: Shape of the result
+        :param low: Lower bounds, broadcast to ``shape``
+        :param high: Upper bounds, broadcast to ``shape``, not smaller than ``low``
+        :param label: Name of the draw
+        :return: Tensor of ``shape``, device and dtype of ``low``
         """
         with th.no_grad():
             mirrored = low + high > 0
@@ -113,7 +113,7 @@ class RecordedDraws(Randomness):
     gives the same numbers. ``uniform``, ``integers`` and ``truncated_normal`` return the stored values as they are,
     that is, already inside their interval.
 
-    :param draws: the stored tensors by label
+    :param draws: The stored tensors by label
     :raises KeyError: (when drawing) if nothing is stored under the label
     :raises ValueError: (when drawing) if the stored shape cannot be expanded to the requested one
     """

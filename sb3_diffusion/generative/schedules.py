@@ -24,9 +24,9 @@ def linear_betas(steps: int, beta_min: float = 1e-4, beta_max: float = 2e-2) -> 
     """
     Linear table of DDPM (Ho et al. 2020, section 4). It is not rescaled with the number of steps: made for about 1000.
 
-    :param steps: number of diffusion steps
-    :param beta_min: first value
-    :param beta_max: last value
+    :param steps: Number of diffusion steps
+    :param beta_min: First value
+    :param beta_max: Last value
     :return: float64 tensor ``(steps,)``
     """
     return th.linspace(beta_min, beta_max, steps, dtype=th.float64)
@@ -36,7 +36,7 @@ def cosine_betas(steps: int) -> th.Tensor:
     """
     Cosine table (Nichol & Dhariwal 2021, eq. 17), each value limited to 0.999.
 
-    :param steps: number of diffusion steps
+    :param steps: Number of diffusion steps
     :return: float64 tensor ``(steps,)``
     """
     fraction = th.arange(steps + 1, dtype=th.float64) / steps
@@ -48,9 +48,9 @@ def vp_betas(steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> th.Te
     """
     Table obtained by integrating the variance-preserving SDE (Song et al. 2021) over each step (Xiao et al. 2022).
 
-    :param steps: number of diffusion steps
-    :param beta_min: rate of the SDE at time 0
-    :param beta_max: rate of the SDE at time 1
+    :param steps: Number of diffusion steps
+    :param beta_min: Rate of the SDE at time 0
+    :param beta_max: Rate of the SDE at time 1
     :return: float64 tensor ``(steps,)``
     """
     index = th.arange(1, steps + 1, dtype=th.float64)
@@ -65,10 +65,10 @@ def discrete_betas(noise_schedule: str, steps: int) -> th.Tensor:
     """
     Look up a discrete schedule. Warns (once per process) if the last step still carries signal.
 
-    :param noise_schedule: one of :data:`DISCRETE_SCHEDULES`
-    :param steps: number of diffusion steps ``T``, at least 1
+    :param noise_schedule: One of :data:`DISCRETE_SCHEDULES`
+    :param steps: Number of diffusion steps ``T``, at least 1
     :return: float64 tensor ``(T + 1,)``; index 0 is the clean end, where beta is 0
-    :raises ValueError: if the name is unknown or ``steps`` is smaller than 1
+    :raises ValueError: If the name is unknown or ``steps`` is smaller than 1
     """
     choice("noise_schedule", noise_schedule, sorted(DISCRETE_SCHEDULES))
     integer("diffusion_steps", steps, high=MAX_STEPS)
@@ -95,8 +95,8 @@ class ContinuousSchedule(ABC):
     """
     Variance-preserving noise schedule over a continuous time.
 
-    :param t_min: smallest time used for training and sampling (the clean end; sampling stops there, not at 0)
-    :param t_max: largest time used for training and sampling
+    :param t_min: Smallest time used for training and sampling (the clean end; sampling stops there, not at 0)
+    :param t_max: Largest time used for training and sampling
     """
 
     def __init__(self, t_min: float, t_max: float) -> None:
@@ -108,7 +108,7 @@ class ContinuousSchedule(ABC):
         """
         Signal and noise coefficients.
 
-        :param t: times of any shape
+        :param t: Times of any shape
         :return: ``(alpha, sigma)``, both of the shape of ``t``; sigma keeps its relative precision for small times
         """
 
@@ -117,8 +117,8 @@ class ContinuousSchedule(ABC):
         """
         Inverse of the signal coefficient.
 
-        :param alpha: signal coefficients in ``(0, 1]``
-        :return: times of the same shape
+        :param alpha: Signal coefficients in ``(0, 1]``
+        :return: Times of the same shape
         """
 
 
@@ -151,8 +151,8 @@ class LinearSchedule(ContinuousSchedule):
     Variance-preserving SDE whose rate grows linearly (Song et al. 2021, eq. 32-33):
     ``log alpha(t) = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2``. Times ``[0.001, 1]``.
 
-    :param beta_min: rate at time 0
-    :param beta_max: rate at time 1
+    :param beta_min: Rate at time 0
+    :param beta_max: Rate at time 1
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
@@ -180,9 +180,9 @@ def resolve_continuous_schedule(noise_schedule: str | ContinuousSchedule) -> Con
     """
     Look up a continuous schedule.
 
-    :param noise_schedule: one of :data:`CONTINUOUS_SCHEDULES`, or a schedule, which is returned as it is
-    :return: the schedule
-    :raises ValueError: if the name is unknown
+    :param noise_schedule: One of :data:`CONTINUOUS_SCHEDULES`, or a schedule, which is returned as it is
+    :return: The schedule
+    :raises ValueError: If the name is unknown
     """
     if isinstance(noise_schedule, ContinuousSchedule):
         return noise_schedule

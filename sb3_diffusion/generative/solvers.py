@@ -99,22 +99,22 @@ class Sampler(nn.Module):
     two evaluations per step (the reference implementation's form of DPM-Solver-2); ``dpm++2m`` Lu et al. 2022
     (DPM-Solver++, alg. 2).
 
-    :param grid: points of the chain in increasing time, index 0 the clean end, ``steps + 1`` of them
-    :param solver: one of :data:`SOLVERS`
-    :param variance: variance of the step noise of ``ddpm``: ``"beta"`` (``beta_i``) or ``"posterior"``
+    :param grid: Points of the chain in increasing time, index 0 the clean end, ``steps + 1`` of them
+    :param solver: One of :data:`SOLVERS`
+    :param variance: Variance of the step noise of ``ddpm``: ``"beta"`` (``beta_i``) or ``"posterior"``
         (``beta_i (1 - abar_{i-1}) / (1 - abar_i)``). With few steps the first is slightly too wide and the second much too
         narrow. The last step never adds noise.
-    :param clip: whether to clip, see ``clip_target``
-    :param clip_bounds: lower and upper bound of clipping and of ``clip_output``
+    :param clip: Whether to clip, see ``clip_target``
+    :param clip_bounds: Lower and upper bound of clipping and of ``clip_output``
     :param clip_target: ``"x0"`` clips the estimate of the clean sample in every step; ``"state"`` clips every new state
         instead, which distorts noisy states and exists to reproduce the reference implementation's discrete ``ddim``
-    :param ddim_recompute_noise: for ``ddim`` and ``dpm2``: after clipping the estimate, use the noise that is consistent
+    :param ddim_recompute_noise: For ``ddim`` and ``dpm2``: after clipping the estimate, use the noise that is consistent
         with it (Dhariwal & Nichol 2021 code and DPPO). ``False`` keeps the raw prediction, as the reference implementation.
-    :param lower_order_final: for ``dpm++2m``: take a first-order last step. On a grid uniform in time the last step is much
+    :param lower_order_final: For ``dpm++2m``: take a first-order last step. On a grid uniform in time the last step is much
         longer than the one before in log-SNR, and extrapolating over it costs more than it gains. ``False`` as in the
         reference implementation. A last step to a noiseless point is always first order.
-    :param midpoints: for ``dpm2``: ``midpoints[i]`` lies between ``grid[i]`` and ``grid[i + 1]``
-    :raises ValueError: for unknown names, fewer than two grid points, a grid that is not strictly decreasing in ``alpha``,
+    :param midpoints: For ``dpm2``: ``midpoints[i]`` lies between ``grid[i]`` and ``grid[i + 1]``
+    :raises ValueError: For unknown names, fewer than two grid points, a grid that is not strictly decreasing in ``alpha``,
         inverted bounds, or missing midpoints
     """
 
@@ -273,12 +273,12 @@ class Sampler(nn.Module):
 
         :param denoise: ``denoise(x, k)`` returns the predicted noise, of the shape of ``x``, for the evaluation number
             ``k`` (Python integer) at time ``times[k]``
-        :param shape: shape of the samples ``(..., action_dim)``
-        :param noise: source of the draws
-        :param label: prefix of their labels
-        :param clip_output: clamp the result to the clip bounds; a chain that stops slightly before time zero, or that does
+        :param shape: Shape of the samples ``(..., action_dim)``
+        :param noise: Source of the draws
+        :param label: Prefix of their labels
+        :param clip_output: Clamp the result to the clip bounds; a chain that stops slightly before time zero, or that does
             not clip, can leave them. The clamp stops the gradient of the coordinates outside.
-        :return: samples of shape ``shape``
+        :return: Samples of shape ``shape``
         """
         x = self._run(denoise, shape, noise, label, None)
         return x.clamp(self.clip_low, self.clip_high) if clip_output else x
@@ -289,11 +289,11 @@ class Sampler(nn.Module):
         """
         Run the chain and keep every state. Parameters and draws as in :meth:`sample`.
 
-        :param denoise: the network
-        :param shape: shape of the samples
-        :param noise: source of the draws
-        :param label: prefix of their labels
-        :param clip_output: clamp the last state to the clip bounds
+        :param denoise: The network
+        :param shape: Shape of the samples
+        :param noise: Source of the draws
+        :param label: Prefix of their labels
+        :param clip_output: Clamp the last state to the clip bounds
         :return: ``(steps + 1, *shape)``, starting noise first, sample last (midpoints of ``dpm2`` are not included)
         """
         states: list[th.Tensor] = []
@@ -318,14 +318,14 @@ def run_compiled(
     """
     A chain of linear updates in one call, where the network can do that.
 
-    :param denoise: the network
-    :param x: starting points
-    :param coefficients: one row per evaluation, see :meth:`~sb3_diffusion.kernels.Network.run_chain`
-    :param is_midpoint: for each evaluation, whether its result is not a state of the chain
-    :param draws: standard normal noise of the first steps
-    :param clip: bounds of the state where a step clips it
-    :param visit: called with every state
-    :return: the last state, None where the network cannot do it
+    :param denoise: The network
+    :param x: Starting points
+    :param coefficients: One row per evaluation, see :meth:`~sb3_diffusion.kernels.Network.run_chain`
+    :param is_midpoint: For each evaluation, whether its result is not a state of the chain
+    :param draws: Standard normal noise of the first steps
+    :param clip: Bounds of the state where a step clips it
+    :param visit: Called with every state
+    :return: The last state, None where the network cannot do it
     """
     run_chain = getattr(denoise, "run_chain", None)
     points = None if run_chain is None else run_chain(x, coefficients, draws, clip)
@@ -343,9 +343,9 @@ def check_steps(steps: int, most: int | None = None) -> None:
     """
     Reject a number of steps that is out of range.
 
-    :param steps: number of steps
-    :param most: largest allowed number, if there is one
-    :raises ValueError: if ``steps`` is smaller than 1, or larger than ``most`` or :data:`~sb3_diffusion.numeric.MAX_STEPS`
+    :param steps: Number of steps
+    :param most: Largest allowed number, if there is one
+    :raises ValueError: If ``steps`` is smaller than 1, or larger than ``most`` or :data:`~sb3_diffusion.numeric.MAX_STEPS`
     """
     integer("steps", steps, high=MAX_STEPS, remedy="every step costs a pass of the network")
     if steps < 1:
@@ -361,8 +361,8 @@ def check_bounds(bounds: tuple[float, float]) -> None:
     """
     Reject inverted clip bounds.
 
-    :param bounds: lower and upper bound
-    :raises ValueError: if the lower bound is not below the upper one
+    :param bounds: Lower and upper bound
+    :raises ValueError: If the lower bound is not below the upper one
     """
     if not bounds[0] < bounds[1]:
         raise ValueError(f"clip_bounds must be (low, high) with low < high, got {bounds}.")

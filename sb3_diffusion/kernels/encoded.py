@@ -38,13 +38,13 @@ class EncodedChain:
     is still the same, bit by bit, as between the actions of an evaluation. Comparing takes a tenth of the time of encoding
     (docs: speed).
 
-    :param network: the network of the chain
-    :param states: network that encodes the states
-    :param state_owner: module whose ``bias`` is that of the first layer of ``states``
-    :param encode_times: function of times ``(n_steps, n_times)`` that encodes them, ``(n_steps, width)``
-    :param sources: modules and names of their parameters and buffers, all that ``encode_times`` depends on; None where that is
+    :param network: The network of the chain
+    :param states: Network that encodes the states
+    :param state_owner: Module whose ``bias`` is that of the first layer of ``states``
+    :param encode_times: Function of times ``(n_steps, n_times)`` that encodes them, ``(n_steps, width)``
+    :param sources: Modules and names of their parameters and buffers, all that ``encode_times`` depends on; None where that is
         unknown
-    :param watch: the modules that all of it comes from
+    :param watch: The modules that all of it comes from
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class EncodedChain:
         """
         See :meth:`Network.run_chain`.
 
-        :param x: starting points ``(batch, in)`` or ``(batch, n, in)``
-        :param features: inputs of the states' network ``(batch, features)`` or ``(1, features)``
-        :param t: times of the evaluations ``(n_steps, n_times)``
-        :param steps: coefficients
-        :param draws: noise of the first steps
-        :param clip: bounds of the state where a step clips it
-        :return: all points, the sample as the last one; None where PyTorch has to do it
+        :param x: Starting points ``(batch, in)`` or ``(batch, n, in)``
+        :param features: Inputs of the states' network ``(batch, features)`` or ``(1, features)``
+        :param t: Times of the evaluations ``(n_steps, n_times)``
+        :param steps: Coefficients
+        :param draws: Noise of the first steps
+        :param clip: Bounds of the state where a step clips it
+        :return: All points, the sample as the last one; None where PyTorch has to do it
         """
         if not self.watch.silent() or not self.watch.same():
             return None

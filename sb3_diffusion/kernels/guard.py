@@ -65,7 +65,7 @@ def is_plain(tensor: th.Tensor) -> bool:
     """
     Whether a tensor is an array of float32 numbers in the memory of the CPU, whatever its strides.
 
-    :param tensor: any tensor
+    :param tensor: Any tensor
     """
     if type(tensor) not in PLAIN_TYPES or tensor.dtype is not th.float32:
         return False
@@ -81,8 +81,8 @@ def allows(*tensors: th.Tensor, differentiable: bool = False) -> bool:
     """
     Whether compiled code may work on these tensors here and now, if there is any.
 
-    :param tensors: all inputs
-    :param differentiable: whether the caller's kernel has a backward pass
+    :param tensors: All inputs
+    :param differentiable: Whether the caller's kernel has a backward pass
     """
     if _switched_off or (th.is_grad_enabled() and not differentiable) or observed():
         return False
@@ -98,7 +98,7 @@ class Seen:
     too, is one question to the guard behind ``torch.compile``: type, number format, sizes, strides, and who would be asked to
     compute. Asking for all of that one by one took 7 % of the time of an action (docs: speed).
 
-    :param tensors: the tensors
+    :param tensors: The tensors
     """
 
     def __init__(self, *tensors: th.Tensor):
@@ -111,7 +111,7 @@ class Seen:
         """
         Whether tensors are like those, so that the answer would be the same. What is stored where may differ.
 
-        :param tensors: as many as then
+        :param tensors: As many as then
         """
         return (
             self._guard is not None
@@ -128,7 +128,7 @@ def hooked(module: nn.Module) -> bool:
     """
     Whether calling a module calls hooks.
 
-    :param module: any module
+    :param module: Any module
     """
     return bool(
         module._forward_hooks
@@ -145,7 +145,7 @@ class Watch:
 
     Parameters are not watched; who reads them looks at them at every call.
 
-    :param modules: the modules
+    :param modules: The modules
     """
 
     def __init__(self, modules: Iterable[nn.Module]):

@@ -33,7 +33,7 @@ def cache_folder() -> Path:
     """
     Where libraries are kept: ``$XDG_CACHE_HOME/sb3_diffusion``, or ``~/.cache/sb3_diffusion``.
 
-    :raises KernelError: if there is no home folder
+    :raises KernelError: If there is no home folder
     """
     named = os.environ.get("XDG_CACHE_HOME", "")
     if not Path(named).is_absolute():  # relative paths do not count, says the specification
@@ -51,10 +51,10 @@ def build(folder: Path | None = None, check: Check | None = None) -> Path:
     """
     Compile the kernels unless that has been done.
 
-    :param folder: where the library is kept; None for :func:`cache_folder`
-    :param check: what a new library has to pass
-    :return: path of the shared library
-    :raises KernelError: if there is no compiler, none works, or the folder cannot be used
+    :param folder: Where the library is kept; None for :func:`cache_folder`
+    :param check: What a new library has to pass
+    :return: Path of the shared library
+    :raises KernelError: If there is no compiler, none works, or the folder cannot be used
     """
     folder = cache_folder() if folder is None else folder
     _refuse_foreign(folder)

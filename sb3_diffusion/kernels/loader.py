@@ -71,9 +71,9 @@ def open_library(path: Path) -> ctypes.CDLL:
     """
     Load a library and make sure that its structures are those of this file.
 
-    :param path: the shared library
-    :raises KernelError: if they are not
-    :raises OSError: if it cannot be loaded
+    :param path: The shared library
+    :raises KernelError: If they are not
+    :raises OSError: If it cannot be loaded
     """
     loaded = ctypes.CDLL(str(path))
     try:
@@ -125,8 +125,8 @@ def usable(*tensors: th.Tensor, differentiable: bool = False) -> bool:
     """
     Whether the kernels are there, and may work on these tensors here and now.
 
-    :param tensors: all inputs
-    :param differentiable: whether the caller's kernel has a backward pass
+    :param tensors: All inputs
+    :param differentiable: Whether the caller's kernel has a backward pass
     """
     return allows(*tensors, differentiable=differentiable) and load_kernels() is not None
 
@@ -135,10 +135,10 @@ def mish(x: th.Tensor, out: th.Tensor, slope: th.Tensor | None = None) -> bool:
     """
     Mish and its derivative in one pass.
 
-    :param x: contiguous, any shape
-    :param out: takes the values; may be ``x``
-    :param slope: takes the derivative
-    :return: whether it was done; otherwise PyTorch has to do it
+    :param x: Contiguous, any shape
+    :param out: Takes the values; may be ``x``
+    :param slope: Takes the derivative
+    :return: Whether it was done; otherwise PyTorch has to do it
     """
     tensors = (x, out) if slope is None else (x, out, slope)
     if not usable(*tensors) or not all(tensor.shape == x.shape and tensor.is_contiguous() for tensor in tensors):

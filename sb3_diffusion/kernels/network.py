@@ -37,8 +37,8 @@ def fit_together(layers: Sequence[KernelLayer], n_members: int | None) -> bool:
     Whether these are the layers of a network with at least one hidden layer: whether all parameters are there and their sizes
     follow from each other.
 
-    :param layers: see :class:`Network`
-    :param n_members: see :class:`Network`
+    :param layers: See :class:`Network`
+    :param n_members: See :class:`Network`
     """
     lead = () if n_members is None else (n_members,)
     width = None
@@ -65,11 +65,11 @@ class Network:
     Every call asks the guard, and returns None where PyTorch has to do it: inputs do not fit, parameters or modules have been
     replaced, or somebody watches.
 
-    :param layers: for each layer the module that owns the parameters, and the names of weight ``(in, out)`` and bias
+    :param layers: For each layer the module that owns the parameters, and the names of weight ``(in, out)`` and bias
         ``(out,)``, or ``(members, in, out)`` and ``(members, 1, out)``; that of the first is part of the context
-    :param activation: a key of :data:`ACTIVATIONS`, used behind all layers but the last
-    :param n_members: number of stacked members, ``None`` for a single network
-    :param watch: the modules that the layers come from
+    :param activation: A key of :data:`ACTIVATIONS`, used behind all layers but the last
+    :param n_members: Number of stacked members, ``None`` for a single network
+    :param watch: The modules that the layers come from
     """
 
     def __init__(self, layers: Sequence[KernelLayer], activation: str, n_members: int | None, watch: Watch):
@@ -116,7 +116,7 @@ class Network:
         """
         The structures of all members, None where the parameters are not what the network was compiled for.
 
-        :param parameters: values of :meth:`parameters`
+        :param parameters: Values of :meth:`parameters`
         """
         if not PLAIN_TYPES.issuperset(map(type, parameters)):
             return None
@@ -181,9 +181,9 @@ class Network:
     def evaluate(self, x: th.Tensor, context: th.Tensor) -> th.Tensor | None:
         """
         :param x: ``(batch, in)`` or ``(batch, n, in)``, the same for all members
-        :param context: what the first layer adds, ``(batch, width)``, ``(batch, n, width)`` or ``(1, width)``, for an ensemble
+        :param context: What the first layer adds, ``(batch, width)``, ``(batch, n, width)`` or ``(1, width)``, for an ensemble
             with the member axis in front
-        :return: of the shape of ``x`` with the size of the output, for an ensemble with the member axis in front
+        :return: Of the shape of ``x`` with the size of the output, for an ensemble with the member axis in front
         """
         parameters = self._admitted(x, context, differentiable=True)
         if parameters is None:
@@ -199,9 +199,9 @@ class Network:
         """
         Without autograd, for constants of a loss.
 
-        :param x: see :meth:`evaluate`
-        :param context: see :meth:`evaluate`
-        :return: what :meth:`evaluate` returns, and the gradient of the first output with respect to ``x``, of the shape of
+        :param x: See :meth:`evaluate`
+        :param context: See :meth:`evaluate`
+        :return: What :meth:`evaluate` returns, and the gradient of the first output with respect to ``x``, of the shape of
             ``x``, for an ensemble with the member axis in front
         """
         parameters = self._admitted(x, context)
@@ -230,9 +230,9 @@ class Network:
 
         :param x: ``(rows, in)``
         :param context: ``([members,] contexts, width)``
-        :param parameters: values of :meth:`parameters`
-        :param gradient: takes the gradient of the first output, ``([members,] rows, in)``
-        :param record: see :meth:`new_record`
+        :param parameters: Values of :meth:`parameters`
+        :param gradient: Takes the gradient of the first output, ``([members,] rows, in)``
+        :param record: See :meth:`new_record`
         :return: ``([members,] rows, output_dim)``
         """
         kernels, threads, members = loader.compiled(), th.get_num_threads(), self.members(parameters)
@@ -266,13 +266,13 @@ class Network:
         """
         Run a reverse chain.
 
-        :param x: starting points ``(batch, in)`` or ``(batch, n, in)``
-        :param context: encoded states ``(batch, width)`` or ``(1, width)``
-        :param times: encoded times, ``(n_steps, width)``
-        :param steps: coefficients, one row per evaluation; the columns are the members of ``Step`` in ``mlp.cpp``
-        :param draws: standard normal noise ``(n_noisy, *x.shape)`` of the first steps, constants
-        :param clip: bounds of the state where a step clips it
-        :return: all points at which the network was evaluated, and the sample as the last one, ``(n_steps + 1, *x.shape)``
+        :param x: Starting points ``(batch, in)`` or ``(batch, n, in)``
+        :param context: Encoded states ``(batch, width)`` or ``(1, width)``
+        :param times: Encoded times, ``(n_steps, width)``
+        :param steps: Coefficients, one row per evaluation; the columns are the members of ``Step`` in ``mlp.cpp``
+        :param draws: Standard normal noise ``(n_noisy, *x.shape)`` of the first steps, constants
+        :param clip: Bounds of the state where a step clips it
+        :return: All points at which the network was evaluated, and the sample as the last one, ``(n_steps + 1, *x.shape)``
         """
         task = Task(steps, draws, clip)
         parameters = self._admitted(x, context, times, *task.tensors(), differentiable=True)
@@ -288,8 +288,8 @@ class Network:
         """
         Whether the network can take these steps.
 
-        :param x: starting points
-        :param task: the steps
+        :param x: Starting points
+        :param task: The steps
         """
         return self.n_members is None and self.input_dim == self.output_dim and task.fits(x)
 
@@ -305,13 +305,13 @@ class Network:
         """
         The chain behind the guard.
 
-        :param task: the steps
-        :param x: see :meth:`run_chain`
-        :param context: see :meth:`run_chain`
-        :param times: see :meth:`run_chain`
-        :param parameters: values of :meth:`parameters`
-        :param kept: see :meth:`new_chain_record`
-        :return: see :meth:`run_chain`
+        :param task: The steps
+        :param x: See :meth:`run_chain`
+        :param context: See :meth:`run_chain`
+        :param times: See :meth:`run_chain`
+        :param parameters: Values of :meth:`parameters`
+        :param kept: See :meth:`new_chain_record`
+        :return: See :meth:`run_chain`
         """
         kernels, members = loader.compiled(), self.members(parameters)
         assert members is not None
@@ -342,10 +342,10 @@ class Network:
         """
         What a backward pass has summed up, see ``Gradients`` in ``mlp.cpp``.
 
-        :param sums: contiguous ``([members,] threads, numbers)``, the first thread's are the result
-        :param parameters: values of :meth:`parameters`
-        :param needs: which of them need a gradient
-        :return: their gradients
+        :param sums: Contiguous ``([members,] threads, numbers)``, the first thread's are the result
+        :param parameters: Values of :meth:`parameters`
+        :param needs: Which of them need a gradient
+        :return: Their gradients
         """
         lead = () if self.n_members is None else (sums.stride(0),)
         return [

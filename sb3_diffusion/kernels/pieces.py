@@ -16,7 +16,7 @@ class Pieces:
     """
     A copy of tensors, made to find out later whether they still hold the same, bit by bit.
 
-    :param tensors: contiguous tensors on the CPU, see :meth:`can_copy`
+    :param tensors: Contiguous tensors on the CPU, see :meth:`can_copy`
     """
 
     def __init__(self, tensors: Sequence[th.Tensor]):
@@ -34,7 +34,7 @@ class Pieces:
         """
         Whether tensors are in one piece each.
 
-        :param tensors: any tensors
+        :param tensors: Any tensors
         """
         return all(
             tensor.is_cpu
@@ -50,7 +50,7 @@ class Pieces:
         """
         Whether tensors are where they were and hold what they held.
 
-        :param tensors: the same tensors again
+        :param tensors: The same tensors again
         """
         return layout_of(tensors) == self._layout and self.same_bits()
 
@@ -67,8 +67,8 @@ def layout_of(tensors: Sequence[th.Tensor]) -> Layout:
     Where tensors are, and in which form: addresses, shapes, number formats, contiguity. Asked for at every action, and
     therefore without a loop of Python's.
 
-    :param tensors: any tensors
-    :raises RuntimeError: if one of them is no array
+    :param tensors: Any tensors
+    :raises RuntimeError: If one of them is no array
     """
     return (
         list(map(th.Tensor.data_ptr, tensors)),

@@ -12,9 +12,9 @@ class Task(NamedTuple):
     """
     The steps of a chain and their noise.
 
-    :param steps: coefficients, one row per evaluation; the columns are the members of ``Step`` in ``mlp.cpp``
-    :param draws: standard normal noise ``(n_noisy, ...)`` of the first steps, with the shape of the starting points behind
-    :param clip: bounds of the state where a step clips it
+    :param steps: Coefficients, one row per evaluation; the columns are the members of ``Step`` in ``mlp.cpp``
+    :param draws: Standard normal noise ``(n_noisy, ...)`` of the first steps, with the shape of the starting points behind
+    :param clip: Bounds of the state where a step clips it
     """
 
     steps: th.Tensor
@@ -33,7 +33,7 @@ class Task(NamedTuple):
         """
         Whether these are constant steps, and draws for these points.
 
-        :param x: starting points
+        :param x: Starting points
         """
         steps, draws = self.steps, self.draws
         size = steps.shape

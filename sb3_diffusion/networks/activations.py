@@ -83,9 +83,9 @@ def mish(x: th.Tensor, inplace: bool = False) -> th.Tensor:
     Large CPU tensors can be differentiated once only; ``create_graph=True`` raises ``RuntimeError``
     (use ``torch.nn.Mish`` where a second derivative is needed). Forward-mode derivatives work.
 
-    :param x: any shape
-    :param inplace: the caller gives up ``x``, whose memory may then hold the result
-    :return: tensor of the shape of ``x``
+    :param x: Any shape
+    :param inplace: The caller gives up ``x``, whose memory may then hold the result
+    :return: Tensor of the shape of ``x``
     """
     # e^20 squared overflows a float16; on an accelerator one kernel beats several
     if x.numel() < _SMALL or not x.is_cpu or x.dtype == th.float16:
@@ -132,9 +132,9 @@ def resolve_activation(spec: str | Callable[[], nn.Module]) -> Callable[[], nn.M
     """
     Find what makes an activation.
 
-    :param spec: a name (relu, elu, silu, tanh, gelu, mish), a module class, or a function without arguments that makes a
+    :param spec: A name (relu, elu, silu, tanh, gelu, mish), a module class, or a function without arguments that makes a
         module, such as ``functools.partial(torch.nn.LeakyReLU, 0.2)``
-    :return: the class or function; call it without arguments to get the module
+    :return: The class or function; call it without arguments to get the module
     """
     if isinstance(spec, str):
         if spec.lower() not in ACTIVATIONS:
@@ -192,8 +192,8 @@ def overwriting(activation: nn.Module) -> Callable[[th.Tensor], th.Tensor]:
     """
     The variant of an activation that may overwrite its argument, for intermediates nobody else sees.
 
-    :param activation: activation module
-    :return: a function; where no such variant exists, the module's own ``forward``, which leaves its argument alone
+    :param activation: Activation module
+    :return: A function; where no such variant exists, the module's own ``forward``, which leaves its argument alone
     """
     return _OVERWRITING.get(type(activation), activation.forward)
 
@@ -202,9 +202,9 @@ def activate(activation: nn.Module, x: th.Tensor, owned: bool) -> th.Tensor:
     """
     Apply an activation, in place where that is possible and nobody can see it.
 
-    :param activation: activation module
-    :param x: its argument
-    :param owned: whether nobody else has seen ``x``: neither the caller's caller, nor a hook of the layer it comes from
-    :return: tensor of the shape of ``x``
+    :param activation: Activation module
+    :param x: Its argument
+    :param owned: Whether nobody else has seen ``x``: neither the caller's caller, nor a hook of the layer it comes from
+    :return: Tensor of the shape of ``x``
     """
     return overwriting(activation)(x) if owned and not hooked(activation) else activation(x)  # type: ignore[no-any-return]

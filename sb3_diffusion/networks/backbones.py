@@ -14,8 +14,8 @@ def resolve_backbone(spec: str | type[Backbone]) -> Callable[..., Backbone]:
     """
     Find a backbone class.
 
-    :param spec: a name (mlp, residual, simba, bronet) or a subclass of :class:`~sb3_diffusion.networks.layers.Backbone`
-    :return: the class, to be built as ``cls(in_dims, net_arch, output_dim, activation, n_members, layer_norm, output_gain)``
+    :param spec: A name (mlp, residual, simba, bronet) or a subclass of :class:`~sb3_diffusion.networks.layers.Backbone`
+    :return: The class, to be built as ``cls(in_dims, net_arch, output_dim, activation, n_members, layer_norm, output_gain)``
     """
     if isinstance(spec, str):
         if spec.lower() not in BACKBONES:

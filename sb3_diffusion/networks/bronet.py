@@ -15,9 +15,9 @@ class BroBlock(nn.Module):
     """
     ``x + norm(Linear(act(norm(Linear(x)))))``.
 
-    :param width: width of the block
-    :param activation: activation class
-    :param n_members: number of stacked members, None for a single network
+    :param width: Width of the block
+    :param activation: Activation class
+    :param n_members: Number of stacked members, None for a single network
     """
 
     def __init__(self, width: int, activation: Callable[[], nn.Module], n_members: int | None) -> None:
@@ -31,7 +31,7 @@ class BroBlock(nn.Module):
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
         :param x: (rows, width) or (members, rows, width); left untouched
-        :return: tensor of the shape of ``x``
+        :return: Tensor of the shape of ``x``
         """
         inner = activate(self.activation, self.inner_norm(self.inner(x)), owned=not hooked(self.inner_norm))
         out = self.outer_norm(self.outer(inner))
@@ -42,13 +42,13 @@ class BroNet(Backbone):
     """
     Linear layer, layer norm, activation, one :class:`BroBlock` per entry of ``net_arch``, optional linear output.
 
-    :param in_dims: sizes of the inputs, in the order of their concatenation
-    :param net_arch: the common width, once per block
-    :param output_dim: size of the linear output layer; None returns the output of the last block
-    :param activation: name or class
-    :param n_members: number of stacked members, None for a single network
-    :param layer_norm: accepted because all backbones take it; BroNet always normalises
-    :param output_gain: gain of the output layer's orthogonal initialisation, square root of two if None
+    :param in_dims: Sizes of the inputs, in the order of their concatenation
+    :param net_arch: The common width, once per block
+    :param output_dim: Size of the linear output layer; None returns the output of the last block
+    :param activation: Name or class
+    :param n_members: Number of stacked members, None for a single network
+    :param layer_norm: Accepted because all backbones take it; BroNet always normalises
+    :param output_gain: Gain of the output layer's orthogonal initialisation, square root of two if None
     """
 
     def __init__(

@@ -33,18 +33,18 @@ class Critics(nn.Module):
     The first layer works on ``[features, action, time features]``. State values are critics without action:
     ``action_dim=0`` and ``actions=None``.
 
-    :param feature_dim: size of the state features
-    :param action_dim: size of the action, 0 for state values
-    :param n_critics: number of independent members E
-    :param net_arch: widths of the trunk
-    :param activation: name or class
-    :param backbone: name or class of the trunk
-    :param layer_norm: layer norms in the trunk, see the backbone
-    :param time_embedding: name or class for critics that depend on a diffusion time, None for the others
-    :param time_dim: number of features of the time embedding, which the members share
-    :param time_arch: widths of the MLP behind the embedding, None means ``[2 * time_dim, time_dim]``
-    :param n_outputs: numbers predicted per member
-    :param batch_renorm: whether to renormalise features and actions over the batch, and in an MLP the output of every
+    :param feature_dim: Size of the state features
+    :param action_dim: Size of the action, 0 for state values
+    :param n_critics: Number of independent members E
+    :param net_arch: Widths of the trunk
+    :param activation: Name or class
+    :param backbone: Name or class of the trunk
+    :param layer_norm: Layer norms in the trunk, see the backbone
+    :param time_embedding: Name or class for critics that depend on a diffusion time, None for the others
+    :param time_dim: Number of features of the time embedding, which the members share
+    :param time_arch: Widths of the MLP behind the embedding, None means ``[2 * time_dim, time_dim]``
+    :param n_outputs: Numbers predicted per member
+    :param batch_renorm: Whether to renormalise features and actions over the batch, and in an MLP the output of every
         activation, too; or arguments of :class:`~sb3_diffusion.networks.layers.BatchRenorm`. In training mode all rows of a
         call then influence each other. The other backbones have norms of their own behind the first layer.
     """
@@ -115,8 +115,8 @@ class Critics(nn.Module):
         What the network itself predicts.
 
         :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
-        :param c: encoded states, (members, batch, width); left untouched
-        :param e: encoded times as returned by :meth:`encode_time`, None for critics without time
+        :param c: Encoded states, (members, batch, width); left untouched
+        :param e: Encoded times as returned by :meth:`encode_time`, None for critics without time
         :return: (members, batch, n_outputs) or (members, batch, n, n_outputs)
         """
         if e is not None:
@@ -156,8 +156,8 @@ class Critics(nn.Module):
         Expected values; what policies and guidance use whatever the kind of critic.
 
         :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
-        :param c: encoded states, (members, batch, width)
-        :param e: encoded times, None for critics without time
+        :param c: Encoded states, (members, batch, width)
+        :param e: Encoded times, None for critics without time
         :return: (members, batch) or (members, batch, n)
         """
 
@@ -166,9 +166,9 @@ class Critics(nn.Module):
         Values reduced over the members and their gradient with respect to the actions; nothing flows back from here.
 
         :param actions: (batch, action_dim) or (batch, n, action_dim)
-        :param c: encoded states, (members, batch, width)
+        :param c: Encoded states, (members, batch, width)
         :param reduction: ``"min"`` or ``"mean"``
-        :return: values (batch) or (batch, n), and a gradient of the shape of ``actions``
+        :return: Values (batch) or (batch, n), and a gradient of the shape of ``actions``
         """
         with th.no_grad():
             plain = self.q_is_first_output and not self.input_norms
@@ -192,8 +192,8 @@ class Critics(nn.Module):
         """
         A copy of one member.
 
-        :param i: its index
-        :return: an ensemble of one, which shares no memory with this one
+        :param i: Its index
+        :return: An ensemble of one, which shares no memory with this one
         """
         if not 0 <= i < self.n_critics:
             raise ValueError(f"i={i} must be the index of one of the {self.n_critics} members.")
@@ -227,8 +227,8 @@ class ScalarCritics(Critics):
     def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
         """
         :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
-        :param c: encoded states, (members, batch, width)
-        :param e: encoded times, None for critics without time
+        :param c: Encoded states, (members, batch, width)
+        :param e: Encoded times, None for critics without time
         :return: (members, batch) or (members, batch, n)
         """
         return self.outputs(actions, c, e).squeeze(-1)
@@ -289,7 +289,7 @@ class GaussianCritics(Critics):
     def moments(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         :param outputs: (..., 2)
-        :return: mean and standard deviation, (...,) each
+        :return: Mean and standard deviation, (...,) each
         """
         mean, raw = outputs.unbind(-1)
         return mean, F.softplus(raw)
@@ -297,9 +297,9 @@ class GaussianCritics(Critics):
     def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
         """
         :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
-        :param c: encoded states, (members, batch, width)
-        :param e: encoded times, None for critics without time
-        :return: mean and standard deviation, (members, batch) or (members, batch, n) each
+        :param c: Encoded states, (members, batch, width)
+        :param e: Encoded times, None for critics without time
+        :return: Mean and standard deviation, (members, batch) or (members, batch, n) each
         """
         return self.moments(self.outputs(actions, c, e))
 
@@ -320,10 +320,10 @@ class CategoricalCritics(Critics):
 
     Further parameters: see :class:`Critics`.
 
-    :param n_atoms: number of atoms, at least two
-    :param v_min: first atom
-    :param v_max: last atom
-    :param symlog_values: whether the atoms are symmetric logarithms of the values, so that few atoms span large returns
+    :param n_atoms: Number of atoms, at least two
+    :param v_min: First atom
+    :param v_max: Last atom
+    :param symlog_values: Whether the atoms are symmetric logarithms of the values, so that few atoms span large returns
     """
 
     q_is_first_output = False
@@ -375,9 +375,9 @@ class CategoricalCritics(Critics):
     def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
         """
         :param actions: (batch, action_dim), n per state (batch, n, action_dim), or None for state values
-        :param c: encoded states, (members, batch, width)
-        :param e: encoded times, None for critics without time
-        :return: logits, (members, batch, n_atoms) or (members, batch, n, n_atoms)
+        :param c: Encoded states, (members, batch, width)
+        :param e: Encoded times, None for critics without time
+        :return: Logits, (members, batch, n_atoms) or (members, batch, n, n_atoms)
         """
         return self.outputs(actions, c, e)
 
@@ -393,14 +393,14 @@ class CategoricalCritics(Critics):
     def log_probs(self, logits: th.Tensor) -> th.Tensor:
         """
         :param logits: (..., n_atoms)
-        :return: log-probabilities of the atoms, (..., n_atoms)
+        :return: Log-probabilities of the atoms, (..., n_atoms)
         """
         return F.log_softmax(logits, dim=-1)
 
     def value(self, logits: th.Tensor) -> th.Tensor:
         """
         :param logits: (..., n_atoms)
-        :return: expected value, (...,)
+        :return: Expected value, (...,)
         """
         mean = logits.softmax(dim=-1) @ self.atoms
         return symexp(mean) if self.symlog_values else mean

@@ -21,14 +21,14 @@ class TimeNetwork(nn.Module):
     """
     Time embedding with an optional MLP behind it, every layer of which is activated.
 
-    :param time_embedding: name or class
-    :param time_dim: number of features of the embedding
-    :param time_arch: widths of the MLP, empty for none; None takes ``default_arch``,
+    :param time_embedding: Name or class
+    :param time_dim: Number of features of the embedding
+    :param time_arch: Widths of the MLP, empty for none; None takes ``default_arch``,
         or no MLP for the embeddings that are fed to the network directly
-    :param activation: name or class
-    :param n_members: number of stacked MLPs, None for a single network; the embedding itself is shared
-    :param default_arch: widths of the MLP where ``time_arch`` is None
-    :param n_times: numbers that make up a time; each gets its own features, with common frequencies
+    :param activation: Name or class
+    :param n_members: Number of stacked MLPs, None for a single network; the embedding itself is shared
+    :param default_arch: Widths of the MLP where ``time_arch`` is None
+    :param n_times: Numbers that make up a time; each gets its own features, with common frequencies
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class BoundDenoiser:
     """
     A denoiser for fixed states and a sequence of times, see :meth:`Denoiser.bind`.
 
-    :param denoiser: the denoiser
-    :param c: encoded states, (batch, width)
-    :param e: encoded times of the evaluations, (n_evaluations, width)
+    :param denoiser: The denoiser
+    :param c: Encoded states, (batch, width)
+    :param e: Encoded times of the evaluations, (n_evaluations, width)
     """
 
     def __init__(self, denoiser: "Denoiser", c: th.Tensor, e: th.Tensor) -> None:
@@ -90,11 +90,11 @@ class BoundDenoiser:
         """
         A whole reverse chain by the compiled kernels.
 
-        :param x: starting points, (batch, action_dim) or (batch, n, action_dim)
-        :param steps: coefficients, see :meth:`~sb3_diffusion.kernels.Network.run_chain`
-        :param draws: standard normal noise of the first steps, ``(n_noisy, ...)`` with the shape of ``x`` behind
-        :param clip: bounds of the state where a step clips it
-        :return: all points at which the network was evaluated, and the samples as the last one, ``(n_evaluations + 1, ...)``;
+        :param x: Starting points, (batch, action_dim) or (batch, n, action_dim)
+        :param steps: Coefficients, see :meth:`~sb3_diffusion.kernels.Network.run_chain`
+        :param draws: Standard normal noise of the first steps, ``(n_noisy, ...)`` with the shape of ``x`` behind
+        :param clip: Bounds of the state where a step clips it
+        :return: All points at which the network was evaluated, and the samples as the last one, ``(n_evaluations + 1, ...)``;
             None where the kernels cannot do it
         """
         network = self.denoiser.trunk_kernel()
@@ -106,9 +106,9 @@ class FreshDenoiser:
     A denoiser for states that are seen once, as when acting; see :meth:`Denoiser.bind_features`. Where the compiled kernels
     can do it, states, times and chain are one call.
 
-    :param denoiser: the denoiser
-    :param features: state features, (batch, feature_dim)
-    :param t: diffusion times of the evaluations, (n_evaluations, n_times)
+    :param denoiser: The denoiser
+    :param features: State features, (batch, feature_dim)
+    :param t: Diffusion times of the evaluations, (n_evaluations, n_times)
     """
 
     def __init__(self, denoiser: "Denoiser", features: th.Tensor, t: th.Tensor) -> None:
@@ -139,19 +139,19 @@ class Denoiser(nn.Module):
     is computed once: ``encode_state`` once per state, ``encode_time`` once per time, and only
     ``forward`` once per particle and step.
 
-    :param feature_dim: size of the state features
-    :param action_dim: size of the action
-    :param net_arch: widths of the trunk
-    :param activation: name or class, for the trunk and for the networks of time and state
-    :param backbone: name or class of the trunk
-    :param time_embedding: name or class: positional, sinusoidal, fourier, octave, raw
-    :param time_dim: number of features of the time embedding
-    :param time_arch: widths of the MLP behind the embedding; None means ``[time_dim, time_dim]``, no MLP for octave and raw
-    :param state_arch: widths of the state network, all layers activated; empty feeds the features to the trunk directly
-    :param layer_norm: layer norms in the trunk, see the backbone
-    :param output_gain: gain of the output layer's orthogonal initialisation; None takes the backbone's own,
+    :param feature_dim: Size of the state features
+    :param action_dim: Size of the action
+    :param net_arch: Widths of the trunk
+    :param activation: Name or class, for the trunk and for the networks of time and state
+    :param backbone: Name or class of the trunk
+    :param time_embedding: Name or class: positional, sinusoidal, fourier, octave, raw
+    :param time_dim: Number of features of the time embedding
+    :param time_arch: Widths of the MLP behind the embedding; None means ``[time_dim, time_dim]``, no MLP for octave and raw
+    :param state_arch: Widths of the state network, all layers activated; empty feeds the features to the trunk directly
+    :param layer_norm: Layer norms in the trunk, see the backbone
+    :param output_gain: Gain of the output layer's orthogonal initialisation; None takes the backbone's own,
         the square root of two (one for SimBa)
-    :param n_times: numbers that make up a time, 2 for networks of intervals
+    :param n_times: Numbers that make up a time, 2 for networks of intervals
     """
 
     def __init__(
@@ -251,10 +251,10 @@ class Denoiser(nn.Module):
         """
         Prediction for noisy actions of encoded states and times.
 
-        :param x: noisy actions, (batch, action_dim), or n per state: (batch, n, action_dim)
-        :param c: encoded states, (batch, width)
-        :param e: encoded times: (width,) one for all, (batch, width) one per state, or (batch, n, width) one per action
-        :return: tensor of the shape of ``x``
+        :param x: Noisy actions, (batch, action_dim), or n per state: (batch, n, action_dim)
+        :param c: Encoded states, (batch, width)
+        :param e: Encoded times: (width,) one for all, (batch, width) one per state, or (batch, n, width) one per action
+        :return: Tensor of the shape of ``x``
         """
         if e.dim() == 3:
             c = c.unsqueeze(1)
@@ -266,9 +266,9 @@ class Denoiser(nn.Module):
         """
         :meth:`forward` for fixed states and a sequence of times, as a chain calls it.
 
-        :param c: encoded states, (batch, width)
-        :param e: encoded times of the evaluations, (n_evaluations, width)
-        :return: function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
+        :param c: Encoded states, (batch, width)
+        :param e: Encoded times of the evaluations, (n_evaluations, width)
+        :return: Function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
         """
         return BoundDenoiser(self, c, e)
 
@@ -276,9 +276,9 @@ class Denoiser(nn.Module):
         """
         :meth:`bind` for states and times that nothing else needs encoded.
 
-        :param features: state features, (batch, feature_dim)
-        :param t: diffusion times of the evaluations, (n_evaluations, n_times)
-        :return: function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
+        :param features: State features, (batch, feature_dim)
+        :param t: Diffusion times of the evaluations, (n_evaluations, n_times)
+        :return: Function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
         """
         return FreshDenoiser(self, features, t)
 
@@ -294,13 +294,13 @@ class Denoiser(nn.Module):
         """
         Encoders and a whole reverse chain by one call of the compiled kernels, without autograd.
 
-        :param x: starting points, (batch, action_dim) or (batch, n, action_dim)
-        :param features: state features, (batch, feature_dim)
-        :param t: diffusion times of the evaluations, (n_evaluations, n_times)
-        :param steps: see :meth:`BoundDenoiser.run_chain`
-        :param draws: see :meth:`BoundDenoiser.run_chain`
-        :param clip: see :meth:`BoundDenoiser.run_chain`
-        :return: see :meth:`BoundDenoiser.run_chain`
+        :param x: Starting points, (batch, action_dim) or (batch, n, action_dim)
+        :param features: State features, (batch, feature_dim)
+        :param t: Diffusion times of the evaluations, (n_evaluations, n_times)
+        :param steps: See :meth:`BoundDenoiser.run_chain`
+        :param draws: See :meth:`BoundDenoiser.run_chain`
+        :param clip: See :meth:`BoundDenoiser.run_chain`
+        :return: See :meth:`BoundDenoiser.run_chain`
         """
         if th.compiler.is_compiling():
             return None
@@ -339,7 +339,7 @@ class Denoiser(nn.Module):
         :param x: (batch, action_dim) or (batch, n, action_dim)
         :param t: (1,), (batch, 1) or (batch, n, 1)
         :param features: (batch, feature_dim)
-        :return: tensor of the shape of ``x``
+        :return: Tensor of the shape of ``x``
         """
         state = features if self.state_net is None else self.state_net.full(features)
         time = self.time_net(t)

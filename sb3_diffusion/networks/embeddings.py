@@ -21,7 +21,7 @@ class TimeEmbedding(nn.Module):
     """
     Base class of the time embeddings.
 
-    :param dim: number of features, even and positive
+    :param dim: Number of features, even and positive
     """
 
     # whether a network usually puts a small MLP behind the features
@@ -37,8 +37,8 @@ class TimeEmbedding(nn.Module):
     @abstractmethod
     def forward(self, t: th.Tensor) -> th.Tensor:
         """
-        :param t: time, (..., 1)
-        :return: features, (..., dim)
+        :param t: Time, (..., 1)
+        :return: Features, (..., dim)
         """
 
 
@@ -70,8 +70,8 @@ class FourierEmbedding(TimeEmbedding):
     """
     Learned frequencies, ``[cos(2 pi t f), sin(2 pi t f)]``, started from N(0, scale^2).
 
-    :param dim: number of features, even and positive
-    :param scale: standard deviation of the initial frequencies
+    :param dim: Number of features, even and positive
+    :param scale: Standard deviation of the initial frequencies
     """
 
     def __init__(self, dim: int, scale: float = 0.2) -> None:
@@ -105,7 +105,7 @@ class RawTime(TimeEmbedding):
     """
     The time itself as the only feature.
 
-    :param dim: ignored, so that all embeddings are built alike; the result has one feature
+    :param dim: Ignored, so that all embeddings are built alike; the result has one feature
     """
 
     wants_mlp = False
@@ -132,8 +132,8 @@ def resolve_time_embedding(spec: str | type[TimeEmbedding]) -> type[TimeEmbeddin
     """
     Find a time embedding class.
 
-    :param spec: a name (positional, sinusoidal, fourier, octave, raw) or a subclass of :class:`TimeEmbedding`
-    :return: the class; call it with the number of features to get the module
+    :param spec: A name (positional, sinusoidal, fourier, octave, raw) or a subclass of :class:`TimeEmbedding`
+    :return: The class; call it with the number of features to get the module
     """
     if isinstance(spec, str):
         if spec.lower() not in TIME_EMBEDDINGS:

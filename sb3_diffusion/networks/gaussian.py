@@ -36,9 +36,9 @@ def squashed_log_prob(u: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tenso
     """
     Log-density of ``tanh(u)`` for Gaussian ``u``, as a function of ``u`` (inverting the tanh would lose digits).
 
-    :param u: value before the tanh, (..., dim)
-    :param mean: of the Gaussian, (..., dim)
-    :param std: of the Gaussian, (..., dim)
+    :param u: Value before the tanh, (..., dim)
+    :param mean: Of the Gaussian, (..., dim)
+    :param std: Of the Gaussian, (..., dim)
     :return: (...,)
     """
     return gaussian_log_prob(u, mean, std) - tanh_log_slope(u).sum(dim=-1)
@@ -48,13 +48,13 @@ class DeterministicActor(nn.Module):
     """
     One action per state.
 
-    :param feature_dim: size of the state features
-    :param action_dim: size of the action
-    :param net_arch: widths of the trunk
-    :param activation: name or class
-    :param backbone: name or class of the trunk
-    :param layer_norm: layer norms in the trunk, see the backbone
-    :param squash: whether a tanh keeps the action in the box
+    :param feature_dim: Size of the state features
+    :param action_dim: Size of the action
+    :param net_arch: Widths of the trunk
+    :param activation: Name or class
+    :param backbone: Name or class of the trunk
+    :param layer_norm: Layer norms in the trunk, see the backbone
+    :param squash: Whether a tanh keeps the action in the box
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class DeterministicActor(nn.Module):
     def forward(self, features: th.Tensor) -> th.Tensor:
         """
         :param features: (..., feature_dim)
-        :return: action, (..., action_dim)
+        :return: Action, (..., action_dim)
         """
         action = self.trunk.full(features)
         return action.tanh() if self.squash else action
@@ -86,17 +86,17 @@ class GaussianActor(nn.Module):
     """
     Gaussian actor with any of the three usual ways to keep actions in the box.
 
-    :param feature_dim: size of the state features
-    :param action_dim: size of the action
-    :param net_arch: widths of the trunk
-    :param activation: name or class
-    :param backbone: name or class of the trunk
-    :param layer_norm: layer norms in the trunk, see the backbone
+    :param feature_dim: Size of the state features
+    :param action_dim: Size of the action
+    :param net_arch: Widths of the trunk
+    :param activation: Name or class
+    :param backbone: Name or class of the trunk
+    :param layer_norm: Layer norms in the trunk, see the backbone
     :param squash: ``"action"`` applies tanh to the samples (as in SAC), ``"mean"`` to the mean only, ``"none"`` nowhere
-    :param state_dependent_std: whether the network predicts the standard deviation; otherwise it is a
+    :param state_dependent_std: Whether the network predicts the standard deviation; otherwise it is a
         learned vector that starts at one
-    :param log_std_bounds: smallest and largest logarithm of the standard deviation
-    :param soft_bounds: reach the bounds smoothly through a tanh instead of by clamping
+    :param log_std_bounds: Smallest and largest logarithm of the standard deviation
+    :param soft_bounds: Reach the bounds smoothly through a tanh instead of by clamping
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class GaussianActor(nn.Module):
     def forward(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         :param features: (..., feature_dim)
-        :return: mean (before the tanh of squashed samples) and standard deviation, (..., action_dim) each
+        :return: Mean (before the tanh of squashed samples) and standard deviation, (..., action_dim) each
         """
         out = self.trunk.full(features)
         if self.log_std is None:
@@ -144,7 +144,7 @@ class GaussianActor(nn.Module):
     def mode(self, features: th.Tensor) -> th.Tensor:
         """
         :param features: (..., feature_dim)
-        :return: the action without noise, (..., action_dim)
+        :return: The action without noise, (..., action_dim)
         """
         mean, _ = self.forward(features)
         return mean.tanh() if self.squash == "action" else mean
@@ -154,8 +154,8 @@ class GaussianActor(nn.Module):
         Reparameterised sample.
 
         :param features: (..., feature_dim)
-        :param noise: standard normal, (..., action_dim)
-        :return: action (..., action_dim) and its log-density (...,)
+        :param noise: Standard normal, (..., action_dim)
+        :return: Action (..., action_dim) and its log-density (...,)
         """
         mean, std = self.forward(features)
         u = mean + std * noise
@@ -168,7 +168,7 @@ class GaussianActor(nn.Module):
         """
         :param features: (..., feature_dim)
         :param actions: (..., action_dim); squashed ones are cut to the inside of the box
-        :return: log-density, (...,)
+        :return: Log-density, (...,)
         """
         mean, std = self.forward(features)
         if self.squash == "action":
@@ -178,7 +178,7 @@ class GaussianActor(nn.Module):
     def entropy(self, features: th.Tensor) -> th.Tensor:
         """
         :param features: (..., feature_dim)
-        :return: entropy, (...,); squashed samples have no closed form and raise ``ValueError``
+        :return: Entropy, (...,); squashed samples have no closed form and raise ``ValueError``
         """
         if self.squash == "action":
             raise ValueError('squash="action" has no closed-form entropy; average -log_prob over samples instead.')

@@ -26,7 +26,7 @@ def orthogonal_(weight: th.Tensor, gain: float = math.sqrt(2.0)) -> th.Tensor:
     Orthogonal initialisation in place, member by member.
 
     :param weight: (in, out) or (members, in, out)
-    :param gain: scale of the singular values
+    :param gain: Scale of the singular values
     :return: ``weight``
     """
     for member in weight if weight.dim() == 3 else (weight,):
@@ -117,10 +117,10 @@ class Linear(nn.Module):
 
     Parameters: ``weight`` (in, out) and ``bias`` (out,); for an ensemble (members, in, out) and (members, 1, out).
 
-    :param in_features: size of the input
-    :param out_features: size of the output
-    :param n_members: number of stacked members, None for a single network
-    :param initialiser: fills the weight in place; the bias starts at zero
+    :param in_features: Size of the input
+    :param out_features: Size of the output
+    :param n_members: Number of stacked members, None for a single network
+    :param initialiser: Fills the weight in place; the bias starts at zero
     """
 
     def __init__(
@@ -167,10 +167,10 @@ class SplitLinear(nn.Module):
     Parameters: ``weight_0``, ``weight_1``, ... (in_i, out) and ``bias`` (out,); for an ensemble (members, in_i, out)
     and (members, 1, out).
 
-    :param in_dims: sizes of the inputs, in the order of their concatenation
-    :param out_features: size of the output
-    :param n_members: number of stacked members, None for a single network
-    :param initialiser: fills the joint weight in place; the bias starts at zero
+    :param in_dims: Sizes of the inputs, in the order of their concatenation
+    :param out_features: Size of the output
+    :param n_members: Number of stacked members, None for a single network
+    :param initialiser: Fills the joint weight in place; the bias starts at zero
     """
 
     def __init__(
@@ -192,10 +192,10 @@ class SplitLinear(nn.Module):
         """
         What input ``i`` contributes to the output.
 
-        :param i: position of the input
+        :param i: Position of the input
         :param x: (..., in_i), shared by all members of an ensemble unless ``per_member``
-        :param bias: whether to add the bias; it has to be added to exactly one share
-        :param per_member: whether each member of an ensemble has its own input, (members, ..., in_i)
+        :param bias: Whether to add the bias; it has to be added to exactly one share
+        :param per_member: Whether each member of an ensemble has its own input, (members, ..., in_i)
         :return: (..., out), or (members, ..., out) for an ensemble
         """
         if not hooked(self):
@@ -217,11 +217,11 @@ class SplitLinear(nn.Module):
         """
         The share of input ``i`` plus what the other inputs contributed; broadcasts, never repeats.
 
-        :param i: position of the input
+        :param i: Position of the input
         :param x: (batch, in_i) or (batch, n, in_i)
         :param others: (batch, out), broadcast over ``n``, or (batch, n, out); in both cases a leading axis
             of size 1 broadcasts, and for an ensemble a member axis comes first
-        :return: a new tensor, (batch, out) or (batch, n, out), with the member axis for an ensemble
+        :return: A new tensor, (batch, out) or (batch, n, out), with the member axis for an ensemble
         """
         is_hooked = hooked(self)
         if x.dim() == 2 and not is_hooked:
@@ -237,9 +237,9 @@ class SplitLinear(nn.Module):
         """
         The layer on the concatenated inputs; the plain way, against which the shares are tested.
 
-        :param parts: one (..., in_i) per input, leading axes equal; or one, and None for the others: its share
-        :param per_member: whether each member of an ensemble has its own inputs, (members, ..., in_i)
-        :param bias: whether to add the bias
+        :param parts: One (..., in_i) per input, leading axes equal; or one, and None for the others: its share
+        :param per_member: Whether each member of an ensemble has its own inputs, (members, ..., in_i)
+        :param bias: Whether to add the bias
         :return: (..., out), or (members, ..., out) for an ensemble
         """
         given = [(i, part) for i, part in enumerate(parts) if part is not None]
@@ -265,9 +265,9 @@ class LayerNorm(nn.Module):
 
     Parameters: ``weight`` and ``bias`` (dim,); for an ensemble (members, 1, dim).
 
-    :param dim: size of the last axis
-    :param n_members: number of stacked members, None for a single network
-    :param eps: added to the variance; 1e-6 as in the reference implementation, torch's own default is 1e-5
+    :param dim: Size of the last axis
+    :param n_members: Number of stacked members, None for a single network
+    :param eps: Added to the variance; 1e-6 as in the reference implementation, torch's own default is 1e-5
     """
 
     def __init__(self, dim: int, n_members: int | None = None, eps: float = 1e-6) -> None:
@@ -281,7 +281,7 @@ class LayerNorm(nn.Module):
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
         :param x: (..., dim), or (members, rows, dim) for an ensemble
-        :return: tensor of the shape of ``x``
+        :return: Tensor of the shape of ``x``
         """
         weight, bias = self.weight, self.bias
         if self.n_members is None:
@@ -301,13 +301,13 @@ class BatchRenorm(nn.Module):
     Parameters: ``weight`` and ``bias`` (dim,); for an ensemble (members, 1, dim). The running statistics, of the same shape,
     and the number of batches seen, ``running_batches``, are saved with them.
 
-    :param dim: size of the last axis
-    :param n_members: number of stacked members, None for a single network
-    :param momentum: share of the running statistics that survives a batch
-    :param warmup: number of batches without correction
-    :param r_max: largest ratio of the deviations that is corrected, and its inverse the smallest
-    :param d_max: largest difference of the means that is corrected, in running deviations
-    :param eps: added to variances
+    :param dim: Size of the last axis
+    :param n_members: Number of stacked members, None for a single network
+    :param momentum: Share of the running statistics that survives a batch
+    :param warmup: Number of batches without correction
+    :param r_max: Largest ratio of the deviations that is corrected, and its inverse the smallest
+    :param d_max: Largest difference of the means that is corrected, in running deviations
+    :param eps: Added to variances
     """
 
     running_mean: th.Tensor
@@ -347,7 +347,7 @@ class BatchRenorm(nn.Module):
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
         :param x: (..., dim), or (members, rows, dim) for an ensemble; every leading axis but that of the members is the batch
-        :return: tensor of the shape of ``x``
+        :return: Tensor of the shape of ``x``
         """
         if not self.training:
             scale = self.weight * (self.running_var + self.eps).rsqrt()
@@ -376,12 +376,12 @@ class Backbone(nn.Module):
     """
     Base class of the backbones: a split first layer, then ``body``, which a subclass supplies.
 
-    :param in_dims: sizes of the inputs, in the order of their concatenation
-    :param width: size of the first layer's output
-    :param features_dim: size of the last hidden layer
-    :param output_dim: size of the linear output layer, None for no such layer
-    :param n_members: number of stacked members, None for a single network
-    :param initialiser: of the first layer
+    :param in_dims: Sizes of the inputs, in the order of their concatenation
+    :param width: Size of the first layer's output
+    :param features_dim: Size of the last hidden layer
+    :param output_dim: Size of the linear output layer, None for no such layer
+    :param n_members: Number of stacked members, None for a single network
+    :param initialiser: Of the first layer
     """
 
     def __init__(
@@ -405,8 +405,8 @@ class Backbone(nn.Module):
         """
         Everything after the first layer.
 
-        :param x: the first layer's output before any activation, (rows, width) or (members, rows, width)
-        :param owned: whether ``x`` may be overwritten
+        :param x: The first layer's output before any activation, (rows, width) or (members, rows, width)
+        :param owned: Whether ``x`` may be overwritten
         :return: (rows, output_dim) or (members, rows, output_dim)
         """
 
@@ -422,8 +422,8 @@ class Backbone(nn.Module):
 
     def forward(self, pre_activation: th.Tensor, owned: bool = False) -> th.Tensor:
         """
-        :param pre_activation: the first layer's output before any activation, (..., width), or (members, ..., width)
-        :param owned: whether the caller gives up ``pre_activation``, so that it may be overwritten
+        :param pre_activation: The first layer's output before any activation, (..., width), or (members, ..., width)
+        :param owned: Whether the caller gives up ``pre_activation``, so that it may be overwritten
         :return: (..., output_dim), or (members, ..., output_dim)
         """
         owned = owned and not hooked(self)  # a hook may have kept it
@@ -437,9 +437,9 @@ class Backbone(nn.Module):
         """
         The output for input ``i``, given what the other inputs contributed to the first layer.
 
-        :param i: position of the input
+        :param i: Position of the input
         :param part: (batch, in_i) or (batch, n, in_i)
-        :param others: see :meth:`SplitLinear.add_share`
+        :param others: See :meth:`SplitLinear.add_share`
         :return: (batch, output_dim) or (batch, n, output_dim), with the member axis for an ensemble
         """
         return self(self.add_share(i, part, others), owned=True)  # type: ignore[no-any-return]
@@ -448,10 +448,10 @@ class Backbone(nn.Module):
         """
         :meth:`evaluate`, and the gradient of the first output with respect to ``part``, without autograd.
 
-        :param i: see :meth:`evaluate`
-        :param part: see :meth:`evaluate`
-        :param others: see :meth:`evaluate`
-        :return: outputs, and a gradient of the shape of ``part`` (with the member axis for an ensemble);
+        :param i: See :meth:`evaluate`
+        :param part: See :meth:`evaluate`
+        :param others: See :meth:`evaluate`
+        :return: Outputs, and a gradient of the shape of ``part`` (with the member axis for an ensemble);
             None where there is no faster way than autograd
         """
         return None
@@ -460,8 +460,8 @@ class Backbone(nn.Module):
         """
         The whole network on the concatenated inputs, without sharing anything.
 
-        :param parts: one (..., in_i) per input, leading axes equal
-        :param per_member: whether each member of an ensemble has its own inputs, (members, ..., in_i)
+        :param parts: One (..., in_i) per input, leading axes equal
+        :param per_member: Whether each member of an ensemble has its own inputs, (members, ..., in_i)
         :return: (..., output_dim), or (members, ..., output_dim)
         """
         pre_activation = self.first(*parts, per_member=per_member)
@@ -472,10 +472,10 @@ def check_widths(net_arch: Sequence[int], equal: bool, who: str) -> tuple[int, .
     """
     Refuse architectures a backbone cannot build.
 
-    :param net_arch: widths of the hidden layers
-    :param equal: whether all widths have to agree
-    :param who: name of the backbone, for the message
-    :return: the widths as a tuple
+    :param net_arch: Widths of the hidden layers
+    :param equal: Whether all widths have to agree
+    :param who: Name of the backbone, for the message
+    :return: The widths as a tuple
     """
     widths = tuple(integer(f"net_arch[{index}]", width) for index, width in enumerate(net_arch))
     if not widths or min(widths) < 1:

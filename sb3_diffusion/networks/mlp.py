@@ -31,14 +31,14 @@ class MLP(Backbone):
     """
     Linear layers, each followed by the activation and optionally a layer norm, then an optional linear output.
 
-    :param in_dims: sizes of the inputs, in the order of their concatenation
-    :param net_arch: widths of the hidden layers; without any, the first layer is the output, and the network linear
-    :param output_dim: size of the linear output layer; None returns the last hidden layer
-    :param activation: name, class or function, see :func:`~sb3_diffusion.networks.activations.resolve_activation`
-    :param n_members: number of stacked members, None for a single network
+    :param in_dims: Sizes of the inputs, in the order of their concatenation
+    :param net_arch: Widths of the hidden layers; without any, the first layer is the output, and the network linear
+    :param output_dim: Size of the linear output layer; None returns the last hidden layer
+    :param activation: Name, class or function, see :func:`~sb3_diffusion.networks.activations.resolve_activation`
+    :param n_members: Number of stacked members, None for a single network
     :param layer_norm: True or ``"pre"`` normalises before the activation, ``"post"`` after it
-    :param output_gain: gain of the output layer's orthogonal initialisation, square root of two if None
-    :param batch_renorm: arguments of the :class:`~sb3_diffusion.networks.layers.BatchRenorm` behind each activation, None
+    :param output_gain: Gain of the output layer's orthogonal initialisation, square root of two if None
+    :param batch_renorm: Arguments of the :class:`~sb3_diffusion.networks.layers.BatchRenorm` behind each activation, None
         for no such layers
     """
 
@@ -81,7 +81,7 @@ class MLP(Backbone):
         """
         This network as a function of one input in compiled form, None where it has none.
 
-        :param i: position of the input
+        :param i: Position of the input
         """
         output = self._modules.get("output")
         # compilers cannot look into what follows
@@ -96,9 +96,9 @@ class MLP(Backbone):
         """
         The hidden layers and one behind them as a function of one input, None where that cannot be compiled.
 
-        :param i: position of the input
-        :param output: the last layer
-        :param others: modules, besides those of this network, that have to stay in their places
+        :param i: Position of the input
+        :param output: The last layer
+        :param others: Modules, besides those of this network, that have to stay in their places
         """
         if observed():  # sizes are no numbers while somebody traces
             return None
@@ -156,13 +156,13 @@ class ResidualBlock(nn.Module):
     """
     ``shortcut(x) + Linear(act(Linear(norm(x))))``; the shortcut is linear where the width changes.
 
-    :param in_features: width of the input
-    :param out_features: width of the output
-    :param expansion: the inner layer is this many times as wide as the output
-    :param activation: activation class
-    :param n_members: number of stacked members, None for a single network
-    :param layer_norm: whether to normalise the input of the inner layers
-    :param initialiser: of the two inner layers
+    :param in_features: Width of the input
+    :param out_features: Width of the output
+    :param expansion: The inner layer is this many times as wide as the output
+    :param activation: Activation class
+    :param n_members: Number of stacked members, None for a single network
+    :param layer_norm: Whether to normalise the input of the inner layers
+    :param initialiser: Of the two inner layers
     """
 
     def __init__(
@@ -197,14 +197,14 @@ class ResidualMLP(Backbone):
     """
     Linear layer, one :class:`ResidualBlock` per entry of ``net_arch``, activation, optional linear output.
 
-    :param in_dims: sizes of the inputs, in the order of their concatenation
-    :param net_arch: width of each block, at least one; the first is also the width of the first layer
-    :param output_dim: size of the linear output layer; None returns the last activations
-    :param activation: name or class
-    :param n_members: number of stacked members, None for a single network
-    :param layer_norm: whether each block normalises its input
-    :param output_gain: gain of the output layer's orthogonal initialisation, square root of two if None
-    :param expansion: the inner layer of a block is this many times as wide as its output
+    :param in_dims: Sizes of the inputs, in the order of their concatenation
+    :param net_arch: Width of each block, at least one; the first is also the width of the first layer
+    :param output_dim: Size of the linear output layer; None returns the last activations
+    :param activation: Name or class
+    :param n_members: Number of stacked members, None for a single network
+    :param layer_norm: Whether each block normalises its input
+    :param output_gain: Gain of the output layer's orthogonal initialisation, square root of two if None
+    :param expansion: The inner layer of a block is this many times as wide as its output
     """
 
     def __init__(

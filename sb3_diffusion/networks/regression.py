@@ -7,10 +7,10 @@ def expectile_loss(prediction: th.Tensor, target: th.Tensor, expectile: float) -
     """
     Asymmetric squared error; its minimiser is an expectile of the target.
 
-    :param prediction: any shape
-    :param target: shape of ``prediction``
-    :param expectile: weight of targets above the prediction, in (0, 1)
-    :return: shape of ``prediction``
+    :param prediction: Any shape
+    :param target: Shape of ``prediction``
+    :param expectile: Weight of targets above the prediction, in (0, 1)
+    :return: Shape of ``prediction``
     """
     difference = target - prediction
     return th.where(difference > 0, expectile, 1.0 - expectile) * difference.square()
@@ -20,10 +20,10 @@ def quantile_loss(prediction: th.Tensor, target: th.Tensor, quantile: float) -> 
     """
     Asymmetric absolute error; its minimiser is a quantile of the target.
 
-    :param prediction: any shape
-    :param target: shape of ``prediction``
-    :param quantile: weight of targets above the prediction, in (0, 1)
-    :return: shape of ``prediction``
+    :param prediction: Any shape
+    :param target: Shape of ``prediction``
+    :param quantile: Weight of targets above the prediction, in (0, 1)
+    :return: Shape of ``prediction``
     """
     difference = target - prediction
     return th.where(difference > 0, quantile, 1.0 - quantile) * difference.abs()
@@ -35,10 +35,10 @@ def gumbel_loss(prediction: th.Tensor, target: th.Tensor, temperature: float, ma
     its minimiser is the soft maximum of the target. Scaled by ``exp(-max z)`` for stability.
 
     :param prediction: (batch, ...)
-    :param target: shape of ``prediction``
-    :param temperature: positive
+    :param target: Shape of ``prediction``
+    :param temperature: Positive
     :param max_exponent: ``z`` is cut here
-    :return: shape of ``prediction``
+    :return: Shape of ``prediction``
     """
     z = ((target - prediction) / temperature).clamp(max=max_exponent)
     # a constant for the gradient: it only rescales the loss
@@ -60,11 +60,11 @@ def neighbours(values: th.Tensor, low: float, high: float, n_atoms: int) -> tupl
     """
     Where values lie between equally spaced atoms; values outside are moved to the nearest end.
 
-    :param values: any shape
-    :param low: first atom
-    :param high: last atom
-    :param n_atoms: number of atoms, at least two
-    :return: index of the atom below, at most ``n_atoms - 2``, and the share in [0, 1] that belongs to the atom above
+    :param values: Any shape
+    :param low: First atom
+    :param high: Last atom
+    :param n_atoms: Number of atoms, at least two
+    :return: Index of the atom below, at most ``n_atoms - 2``, and the share in [0, 1] that belongs to the atom above
     """
     position = ((values - low) * ((n_atoms - 1) / (high - low))).clamp(0.0, n_atoms - 1.0)
     # a NaN has a position, so that it can be looked up, and a share that is NaN
@@ -76,10 +76,10 @@ def two_hot(values: th.Tensor, low: float, high: float, n_atoms: int) -> th.Tens
     """
     Probabilities on the two atoms around each value whose mean is the value.
 
-    :param values: any shape
-    :param low: first atom
-    :param high: last atom
-    :param n_atoms: number of equally spaced atoms, at least two
+    :param values: Any shape
+    :param low: First atom
+    :param high: Last atom
+    :param n_atoms: Number of equally spaced atoms, at least two
     :return: (..., n_atoms)
     """
     below, share = neighbours(values.unsqueeze(-1), low, high, n_atoms)

@@ -16,14 +16,14 @@ class SimBa(Backbone):
 
     The running observation normalisation of the paper is not part of the network.
 
-    :param in_dims: sizes of the inputs, in the order of their concatenation
-    :param net_arch: the common width, once per block
-    :param output_dim: size of the linear output layer; None returns the normalised features
-    :param activation: name or class
-    :param n_members: number of stacked members, None for a single network
-    :param layer_norm: accepted because all backbones take it; SimBa always normalises
-    :param output_gain: gain of the output layer's orthogonal initialisation, one if None
-    :param expansion: the inner layer of a block is this many times as wide as the block
+    :param in_dims: Sizes of the inputs, in the order of their concatenation
+    :param net_arch: The common width, once per block
+    :param output_dim: Size of the linear output layer; None returns the normalised features
+    :param activation: Name or class
+    :param n_members: Number of stacked members, None for a single network
+    :param layer_norm: Accepted because all backbones take it; SimBa always normalises
+    :param output_gain: Gain of the output layer's orthogonal initialisation, one if None
+    :param expansion: The inner layer of a block is this many times as wide as the block
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def make_extractor(
     :param space: Observation space
     :param kwargs: Its keyword arguments
     :return: The features extractor
-    :raises ValueError: if one of Stable-Baselines3's cannot read the space, where it would fail later or without a reason
+    :raises ValueError: If one of Stable-Baselines3's cannot read the space, where it would fail later or without a reason
     """
     is_dict = isinstance(space, spaces.Dict)
     if (

@@ -14,7 +14,7 @@ def check_precision(precision: str) -> str:
     """
     :param precision: One of :data:`PRECISIONS`
     :return: The same value
-    :raises ValueError: if there is no such format
+    :raises ValueError: If there is no such format
     """
     choice("particle_precision", precision, PRECISIONS)
     return precision

@@ -31,7 +31,7 @@ def make_process(
     :param action_dim: Size of the flattened action
     :param process_kwargs: Further arguments of the process
     :return: The process
-    :raises ValueError: if there is no such process or schedule
+    :raises ValueError: If there is no such process or schedule
     """
     choice("process", process, PROCESSES)
     options = process_kwargs or {}
@@ -56,7 +56,7 @@ def chain_options(process: str, solver: str | None, variance: str) -> dict[str, 
     :param solver: One of its solvers, ``None`` for its default
     :param variance: Variance of the noise in the steps
     :return: Arguments of the process' ``sampler``
-    :raises ValueError: if the process has no such solver
+    :raises ValueError: If the process has no such solver
     """
     solvers = PROCESSES[process]
     if solver is not None and solver not in solvers:

@@ -240,7 +240,7 @@ def collect(cell: Cell) -> dict[str, Any]:
 
     :param cell: The cell
     :return: Content of ``result.json``, except for the attempts
-    :raises CellFileError: if anything is missing; the message says what
+    :raises CellFileError: If anything is missing; the message says what
     """
     folder = run_folder(cell)
     if folder is None:

@@ -140,7 +140,7 @@ def plan(cells: Sequence[Cell]) -> None:
     Write down what the cells are, before any of them is started.
 
     :param cells: Cells of one benchmark
-    :raises ValueError: if a folder belongs to a cell with other settings; then nothing is written
+    :raises ValueError: If a folder belongs to a cell with other settings; then nothing is written
     """
     root = cells[0].root
     root.mkdir(parents=True, exist_ok=True)
@@ -168,8 +168,8 @@ def read(folder: Path, kind: str) -> Any:
     :param folder: Folder of a cell
     :param kind: ``"cell"``, ``"attempts"`` or ``"result"``
     :return: Content of the file
-    :raises CellFileError: if the file is not what it should be
-    :raises FileNotFoundError: if there is none
+    :raises CellFileError: If the file is not what it should be
+    :raises FileNotFoundError: If there is none
     """
     path = folder / f"{kind}.json"
     try:
@@ -185,8 +185,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     :param folder: Folder of a cell
     :return: Its result
-    :raises CellFileError: if it is damaged, or that of another cell
-    :raises FileNotFoundError: if there is none
+    :raises CellFileError: If it is damaged, or that of another cell
+    :raises FileNotFoundError: If there is none
     """
     result = read(folder, "result")
     if result["cell"] != read(folder, "cell"):
@@ -199,7 +199,7 @@ def write(folder: Path, kind: str, content: Any) -> None:
     :param folder: Folder of a cell
     :param kind: See :func:`read`
     :param content: What the file shall hold
-    :raises CellFileError: if that is not what it should be
+    :raises CellFileError: If that is not what it should be
     """
     path = folder / f"{kind}.json"
     check(content, kind, path)
@@ -215,7 +215,7 @@ def check(content: Any, kind: str, path: Path) -> None:
     :param content: What a file holds
     :param kind: See :func:`read`
     :param path: The file
-    :raises CellFileError: if that is not what it should be
+    :raises CellFileError: If that is not what it should be
     """
     error = next(iter(_validator(kind).iter_errors(content)), None)
     if error is not None:

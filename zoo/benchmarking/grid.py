@@ -62,7 +62,7 @@ class RayRunner:
     :param retries: How often a failed training is started again, and a task whose machine was lost
     :param gpus: Graphics cards of a training; a fraction shares one
     :param train: The training script
-    :raises ValueError: if Ray is not installed or the cluster does not answer
+    :raises ValueError: If Ray is not installed or the cluster does not answer
     """
 
     def __init__(self, address: str, retries: int, gpus: float = 0.0, train: Path = TRAIN):

@@ -67,7 +67,7 @@ def read_benchmark(root: Path) -> list[CellState]:
     """
     :param root: Folder of a benchmark
     :return: Its cells in the order of algorithm, environment and seed
-    :raises ValueError: if there is none
+    :raises ValueError: If there is none
     """
     folders = sorted(path.parent for path in root.glob("*/*/seed-*/cell.json"))
     if not folders:

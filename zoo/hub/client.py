@@ -173,7 +173,7 @@ def contents(folder: Path, algo: str, env_id: str, trusted: bool = False) -> dic
     :param env_id: Environment
     :param trusted: Whether the settings in it are the user's own, and may name any wrapper
     :return: By name in the repository, where to find the content, or the content itself
-    :raises ValueError: if the folder is not complete, or a file contains the user's token
+    :raises ValueError: If the folder is not complete, or a file contains the user's token
     """
     name = agent_name(algo, env_id)
     files: dict[str, bytes | Path] = {path.name: path for path in check_folder(folder, name)}
@@ -192,7 +192,7 @@ def contents(folder: Path, algo: str, env_id: str, trusted: bool = False) -> dic
 def check_secrets(texts: Mapping[str, str | bytes]) -> None:
     """
     :param texts: What is to be sent, under a name for the message
-    :raises ValueError: if the user's token, or anything that looks like one, is in it
+    :raises ValueError: If the user's token, or anything that looks like one, is in it
     """
     token = _token()
     for name, text in texts.items():
@@ -279,8 +279,8 @@ def download(repository: Repository, algo: str, env_id: str, target: Path, *, re
     :param target: Folder of the agent, replaced when everything is there
     :param revision: Branch, tag or commit; by default the newest
     :return: The commit
-    :raises HubError: if the Hub does not deliver
-    :raises ValueError: if a file is refused
+    :raises HubError: If the Hub does not deliver
+    :raises ValueError: If a file is refused
     """
     name = agent_name(algo, env_id)
     api = repository.api

@@ -86,7 +86,7 @@ class PublishedAgent:
         How to build the environment.
 
         :return: Wrappers and frame stacking, and arguments of the environment
-        :raises ValueError: if they ask for something that could run code or open files; the message names file and reason
+        :raises ValueError: If they ask for something that could run code or open files; the message names file and reason
         """
         config = self.folder / "config.yml"
         hyperparams = read_yaml(config) if config.is_file() else {}
@@ -187,7 +187,7 @@ class PublishedAgent:
         :param env: Environment, whose spaces must be the agent's
         :param device: PyTorch device
         :param seed: Seed of the agent
-        :raises ValueError: if the archive is not an agent that can be rebuilt without running code
+        :raises ValueError: If the archive is not an agent that can be rebuilt without running code
         """
         model = (
             self._unpickle(device, seed) if self._pickled() else load_agent(self.archive, device=device, seed=seed, verbose=0)

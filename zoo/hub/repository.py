@@ -248,7 +248,7 @@ def check_folder(folder: Path, name: str) -> list[Path]:
 
     :param folder: The folder
     :param name: Name of the agent
-    :raises ValueError: if a file is missing or does not belong there
+    :raises ValueError: If a file is missing or does not belong there
     """
     files = sorted(path for path in folder.rglob("*") if not path.is_dir())
     known = {f"{name}.zip", *SIZES, SOURCE}
@@ -267,7 +267,7 @@ def check_download(folder: Path, name: str) -> None:
 
     :param folder: Downloaded files
     :param name: Name of the agent
-    :raises ValueError: if a file is not what it should be; the message names it
+    :raises ValueError: If a file is not what it should be; the message names it
     """
     for settings in SETTINGS:
         if (folder / settings).is_file():

@@ -60,7 +60,7 @@ class Assignments(argparse.Action):
 def parse_assignment(word: str) -> tuple[str, Any]:
     """
     :param word: ``key:value``
-    :raises ValueError: if it is nothing of that form
+    :raises ValueError: If it is nothing of that form
     """
     key, _, text = word.partition(":")
     if not KEY.fullmatch(key) or not text.strip():
@@ -75,7 +75,7 @@ def evaluate(text: str) -> Any:
     """
     :param text: What stands behind the colon
     :return: The value of the expression, or the text itself if it is a word, a dotted name, a path or a schedule
-    :raises ValueError: if it is neither
+    :raises ValueError: If it is neither
     """
     text = text.strip()
     if text.lower() in WORDS:

@@ -19,7 +19,7 @@ def read_evaluations(folder: Path) -> Curve | None:
     """
     :param folder: Of a run
     :return: Mean return of every evaluation, ``None`` if there is none yet
-    :raises ValueError: if the file is damaged
+    :raises ValueError: If the file is damaged
     """
     path = folder / "evaluations.npz"
     if not path.is_file():

@@ -6,7 +6,7 @@ import torch as th
 def check_device(name: str) -> None:
     """
     :param name: Value of ``--device``
-    :raises ValueError: if there is no such device here
+    :raises ValueError: If there is no such device here
     """
     if name == "auto":
         return

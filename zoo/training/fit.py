@@ -23,7 +23,7 @@ def make(env_id: str, env_kwargs: Mapping[str, Any], wrap: Wrapper | None = None
     :param env_kwargs: Its arguments
     :param wrap: The wrappers of the settings
     :param option: Where the arguments come from, for the message
-    :raises ValueError: if it cannot be made; the message says why
+    :raises ValueError: If it cannot be made; the message says why
     """
     given = f" with {option} {' '.join(f'{key}:{value}' for key, value in env_kwargs.items())}" if env_kwargs else ""
     try:
@@ -51,7 +51,7 @@ def check(
     :param env: The environment, with the wrappers of the settings
     :param normalize: Arguments of ``VecNormalize``; ``None`` for no normalisation
     :param frame_stack: Number of stacked observations
-    :raises ValueError: if they do not fit
+    :raises ValueError: If they do not fit
     """
     name = f"environment {env.spec.id}" if env.spec is not None else "this environment"
     _check_actions(algorithm, env.action_space, name)

@@ -104,7 +104,7 @@ class RunFolder:
         Hold the folder of an earlier run, to go on in it.
 
         :param path: The folder
-        :raises ValueError: if a living process holds it; the message names the process
+        :raises ValueError: If a living process holds it; the message names the process
         """
         folder = cls(Path(path))
         folder._hold()

@@ -119,7 +119,7 @@ def check(algorithm: type[BaseAlgorithm], settings: Settings, namespace: dict[st
     :param algorithm: The algorithm
     :param settings: Its settings
     :param namespace: Names by which expressions in a settings file reach classes
-    :raises ValueError: for the first that cannot be right
+    :raises ValueError: For the first that cannot be right
     """
     arguments = _arguments(algorithm)
     for name, setting in settings.items():
@@ -202,7 +202,7 @@ def find_class(where: str, name: str) -> Any:
     """
     :param where: Which setting it is, for the message
     :param name: ``module.Class``
-    :raises ValueError: if there is none
+    :raises ValueError: If there is none
     """
     module, _, attribute = name.rpartition(".")
     if not module:

@@ -27,7 +27,7 @@ def parameter_importance(study: optuna.Study) -> dict[str, float]:
     """
     :param study: A study that maximises a value
     :return: Share of each parameter, the largest first; together 1
-    :raises ValueError: if they cannot be told; the message says why
+    :raises ValueError: If they cannot be told; the message says why
     """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     trials = [trial for trial in trials if trial.value is not None and math.isfinite(trial.value)]

@@ -177,7 +177,7 @@ def algorithm_names() -> list[str]:
 def check_algorithm(name: str) -> None:
     """
     :param name: Value of ``--algo``
-    :raises ValueError: if there is no such algorithm; the message is one line with a suggestion
+    :raises ValueError: If there is no such algorithm; the message is one line with a suggestion
     """
     names = algorithm_names()
     if name in names:
@@ -197,7 +197,7 @@ def check_environment(env_id: str) -> None:
     Register the DeepMind Control tasks if the id asks for one, and check that the environment exists.
 
     :param env_id: Value of ``--env``
-    :raises ValueError: if it does not; the message is one line with a suggestion
+    :raises ValueError: If it does not; the message is one line with a suggestion
     """
     register_environments(env_id)
     newest = _newest_version(env_id)
@@ -246,7 +246,7 @@ def check_names(algo: str | None, env_id: str | None, gym_packages: Sequence[str
     :param algo: Value of ``--algo``
     :param env_id: Value of ``--env``
     :param gym_packages: Values of ``--gym-packages``
-    :raises ValueError: if one of them does not exist
+    :raises ValueError: If one of them does not exist
     """
     if algo is not None:
         check_algorithm(algo)
@@ -258,7 +258,7 @@ def check_names(algo: str | None, env_id: str | None, gym_packages: Sequence[str
 def import_packages(names: Iterable[str]) -> None:
     """
     :param names: Values of ``--gym-packages``
-    :raises ValueError: if one cannot be imported
+    :raises ValueError: If one cannot be imported
     """
     name = ""
     try:

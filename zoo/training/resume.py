@@ -78,7 +78,7 @@ def open_run(folder: str | Path) -> Run:
     """
     :param folder: Log folder of a run, such as ``logs/dacer/Hopper-v5_1``
     :return: What is stored there
-    :raises ValueError: if it cannot be continued; the message says why
+    :raises ValueError: If it cannot be continued; the message says why
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
@@ -143,7 +143,7 @@ def continue_run(
     :param trusted: Whether the user has given ``--trust-remote-code``
     :return: The run, whose folder this process holds from now on, and the command line for rl-zoo3; ``None`` if it is finished
         and nothing more is asked for
-    :raises ValueError: if it cannot be continued, or an option would change it
+    :raises ValueError: If it cannot be continued, or an option would change it
     """
     harmless, n_timesteps = _parse_rest(rest)
     if finished(folder) and n_timesteps is None:

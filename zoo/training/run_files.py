@@ -38,7 +38,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Read a mapping. A file that asks for Python objects is refused, nothing of it is built.
 
     :param path: A YAML file
-    :raises ValueError: if it is not a plain mapping; the message names the file and the reason
+    :raises ValueError: If it is not a plain mapping; the message names the file and the reason
     """
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, more than the {MAX_BYTES} that settings may have.")
@@ -106,7 +106,7 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
 
     :param path: Where to
     :param content: Plain values
-    :raises ValueError: if a value is an object that YAML would need a tag for
+    :raises ValueError: If a value is an object that YAML would need a tag for
     """
     try:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -144,7 +144,7 @@ def find_run(
     :param which: Which of its agents
     :param env_kwargs: Arguments of the environment that overwrite those of the training
     :param say: Is told about runs that were passed over
-    :raises NoAgent: if there is none; the message says why
+    :raises NoAgent: If there is none; the message says why
     """
     parent = Path(folder, algo)
     runs = candidates(parent, env_id, exp_id)
@@ -193,7 +193,7 @@ def candidates(parent: Path, env_id: str, exp_id: int | str) -> list[Path]:
     :param env_id: Environment
     :param exp_id: See :func:`find_run`
     :return: Folders of the runs that may be meant, the newest first
-    :raises NoAgent: if there is no such run, or if several may be meant
+    :raises NoAgent: If there is no such run, or if several may be meant
     """
     if exp_id == -1:
         return [parent] if parent.is_dir() else []

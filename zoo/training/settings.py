@@ -56,7 +56,7 @@ Settings = dict[str, Setting]
 def read_entries(config: str) -> dict[str, Any]:
     """
     :param config: File (``.yml``, ``.yaml``, ``.py``) or Python module with settings, one entry per environment
-    :raises ValueError: if it cannot be read
+    :raises ValueError: If it cannot be read
     """
     try:
         if config.endswith((".yml", ".yaml")):
@@ -83,7 +83,7 @@ def choose_entry(config: str, entries: Mapping[str, Any], candidates: Iterable[s
     :param entries: Entries of the file
     :param candidates: Names that may be meant, the best first
     :return: The settings of the entry
-    :raises ValueError: if there is none
+    :raises ValueError: If there is none
     """
     names = list(candidates)
     name = next((name for name in names if name in entries), None)

@@ -49,7 +49,7 @@ class StartingAgent:
         """
         :param algo: Algorithm of the training
         :param trusted: Whether the user has given ``--trust-remote-code``
-        :raises ValueError: if it is an agent of another algorithm, or if something would be unpickled that is neither of one
+        :raises ValueError: If it is an agent of another algorithm, or if something would be unpickled that is neither of one
             of the user's own runs nor trusted
         """
         other = described_algorithm(self.archive)

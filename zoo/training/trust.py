@@ -60,7 +60,7 @@ def check_own(folder: str | Path, trusted: bool, consequence: str) -> None:
     :param folder: Log folder of a run
     :param trusted: Whether the user has given ``--trust-remote-code``
     :param consequence: What will be done with it, and thereby run
-    :raises ValueError: if it is neither the user's own nor trusted
+    :raises ValueError: If it is neither the user's own nor trusted
     """
     if is_own(folder):
         return

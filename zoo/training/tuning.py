@@ -47,7 +47,7 @@ def storage_file(storage: str) -> Path | None:
     """
     :param storage: Value of ``--storage``
     :return: The file behind it, ``None`` if it is a database server
-    :raises ValueError: if it is neither a URL nor a journal
+    :raises ValueError: If it is neither a URL nor a journal
     """
     if storage.endswith(".log"):
         return Path(storage)
@@ -64,7 +64,7 @@ def open_storage(storage: str | None) -> BaseStorage | None:
     """
     :param storage: Value of ``--storage``
     :return: The storage, ``None`` for one in memory
-    :raises ValueError: if it cannot be opened
+    :raises ValueError: If it cannot be opened
     """
     if storage is None:
         return None
@@ -102,7 +102,7 @@ def load_trial(storage: str, study_name: str, trial_id: int, algo: str) -> dict[
     :param study_name: Name of the study
     :param trial_id: Number of the trial
     :param algo: Algorithm that is to be trained with them
-    :raises ValueError: if there is no such study or trial, or it is one of another algorithm
+    :raises ValueError: If there is no such study or trial, or it is one of another algorithm
     """
     file = storage_file(storage)
     if file is not None and not file.is_file():
@@ -131,7 +131,7 @@ def check_algorithm(study: optuna.Study, algo: str) -> None:
     """
     :param study: A study
     :param algo: Algorithm that its trials are to train
-    :raises ValueError: if the study is one of another algorithm
+    :raises ValueError: If the study is one of another algorithm
     """
     other = study.user_attrs.get("algo", algo)
     if other != algo:
@@ -280,7 +280,7 @@ def open_study(
     :param sampler: Where settings come from
     :param pruner: What ends bad trials early
     :param attributes: Stored with a new study; ``"algo"`` among them
-    :raises ValueError: if the study exists and is one of another algorithm
+    :raises ValueError: If the study exists and is one of another algorithm
     """
     with lock:
         study = optuna.create_study(
