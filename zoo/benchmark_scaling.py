@@ -103,9 +103,11 @@ class Update:
         self.act(3)
 
     def train(self, count: int) -> None:
+        """Train for as many steps as the measurement takes."""
         self.model.train(gradient_steps=count, batch_size=self.settings.batch_size)
 
     def act(self, count: int) -> None:
+        """Act as often as the measurement takes."""
         for _ in range(count):
             self.model.predict(self.observation, deterministic=False)
 

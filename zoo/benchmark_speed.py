@@ -216,9 +216,11 @@ class Subject:
         return int(getattr(self.model, "policy_delay", 1))
 
     def train(self, count: int) -> None:
+        """Train for as many steps as the measurement takes."""
         self.model.train(gradient_steps=count, batch_size=self.args.batch_size)
 
     def act(self, n: int, count: int) -> None:
+        """Act as often as the measurement takes."""
         observation = self.observations[0] if n == 1 else self.observations[:n]
         for _ in range(count):
             self.model.predict(observation, deterministic=False)

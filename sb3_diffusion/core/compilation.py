@@ -105,6 +105,7 @@ class CompiledLoss:
         self.run: Loss = th.compile(loss, dynamic=False, options={"fallback_random": True})
 
     def __call__(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
+        """Run the loss, eagerly where the compiler fails."""
         try:
             return self.run(batch)
         except th._dynamo.exc.TorchDynamoException as error:
@@ -133,6 +134,7 @@ class CudaGraphUpdate:
         self.graphs: dict[Any, tuple[th.cuda.CUDAGraph, Batch, Metrics]] = {}
 
     def __call__(self, batch: Batch, with_actor: bool) -> Metrics:
+        """One update, like :meth:`OffPolicyDiffusion.update`."""
         key = with_actor, trained_parameters(self.algorithm.optimizers)
         if key not in self.graphs:
             self.n_calls[key] += 1
@@ -183,6 +185,7 @@ class CudaGraphActing:
         return type(None), ()
 
     def __call__(self, observations: PyTorchObs) -> th.Tensor:
+        """Actions for a batch of observations."""
         key = _shapes(observations)
         if key not in self.graphs:
             self.n_calls[key] += 1

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from typing_extensions import override
 
 from sb3_diffusion.numeric import integer
 
@@ -27,6 +28,7 @@ class ActionRepeat(gym.Wrapper, RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         self.repeat = repeat
 
+    @override
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         total_reward = 0.0
         for _ in range(self.repeat):
@@ -49,6 +51,7 @@ class Float32Observation(gym.ObservationWrapper, RecordConstructorArgs):
         gym.ObservationWrapper.__init__(self, env)
         self.observation_space = _float32_box(env.observation_space, "observation")
 
+    @override
     def observation(self, observation: Any) -> np.ndarray:
         return np.asarray(observation, dtype=np.float32)
 
@@ -66,6 +69,7 @@ class Float32Action(gym.ActionWrapper, RecordConstructorArgs):
         self._dtype = env.action_space.dtype
         self.action_space = _float32_box(env.action_space, "action")
 
+    @override
     def action(self, action: Any) -> np.ndarray:
         return np.asarray(action, dtype=self._dtype)
 

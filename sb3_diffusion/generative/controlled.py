@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
@@ -106,6 +107,7 @@ class ControlledDiffusion(nn.Module):
         """
         return ControlledSampler(self, steps)
 
+    @override
     def extra_repr(self) -> str:
         return f"noise_schedule={self.noise_schedule!r}, prior_std={self.prior_std}"
 
@@ -225,6 +227,7 @@ class ControlledSampler(nn.Module):
         log_prior = -0.5 * (states[0] / prior_std).square() - math.log(prior_std) - 0.5 * math.log(2.0 * math.pi)
         return PathSample(last.tanh(), (run - log_det).sum(-1), log_prior.sum(-1))
 
+    @override
     def extra_repr(self) -> str:
         return f"steps={self.steps}"
 

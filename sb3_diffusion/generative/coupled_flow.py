@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch as th
 from torch import nn
+from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
@@ -134,6 +135,7 @@ class CoupledFlow(nn.Module):
         z, y = _halves(x1)
         return 0.5 * (z + y)
 
+    @override
     def extra_repr(self) -> str:
         return f"steps={self.steps}, mixing={self.mixing}"
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from torch import nn
+from typing_extensions import override
 
 from sb3_diffusion.generative import conversions
 from sb3_diffusion.generative.process import Denoise, GenerativeProcess
@@ -151,6 +152,7 @@ class FlowSampler(nn.Module):
             states[-1] = states[-1].clamp(self.clip_low, self.clip_high)
         return th.stack(states)
 
+    @override
     def extra_repr(self) -> str:
         return f"solver={self.solver!r}, steps={self.steps}"
 

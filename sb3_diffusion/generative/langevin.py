@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch as th
 from torch import nn
+from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
@@ -301,5 +302,6 @@ class Langevin(nn.Module):
             states[-1] = states[-1].clamp(self.clip_low, self.clip_high)
         return th.stack(states)
 
+    @override
     def extra_repr(self) -> str:
         return f"steps={self.steps}"

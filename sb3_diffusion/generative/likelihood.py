@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch as th
 from torch import nn
+from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
@@ -102,6 +103,7 @@ class LikelihoodEstimator(nn.Module):
             error = error + level.weight / level.sigma**2 * (clean - x0).square().sum(2).mean(1)
         return dim * self._offset - error
 
+    @override
     def extra_repr(self) -> str:
         return f"rule={self.rule!r}, levels={len(self._levels)}"
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch as th
 from torch import nn
+from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
@@ -302,6 +303,7 @@ class Sampler(nn.Module):
             states[-1] = states[-1].clamp(self.clip_low, self.clip_high)
         return th.stack(states)
 
+    @override
     def extra_repr(self) -> str:
         return f"solver={self.solver!r}, steps={self.steps}"
 

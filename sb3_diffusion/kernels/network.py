@@ -23,6 +23,7 @@ Member = tuple[NetworkStruct, Any]
 
 
 def padded(columns: int) -> int:
+    """Columns as the kernels lay them out: up to a multiple of the widest tile."""
     return columns + -columns % PANEL
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import torch as th
+from typing_extensions import override
 
 from sb3_diffusion.kernels import loader
 from sb3_diffusion.kernels.guard import is_plain
@@ -30,6 +31,7 @@ def _checked(network: "Network", parameters: Any, *tensors: th.Tensor) -> "list[
 class Evaluation(th.autograd.Function):
     """A network as one node: :meth:`Network.evaluate`."""
 
+    @override
     @staticmethod
     def forward(ctx: Any, network: "Network", x: th.Tensor, context: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
         x = x.contiguous()
@@ -39,6 +41,7 @@ class Evaluation(th.autograd.Function):
             ctx.save_for_backward(x, context, *parameters)
         return network.compute(x, context, parameters, record=ctx.record)
 
+    @override
     @staticmethod
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
         _refuse_second_derivative()
@@ -82,6 +85,7 @@ class Evaluation(th.autograd.Function):
 class Chain(th.autograd.Function):
     """A whole reverse chain as one node: :meth:`Network.run_chain`."""
 
+    @override
     @staticmethod
     def forward(
         ctx: Any,
@@ -101,6 +105,7 @@ class Chain(th.autograd.Function):
             ctx.save_for_backward(points, task.steps, task.draws, context, times, *parameters)
         return points
 
+    @override
     @staticmethod
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
         _refuse_second_derivative()

@@ -82,6 +82,7 @@ class BoundDenoiser:
         self.c, self.e = c, e
 
     def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
+        """The denoiser's prediction at ``x``, at the evaluation number ``k``."""
         return self.denoiser(x, self.c, self.e[k])  # type: ignore[no-any-return]
 
     def run_chain(
@@ -121,6 +122,7 @@ class FreshDenoiser:
         return self.denoiser.bind(self.denoiser.encode_state(self.features), self.denoiser.encode_time(self.t))
 
     def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
+        """The denoiser's prediction at ``x``, at the evaluation number ``k``."""
         return self.bound(x, k)
 
     def run_chain(

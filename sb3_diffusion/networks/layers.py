@@ -14,6 +14,7 @@ from typing import Any
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from sb3_diffusion.kernels import hooked, observed
 from sb3_diffusion.numeric import integer, real
@@ -152,6 +153,7 @@ class Linear(nn.Module):
             return th.addmm(bias, x, weight)
         return th.matmul(x, weight) + bias
 
+    @override
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, n_members={self.n_members}"
 
@@ -255,6 +257,7 @@ class SplitLinear(nn.Module):
         rows = x.reshape(self.n_members if per_member else 1, -1, x.shape[-1])
         return (th.matmul(rows, weight) + offset).view(self.n_members, *lead, self.out_features)
 
+    @override
     def extra_repr(self) -> str:
         return f"in_dims={self.in_dims}, out_features={self.out_features}, n_members={self.n_members}"
 
@@ -368,6 +371,7 @@ class BatchRenorm(nn.Module):
         scale = self.weight * (r / std)
         return th.addcmul(self.bias + self.weight * d - mean * scale, x, scale)
 
+    @override
     def extra_repr(self) -> str:
         return f"momentum={self.momentum}, warmup={self.warmup}, n_members={self.n_members}"
 

@@ -18,6 +18,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
+from typing_extensions import override
 
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
@@ -280,6 +281,7 @@ class DiffusionPolicy(BasePolicy):
         """Device of the policy."""
         return self.bank_x.device  # without walking through all modules for the first parameter
 
+    @override
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
 

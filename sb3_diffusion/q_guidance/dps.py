@@ -4,7 +4,7 @@ from typing import Any
 
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.compilation import Loss
@@ -98,12 +98,14 @@ class DPS(iDEM):
             **kwargs,
         )
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         if self.score_injection == "distill":
             return super().policy_settings()
         guidance = {"n_particles": self.n_particles, "temperature": self.temperature, "proposal": self.proposal}
         return {**super().policy_settings(), **guidance}
 
+    @override
     def update(
         self, batch: Batch, with_actor: bool, critic_loss: Loss | None = None, actor_loss: Loss | None = None
     ) -> Metrics:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.metrics import Metrics
@@ -74,9 +74,11 @@ class iDEM(OffPolicyDiffusion):
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         return {"n_action_candidates": self.n_action_candidates, "exploration_noise": self.exploration_noise}
 
+    @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         # replayed actions only have to cover the space: the regression is conditional on a_t
         a_t, t, alpha, sigma, _ = self.actor.add_noise(batch.actions, self.randomness, "actor")

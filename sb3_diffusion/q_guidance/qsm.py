@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.metrics import Metrics
@@ -72,9 +72,11 @@ class QSM(OffPolicyDiffusion):
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         return {"n_action_candidates": self.n_action_candidates, "exploration_noise": self.exploration_noise}
 
+    @override
     def target_actions(self, batch: Batch) -> th.Tensor:
         actions = super().target_actions(batch)
         if self.target_action_noise > 0.0:
@@ -82,6 +84,7 @@ class QSM(OffPolicyDiffusion):
             actions = (actions + self.target_action_noise * noise).clamp(-1.0, 1.0)
         return actions
 
+    @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         a_t, t, _, sigma, _ = self.actor.add_noise(batch.actions, self.randomness, "actor")
         target, gradient_size = self.noise_target(batch, a_t, sigma)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.compilation import set_learning_rate
@@ -85,6 +85,7 @@ class DACER(OffPolicyDiffusion):
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         return {
             "critic_head": "gaussian",
@@ -115,6 +116,7 @@ class DACER(OffPolicyDiffusion):
         actions = self.actor.sample(context, self.randomness, label, n_candidates, clip_output=False)
         return self.policy.exploration(actions, self.randomness, f"{label}.explore")
 
+    @override
     def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         with th.no_grad():
             target_mean, target_sample = self.value_targets(batch)
@@ -138,6 +140,7 @@ class DACER(OffPolicyDiffusion):
         chosen = sample.gather(0, critic.unsqueeze(0)).squeeze(0)
         return rewards + batch.discounts * value, rewards + batch.discounts * chosen
 
+    @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         # the gradient flows through every step of the chain; a clamp at the end would cut it off outside the box
         actions = self.actor.sample(self.actor.encode(batch.observations), self.randomness, "actor", clip_output=False)
@@ -146,6 +149,7 @@ class DACER(OffPolicyDiffusion):
         loss = -self.critic.q(actions, context).amin(0).mean()
         return loss, {"actor_loss": loss.detach()}
 
+    @override
     def after_update(self, batch: Batch) -> Metrics:
         if (self._n_updates - 1) % self.alpha_update_interval != 0:
             return {}

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from typing_extensions import override
 
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.data.batch import Batch
@@ -64,9 +65,11 @@ class DACERv2(DACER):
         self.field_form = choice("field_form", field_form, FIELD_FORMS)
         super().__init__(policy, env, learning_rate, **kwargs)
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         return {**super().policy_settings(), "diffusion_steps": 5}
 
+    @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         context = self.actor.encode(batch.observations)
         states, times = self.actor.sample_states(context, self.randomness, "actor")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.compilation import Loss
@@ -103,6 +103,7 @@ class DIME(OffPolicyDiffusion):
         self._warned = False
         super().__init__(policy, env, learning_rate, gradient_steps=gradient_steps, policy_delay=policy_delay, **kwargs)
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         low, high = ALPHA_RANGE
         alpha = {"initial": self.initial_alpha, "learning_rate": self.alpha_learning_rate, "low": low, "high": high}
@@ -127,6 +128,7 @@ class DIME(OffPolicyDiffusion):
         """The learned temperature ``alpha``."""
         return self.policy.multipliers["temperature"]  # type: ignore[return-value]
 
+    @override
     def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         critics = self.critic.ensemble
         if all(parameter.requires_grad for parameter in self.policy.critic_parameters):
@@ -168,6 +170,7 @@ class DIME(OffPolicyDiffusion):
         now, following = critics.ensemble.log_probs(logits).chunk(2, dim=1)
         return now, following.detach()
 
+    @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         self.critic.ensemble.eval()  # running statistics
         path = self.actor.sample_with_log_ratio(self.actor.encode(batch.observations), self.randomness, "actor")
@@ -179,11 +182,13 @@ class DIME(OffPolicyDiffusion):
         entropy, run_cost = -path.log_ratio.detach().mean(), path.run_cost.detach().mean()
         return loss, {"actor_loss": loss.detach(), "entropy_bound": entropy, "run_cost": run_cost}
 
+    @override
     def limit_gradients(self, parameters: list[th.nn.Parameter]) -> None:
         if self.max_actor_grad is not None and parameters is self.policy.actor_parameters:
             th.nn.utils.clip_grad_value_(parameters, self.max_actor_grad)
         super().limit_gradients(parameters)
 
+    @override
     def update(
         self, batch: Batch, with_actor: bool, critic_loss: Loss | None = None, actor_loss: Loss | None = None
     ) -> Metrics:
@@ -196,5 +201,6 @@ class DIME(OffPolicyDiffusion):
         self.temperature.descend(target - run_cost)
         return {"alpha": self.temperature()}
 
+    @override
     def review(self, means: dict[str, float]) -> None:
         self._warned = self._warned or warn_if_clipped(means, self.v_min, self.v_max, self._n_updates)

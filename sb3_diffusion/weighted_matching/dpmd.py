@@ -5,7 +5,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import CommonArguments
 from sb3_diffusion.core.compilation import Loss
@@ -109,6 +109,7 @@ class DPMD(OffPolicyDiffusion):
             policy, env, learning_rate, actor_learning_rate=actor_learning_rate, policy_delay=policy_delay, **kwargs
         )
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         temperature = {"initial": self.initial_temperature, "learning_rate": self.temperature_learning_rate}
         return {
@@ -122,6 +123,7 @@ class DPMD(OffPolicyDiffusion):
         """The learned temperature."""
         return self.policy.multipliers["temperature"]  # type: ignore[return-value]
 
+    @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         with th.no_grad():
             particles = self.particles(batch)
@@ -165,6 +167,7 @@ class DPMD(OffPolicyDiffusion):
         """
         return self.actor.process.regression_target(particles, noisy.eps)
 
+    @override
     def update(
         self, batch: Batch, with_actor: bool, critic_loss: Loss | None = None, actor_loss: Loss | None = None
     ) -> Metrics:
@@ -174,6 +177,7 @@ class DPMD(OffPolicyDiffusion):
             self.temperature.descend(self.target_kl - metrics["weight_kl"])
         return metrics
 
+    @override
     def after_update(self, batch: Batch) -> Metrics:
         if (self._n_updates - 1) % self.refresh_interval == 0:
             follow(self.actor_target, self.actor, rate=1.0)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import CommonArguments
 from sb3_diffusion.generative.flow import MeanFlow
@@ -103,6 +103,7 @@ class FPMD(DPMD):
             **kwargs,
         )
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         settings = {**super().policy_settings(), "evaluation_steps": self.evaluation_steps}
         if self.variant == "rectified":
@@ -114,6 +115,7 @@ class FPMD(DPMD):
             "diffusion_steps": 1,
         }
 
+    @override
     def regression_target(self, particles: th.Tensor, noisy: NoisyActions, context: th.Tensor) -> th.Tensor:
         velocity = super().regression_target(particles, noisy, context)
         process = self.actor.process

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.metrics import Metrics
@@ -72,6 +72,7 @@ class MaxEntDP(OffPolicyDiffusion):
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         return {"n_action_candidates": self.n_action_candidates, "choose_with_target": True, "time_input": "logsnr"}
 
@@ -106,6 +107,7 @@ class MaxEntDP(OffPolicyDiffusion):
         n_samples, label = self.n_likelihood_samples, "next_action.likelihood"
         return self.actor.log_prob(actions, context, self.likelihood, self.randomness, label, n_samples)
 
+    @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         # replayed actions only have to cover the space: the regression is conditional on a_t
         noisy = self.actor.add_noise(batch.actions, self.randomness, "actor")

@@ -5,7 +5,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments, check_schedule, scheduled
 from sb3_diffusion.core.metrics import Metrics
@@ -78,6 +78,7 @@ class QVPO(OffPolicyDiffusion):
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
+    @override
     def policy_settings(self) -> dict[str, Any]:
         return {
             "net_arch": {"pi": [256, 256], "qf": [256, 256]},
@@ -91,11 +92,13 @@ class QVPO(OffPolicyDiffusion):
         self.ent_coef_schedule = FloatSchedule(self.ent_coef)
         self.current_ent_coef = th.tensor(scheduled("ent_coef", self.ent_coef_schedule, 1.0), device=self.device)
 
+    @override
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         # in place, so that compiled code and CUDA graphs read the new value
         self.current_ent_coef.fill_(scheduled("ent_coef", self.ent_coef_schedule, self._current_progress_remaining))
         super().train(gradient_steps, batch_size)
 
+    @override
     def target_actions(self, batch: Batch) -> th.Tensor:
         actor = self.actor_target
         context = actor.encode(batch.next_observations)
@@ -103,10 +106,12 @@ class QVPO(OffPolicyDiffusion):
         context = self.critic_target.encode(batch.next_observations)
         return best_candidates(candidates, particle_values(self.critic_target, candidates, context))
 
+    @override
     def update_targets(self) -> None:
         super().update_targets()
         follow(self.actor_target, self.actor, self.tau)
 
+    @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         context = self.actor.encode(batch.observations)
         with th.no_grad():

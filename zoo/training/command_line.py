@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from typing_extensions import override
+
 from sb3_diffusion.names import suggest
 
 from .errors import fail
@@ -31,6 +33,7 @@ class CommandParser(argparse.ArgumentParser):
         if kwargs.get("add_help", True):
             self.add_argument("--traceback", action="store_true", help="show where an error comes from")
 
+    @override
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -39,6 +42,7 @@ class CommandParser(argparse.ArgumentParser):
             self.error(f"unrecognised: {' '.join(unknown)}; {hint}")
         return known
 
+    @override
     def error(self, message: str) -> NoReturn:
         fail(self.prog, message)
 
@@ -49,6 +53,7 @@ class Assignments(argparse.Action):
     quotes: ``batch_size:512 learning_rate:lin_3e-4 policy_kwargs:dict(activation_fn=nn.ReLU)``.
     """
 
+    @override
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         try:
             assigned = dict(map(parse_assignment, values))

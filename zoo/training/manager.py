@@ -23,6 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, Pr
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize, sync_envs_normalization
+from typing_extensions import override
 
 from sb3_diffusion import load_normalization
 from sb3_diffusion.checkpoints.agents import save_agent, write_file
@@ -123,6 +124,7 @@ class Manager(ExperimentManager):
 
     # -- settings -------------------------------------------------------------------------------------------------------
 
+    @override
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.run is not None:
             print(f"Continuing {self.run.folder} with its own settings")
@@ -186,6 +188,7 @@ class Manager(ExperimentManager):
         wrap_all = _wrap_worker if self.vec_env_class is SubprocVecEnv else _wrap
         return hyperparams, partial(wrap_all, wrap), callbacks, wrap_vector
 
+    @override
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         if self.vec_env_class is SubprocVecEnv:
             start_worker_server()
@@ -234,6 +237,7 @@ class Manager(ExperimentManager):
         """
         return settings.complete(model, self.settings, self.options, self.trained_agent)
 
+    @override
     def create_callbacks(self) -> None:
         if self.show_progress:
             self.callbacks.append(ProgressBarCallback())
@@ -253,6 +257,7 @@ class Manager(ExperimentManager):
             )
             self.callbacks.append(evaluation)
 
+    @override
     def learn(self, model: BaseAlgorithm) -> None:
         assert self.folder is not None
         model.set_logger(make_logger(Path(self.save_path), self._tensorboard_folder(model), self.verbose))
@@ -286,6 +291,7 @@ class Manager(ExperimentManager):
         converted: dict[str, Any] = HYPERPARAMS_CONVERTER[self.algo](params)
         return converted
 
+    @override
     def create_log_folder(self) -> None:
         if self._writes_no_run:
             return
@@ -304,6 +310,7 @@ class Manager(ExperimentManager):
     def _writes_no_run(self) -> bool:
         return self.optimize_hyperparameters or self.dry_run
 
+    @override
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         return super().create_envs(n_envs, eval_env, no_log or self._writes_no_run)
 
@@ -333,6 +340,7 @@ class Manager(ExperimentManager):
             needs = "needs the package optunahub and a connection to the network"
             fail("train.py", f"--sampler {sampler_method} {needs} ({error}); install it, or take --sampler tpe")
 
+    @override
     def objective(self, trial: optuna.Trial) -> float:
         try:
             return super().objective(trial)
@@ -341,6 +349,7 @@ class Manager(ExperimentManager):
                 raise pruned.__cause__ from None
             raise
 
+    @override
     def hyperparameters_optimization(self) -> None:
         if self.tensorboard_log is not None:
             print("The trials of a search write no TensorBoard files.")
@@ -363,6 +372,7 @@ class Manager(ExperimentManager):
         report = f"report_{self.env_name}_{study.study_name.replace('/', '-')}"
         tuning.write_report(study, Path(self.log_folder, self.algo, report), picture=not self.no_optim_plots)
 
+    @override
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         assert self.folder is not None
         try:

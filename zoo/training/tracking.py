@@ -10,6 +10,7 @@ from typing import Any
 
 import stable_baselines3
 from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
+from typing_extensions import override
 
 from .commands import own_command
 from .errors import fail
@@ -19,6 +20,7 @@ from .full_disk import GuardedLogger
 class CompleteTensorBoard(TensorBoardOutputFormat):
     """TensorBoard with all numbers. Stable-Baselines3 leaves some to the csv file, such as ``time/total_timesteps``."""
 
+    @override
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         super().write(key_values, dict.fromkeys(key_excluded, ()), step)
 
