@@ -10,6 +10,9 @@ if TYPE_CHECKING:  # at run time the names come from the taxonomy and from _MODU
     from sb3_diffusion.checkpoints.agents import load_agent as load_agent
     from sb3_diffusion.checkpoints.agents import load_normalization as load_normalization
     from sb3_diffusion.checkpoints.agents import save_agent as save_agent
+    from sb3_diffusion.data.replay import TensorDictReplayBuffer as TensorDictReplayBuffer
+    from sb3_diffusion.data.replay import TensorNStepReplayBuffer as TensorNStepReplayBuffer
+    from sb3_diffusion.data.replay import TensorReplayBuffer as TensorReplayBuffer
     from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
     from sb3_diffusion.q_guidance.dps import DPS as DPS
     from sb3_diffusion.q_guidance.idem import iDEM as iDEM
@@ -24,6 +27,9 @@ __version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8"
 # Nothing is imported before it is asked for: the command line reads the taxonomy without PyTorch.
 _MODULES = {
     "DiffusionPolicy": "sb3_diffusion.policies.diffusion",
+    "TensorDictReplayBuffer": "sb3_diffusion.data.replay",
+    "TensorNStepReplayBuffer": "sb3_diffusion.data.replay",
+    "TensorReplayBuffer": "sb3_diffusion.data.replay",
     "load_agent": "sb3_diffusion.checkpoints.agents",
     "load_normalization": "sb3_diffusion.checkpoints.agents",
     "save_agent": "sb3_diffusion.checkpoints.agents",

@@ -8,6 +8,7 @@ from torch import nn
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.envs.bandits import ActionValue, BanditEnv
+from tests.helpers import part
 
 SMALL_NET = {"net_arch": [64, 64], "state_arch": (16, 16), "time_dim": 32}
 """Networks that fit a density on one dimension in seconds."""
@@ -91,7 +92,7 @@ def fit(model: OffPolicyDiffusion, updates: int, batch_size: int = 256) -> None:
         for group in model.actor.optimizer.param_groups:
             group["lr"] = base * (1.0 - update / updates)
         loss, _ = model.actor_loss(uniform_batch(model, batch_size))
-        model._step(model.actor.optimizer, loss, model.policy.actor_parameters)
+        model.step(part(model, "actor"), loss)
 
 
 def draw(model: OffPolicyDiffusion, n: int = 8000) -> th.Tensor:

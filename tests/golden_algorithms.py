@@ -13,6 +13,7 @@ from tests.bandits import (
 )
 from tests.golden_tools import Case, close, sub
 from tests.golden_weights import critic_gradients, denoiser_gradients, load_critics, load_denoiser
+from tests.helpers import part
 
 GAMMA = 0.97
 
@@ -100,14 +101,14 @@ def weights_of(model: OffPolicyDiffusion, name: str) -> Case:
 def critic_step(model: OffPolicyDiffusion, batch: Batch, case: Case) -> None:
     loss, _ = model.critic_loss(batch)
     close(loss, case["expected/loss/critic"])
-    model._step(model.critic.optimizer, loss, model.policy.critic_parameters)
+    model.step(part(model, "critic"), loss)
     gradients = critic_gradients(model.critic.ensemble)
     check_gradients(gradients, sub(case, "expected/grads/critic"))
     check_step(model, case, "critic", gradients)
 
 
 def actor_step(model: OffPolicyDiffusion, loss: th.Tensor, case: Case) -> None:
-    model._step(model.actor.optimizer, loss, model.policy.actor_parameters)
+    model.step(part(model, "actor"), loss)
     gradients = denoiser_gradients(model.actor.denoiser)
     check_gradients(gradients, sub(case, "expected/grads/actor"))
     check_step(model, case, "actor", gradients)

@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.core.update import Part
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from tests.environments import PointEnv
@@ -217,3 +218,8 @@ class CautiousPolicy(DiffusionPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "caution": self.caution}
+
+
+def part(model: Any, name: str) -> Part:
+    """One of the parts that a model trains."""
+    return next(part for part in model.parts() if part.name == name)

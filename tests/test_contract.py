@@ -350,6 +350,7 @@ def test_a_fresh_interpreter_predicts_the_same_actions(tmp_path: pathlib.Path) -
     script = f"""
 import numpy as np, sb3_diffusion
 from tests.helpers import act, observations
+from sb3_diffusion.policies.parts import own_parameters
 for name in {[method.name for method in OFF_POLICY]}:
     path = {str(tmp_path)!r} + "/" + name
     model = getattr(sb3_diffusion, name).load(path, device="cpu")
@@ -427,7 +428,9 @@ def test_the_policy_can_be_copied(trained: Any) -> None:
     twin = copy.deepcopy(trained.policy)
     actions = act(trained, obs)
     np.testing.assert_array_equal(act(twin, obs), actions)
-    assert {id(p) for p in twin.actor_parameters} == {id(p) for p in twin.actor.parameters()}
+    assert {id(p) for group in twin.actor.optimizer.param_groups for p in group["params"]} == {
+        id(p) for p in twin.actor.parameters()
+    }
     with th.no_grad():
         for parameter in twin.parameters():
             parameter.zero_()
@@ -635,9 +638,9 @@ def test_vec_normalize(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     batches: list[Batch] = []
     update = model._run_update
 
-    def spy(batch: Batch, with_actor: bool) -> Any:
+    def spy(batch: Batch, due: Any) -> Any:
         batches.append(batch)
-        return update(batch, with_actor)
+        return update(batch, due)
 
     model._run_update = spy
     model.train(2, 16)

@@ -25,7 +25,7 @@ import pytest
 import torch as th
 
 import sb3_diffusion
-from sb3_diffusion.core.compilation import EXECUTION_MODES
+from sb3_diffusion.core.update import EXECUTION_MODES
 from sb3_diffusion.generative.flow import FLOW_SOLVERS
 from sb3_diffusion.generative.schedules import CONTINUOUS_SCHEDULES, DISCRETE_SCHEDULES
 from sb3_diffusion.generative.solvers import SOLVERS

@@ -344,7 +344,7 @@ def test_a_buffer_discounts_as_its_model_does(algorithm: Algorithm, buffer_file:
     assert discounts(model) == returns_of(0.5)
     seen: list[Any] = []
 
-    def spy(batch: Any, with_actor: bool) -> Any:
+    def spy(batch: Any, due: Any) -> Any:
         seen.append(batch.discounts)
         return {"actor_loss": th.zeros(())}
 

@@ -35,6 +35,7 @@ from sb3_diffusion.checkpoints.allocation import at_most, held
 from sb3_diffusion.checkpoints.archives import Archive, open_archive
 from sb3_diffusion.checkpoints.demands import ACTIVATIONS, check_counts, check_memory, memory_bytes, n_entries
 from sb3_diffusion.checkpoints.normalization import pack_normalization, unpack_normalization
+from sb3_diffusion.checkpoints.old_names import up_to_date
 from sb3_diffusion.checkpoints.plain import NotPlain, from_plain, parse_json, space_from_plain, space_to_plain, to_plain
 from sb3_diffusion.checkpoints.weights import (
     check_names,
@@ -92,9 +93,9 @@ def save_agent(model: BaseAlgorithm, path: str | Path, *, optimizer_state: bool 
 
     :param model: The agent, of one of our algorithms or of Stable-Baselines3's
     :param path: The file; ``.zip`` is added if it has no ending. It is replaced only when the new one is complete
-    :param optimizer_state: Whether to keep what the optimizers remember, two thirds of the file, and the weights of a target
-        or previous actor. Without, the loaded agent acts the same; when it is trained on, its optimizers start afresh, and
-        the other actor starts as a copy of the actor
+    :param optimizer_state: Whether to keep what the optimizers remember, two thirds of the file, and the weights of both the
+        actor and its target (an average or the previous policy). Without, the loaded agent acts the same; when it is trained
+        on, its optimizers start afresh, and both actors start as the one that acts
     :return: The file
     """
     content = io.BytesIO()
@@ -107,7 +108,7 @@ def save_agent(model: BaseAlgorithm, path: str | Path, *, optimizer_state: bool 
         for name in model._get_torch_save_params()[0]:
             if isinstance(recursive_getattr(model, name), th.optim.Optimizer):
                 members[f"{name}.pth"] = _without_state(members[f"{name}.pth"])
-        members["policy.pth"] = _with_one_actor(members["policy.pth"])
+        members["policy.pth"] = _with_one_actor(members["policy.pth"], getattr(model.policy, "acting", "actor"))
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, data in members.items():
@@ -215,11 +216,16 @@ def _without_state(member: bytes) -> bytes:
     return content.getvalue()
 
 
-def _with_one_actor(member: bytes) -> bytes:
-    """No method acts with its ``actor_target``; weights that are the same tensor twice are stored once."""
+def _with_one_actor(member: bytes, acting: str) -> bytes:
+    """
+    Of the actor and its target, the weights of the one that acts; weights that are the same tensor twice are stored once.
+
+    :param member: Weights of a policy
+    :param acting: Name of the actor that acts
+    """
     saved = th.load(io.BytesIO(member), weights_only=True)
-    prefix = "actor_target."
-    shared = {name: saved[f"actor.{name.removeprefix(prefix)}"] if name.startswith(prefix) else saved[name] for name in saved}
+    kept, other = ("actor_target.", "actor.") if acting == "actor_target" else ("actor.", "actor_target.")
+    shared = {name: saved[kept + name.removeprefix(other)] if name.startswith(other) else saved[name] for name in saved}
     content = io.BytesIO()
     th.save(shared, content)
     return content.getvalue()
@@ -464,6 +470,7 @@ def _read_weights(archive: Archive) -> dict[str, Any]:
 
 def _restore(file: str, model: BaseAlgorithm, saved: dict[str, Any]) -> None:
     names, variable_names = model._get_torch_save_params()
+    saved = up_to_date(saved, names)
     variables = saved.pop(VARIABLES.removesuffix(".pth"), {})
     if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
         raise ValueError(f"{file}: {VARIABLES} must be a mapping from names to tensors; the file is damaged.")

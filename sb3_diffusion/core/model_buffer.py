@@ -41,14 +41,15 @@ class ModelBuffer:
         vars(model)["replay_buffer"] = buffer
 
 
-def check_buffer_kwargs(model: OffPolicyAlgorithm) -> None:
+def check_buffer_kwargs(model: OffPolicyAlgorithm, buffer_class: type[ReplayBuffer]) -> None:
     """
     Refuse arguments of the buffer that say something else than those of the algorithm.
 
     :param model: An algorithm that has its arguments, and no buffer yet
+    :param buffer_class: Class that its buffer will have
     :raises ValueError: Naming both
     """
-    if not issubclass(model.replay_buffer_class or ReplayBuffer, N_STEP_BUFFERS):
+    if not issubclass(buffer_class, N_STEP_BUFFERS):
         return
     # n_steps=1 is the default: Stable-Baselines3 wants the number of steps of a chosen class to be said to the buffer alone
     for name, silent in (("gamma", None), ("n_steps", 1)):
@@ -80,7 +81,7 @@ def _n_steps(model: OffPolicyAlgorithm) -> int | None:
     """Steps of the returns, ``None`` where a class of somebody else's decides."""
     if "n_steps" in model.replay_buffer_kwargs:
         return int(model.replay_buffer_kwargs["n_steps"])
-    return model.n_steps if issubclass(model.replay_buffer_class or ReplayBuffer, TensorReplayBuffer) else None
+    return model.n_steps if issubclass(model.replay_buffer_class or TensorReplayBuffer, TensorReplayBuffer) else None
 
 
 def _check_fits(model: OffPolicyAlgorithm, buffer: ReplayBuffer) -> None:

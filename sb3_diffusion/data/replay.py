@@ -468,3 +468,12 @@ def _normalize_elsewhere(observations: PyTorchObs, env: VecNormalize) -> PyTorch
         arrays: Any = env.normalize_obs({key: value.cpu().numpy() for key, value in observations.items()})
         return {key: th.as_tensor(arrays[key], device=value.device) for key, value in observations.items()}
     return th.as_tensor(env.normalize_obs(observations.cpu().numpy()), device=observations.device)  # type: ignore[arg-type]
+
+
+BUFFERS: dict[str, type[TensorReplayBuffer]] = {
+    buffer_class.__name__: buffer_class
+    for buffer_class in (TensorReplayBuffer, TensorNStepReplayBuffer, TensorDictReplayBuffer)
+}
+"""The classes by the names under which saved models know them."""
+for _buffer_class in BUFFERS.values():
+    _buffer_class.__module__ = "sb3_diffusion"  # pickles name the public place, so that this file may move

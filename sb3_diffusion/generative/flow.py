@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from torch import nn
+from torch.autograd import forward_ad
 from typing_extensions import override
 
 from sb3_diffusion.generative import conversions
@@ -284,3 +285,21 @@ class MeanFlow(FlowMatching):
         """
         choice("solver", solver, MEAN_FLOW_SOLVERS)
         return MeanFlowSampler(steps, clip=clip, **options)
+
+
+def directional_derivative(
+    function: Callable[..., th.Tensor], arguments: Sequence[th.Tensor], directions: Sequence[th.Tensor]
+) -> th.Tensor:
+    """
+    Derivative of a network along a direction of its arguments, such as noisy actions and times (forward mode, for the cost of
+    two passes).
+
+    :param function: Function of the arguments
+    :param arguments: Where the derivative is taken
+    :param directions: One per argument, of its shape
+    :return: Derivative, of the shape of the function's result
+    """
+    with forward_ad.dual_level():
+        output = function(*map(forward_ad.make_dual, arguments, directions))
+        derivative = forward_ad.unpack_dual(output).tangent
+    return derivative  # type: ignore[no-any-return]

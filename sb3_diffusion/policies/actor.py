@@ -9,11 +9,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch.autograd import forward_ad
 
-from sb3_diffusion.generative.controlled import ControlledDiffusion, ControlledSampler, PathSample
+from sb3_diffusion.generative.controlled import ControlledDiffusion
 from sb3_diffusion.generative.flow import FlowMatching
-from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
@@ -175,24 +173,6 @@ class DiffusionActor(ObservationModel, BasePolicy):
         """
         return self.denoiser(x_t, context, self.encode_time(t))
 
-    def derivative(
-        self, x_t: th.Tensor, t: th.Tensor, context: th.Tensor, x_direction: th.Tensor, t_direction: th.Tensor
-    ) -> th.Tensor:
-        """
-        Derivative of :meth:`denoise` along a direction of noisy actions and times (forward mode, for the cost of two passes).
-
-        :param x_t: Noisy actions ``(..., action_dim)``
-        :param t: Their diffusion times
-        :param context: Result of :meth:`encode`
-        :param x_direction: Direction, of the shape of ``x_t``
-        :param t_direction: Direction, of the shape of ``t``
-        :return: Derivative, of the shape of ``x_t``
-        """
-        with forward_ad.dual_level():
-            output = self.denoise(forward_ad.make_dual(x_t, x_direction), forward_ad.make_dual(t, t_direction), context)
-            derivative = forward_ad.unpack_dual(output).tangent
-        return derivative  # type: ignore[no-any-return]
-
     def act(
         self,
         observations: PyTorchObs,
@@ -244,58 +224,6 @@ class DiffusionActor(ObservationModel, BasePolicy):
         chain = self.update_chain
         denoise = self.bind(context, chain.times)
         return chain.sample(denoise, self._sample_shape(len(context), n_candidates), noise, label, clip_output=clip_output)
-
-    def sample_states(self, context: th.Tensor, noise: Randomness, label: str) -> tuple[th.Tensor, th.Tensor]:
-        """
-        Run the update's chain like :meth:`sample` without clipping, and keep what it passes through.
-
-        :param context: Result of :meth:`encode`, ``(batch, hidden)``
-        :param noise: Source of the starting point and of the step noise
-        :param label: Prefix of the names of the draws
-        :return: States ``(steps + 1, batch, action_dim)``, starting noise first and the actions last, and the times
-            ``(steps,)`` of all but the last
-        """
-        chain = self.update_chain
-        denoise = self.bind(context, chain.times)
-        states = chain.chain(denoise, (context.shape[0], self.action_dim), noise, label, clip_output=False)
-        # a solver that evaluates the network several times per step does so at the state's own time first
-        return states, chain.times.view(len(states) - 1, -1)[:, 0]
-
-    def sample_with_log_ratio(self, context: th.Tensor, noise: Randomness, label: str) -> PathSample:
-        """
-        Run the update's chain of a controlled diffusion like :meth:`sample`, and bound the log density of the actions.
-
-        :param context: Result of :meth:`encode`, ``(batch, hidden)``
-        :param noise: Source of the starting point and of the step noise
-        :param label: Prefix of the names of the draws
-        :return: Actions ``(batch, action_dim)`` and the parts of their log ratio ``(batch,)``
-        """
-        chain = self.update_chain
-        assert isinstance(chain, ControlledSampler)
-        denoise = self.bind(context, chain.times)
-        return chain.sample_with_log_ratio(denoise, (context.shape[0], self.action_dim), noise, label)
-
-    def log_prob(
-        self,
-        actions: th.Tensor,
-        context: th.Tensor,
-        estimator: LikelihoodEstimator,
-        noise: Randomness,
-        label: str,
-        n_samples: int,
-    ) -> th.Tensor:
-        """
-        Estimate the log density of actions under the policy, in the box [-1, 1].
-
-        :param actions: Actions ``(batch, action_dim)``
-        :param context: Result of :meth:`encode`
-        :param estimator: Built by the process' ``likelihood``
-        :param noise: Source of the noise added to the actions
-        :param label: Name of the draw
-        :param n_samples: Noises per action and noise level
-        :return: Log densities in nats ``(batch,)``
-        """
-        return estimator.log_prob(self.bind(context, estimator.times), actions, noise, label, n_samples)
 
     def forward(self, observations: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """

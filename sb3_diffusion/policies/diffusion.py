@@ -1,13 +1,12 @@
 """``DiffusionPolicy``: actor, critics, target critics and their optimizers in one Stable-Baselines3 policy."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -29,11 +28,18 @@ from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.modes import train_unless_frozen
 from sb3_diffusion.policies.multiplier import Multiplier
+from sb3_diffusion.policies.parts import (
+    Module,
+    StateValue,
+    frozen_copy,
+    optimizer_settings,
+    own_parameters,
+    per_network,
+)
 
 NOISE_BANK_SEED = 0
 MAX_CANDIDATES = 100_000
 """Most chains of a deterministic action: their noise is made at construction."""
-Module = TypeVar("Module", bound=BaseModel)
 
 
 class DiffusionPolicy(BasePolicy):
@@ -89,12 +95,22 @@ class DiffusionPolicy(BasePolicy):
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
-    :param initial_alpha: Initial value of the learned factor of that noise, ``None`` for no such factor
+    :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
         descent, or a moving average
     :param multipliers: Learned positive numbers of the method (temperatures, Lagrange multipliers) by name, each with the
         arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
+    :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
+        :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another diffusion actor, such as a behaviour policy,
+        ``"critic"``: further critics), whether it has a ``target`` (a copy ``<name>_target`` that the method moves), and
+        arguments of the kind that differ from those of the policy
+    :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     """
+
+    for_methods: ClassVar[frozenset[str]] = frozenset(
+        ("critic_head", "critic_kwargs", "target_critics", "actor_target", "multipliers", "exploration_multiplier", "networks")
+    ) | {"choose_with_target", "acting"}
+    """Arguments that are for the method to decide, not for its user."""
 
     actor_class: ClassVar[type[DiffusionActor]] = DiffusionActor
     default_features_extractor: ClassVar[type[BaseFeaturesExtractor] | None] = None
@@ -143,21 +159,24 @@ class DiffusionPolicy(BasePolicy):
         n_behavior_candidates: int = 1,
         choose_with_target: bool = False,
         exploration_noise: float = 0.0,
-        initial_alpha: float | None = None,
+        exploration_multiplier: str | None = None,
         actor_target: bool = False,
         multipliers: dict[str, dict[str, float]] | None = None,
+        networks: dict[str, dict[str, Any]] | None = None,
+        acting: str = "actor",
     ):
         self.constructor_arguments = {
             key: value
             for key, value in locals().items()
             if key not in ("self", "__class__", "observation_space", "action_space")
         }
+        optimizer_class, optimizer_kwargs = optimizer_settings(optimizer_class, optimizer_kwargs)
         super().__init__(
             observation_space,
             action_space,
             features_extractor_class or self.default_features_extractor or extractor_for(observation_space),
             dict(features_extractor_kwargs or {}),  # Stable-Baselines3 adds to it
-            optimizer_class=_resolve_optimizer(optimizer_class),
+            optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
             normalize_images=normalize_images,
@@ -178,75 +197,94 @@ class DiffusionPolicy(BasePolicy):
         self._holds_frozen = False
         self._observes_vectors = is_vector_space(observation_space)
         self._extracts_purely = self.features_extractor_class in (FlattenExtractor, NatureCNN, CombinedExtractor)
-        self._build_actor(
-            process=process,
-            process_kwargs=process_kwargs,
-            noise_schedule=noise_schedule,
-            diffusion_steps=diffusion_steps,
-            sampling_steps=sampling_steps,
-            evaluation_steps=evaluation_steps,
-            solver=solver,
-            variance=variance,
-            time_input=time_input,
-            net_arch=[256, 256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
-            activation=_of(activation_fn, "pi", "mish"),
-            backbone=_of(backbone, "pi", "mlp"),
-            layer_norm=_of(layer_norm, "pi", False),
-            time_dim=time_dim,
-            output_gain=optional(real, "output_gain", output_gain, low=0),
-            state_arch=tuple(integer(f"state_arch[{index}]", width, low=1) for index, width in enumerate(state_arch)),
-        )
-        # a copy, so that both policies are the same at first and nothing is drawn for the second one
-        self.actor_target = _frozen(deepcopy(self.actor)) if actor_target else None
-        self._build_critics(
-            share_features_extractor,
-            target_critics,
-            head=critic_head,
-            particle_precision=particle_precision,
-            n_critics=n_critics,
-            net_arch=[256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[1],
-            activation=_of(activation_fn, "qf", "relu"),
-            backbone=_of(backbone, "qf", "mlp"),
-            layer_norm=_of(layer_norm, "qf", False),
+        self._actor_arguments: dict[str, Any] = {
+            "process": process,
+            "process_kwargs": process_kwargs,
+            "noise_schedule": noise_schedule,
+            "diffusion_steps": diffusion_steps,
+            "sampling_steps": sampling_steps,
+            "evaluation_steps": evaluation_steps,
+            "solver": solver,
+            "variance": variance,
+            "time_input": time_input,
+            "net_arch": [256, 256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
+            "activation": per_network(activation_fn, "pi", "mish"),
+            "backbone": per_network(backbone, "pi", "mlp"),
+            "layer_norm": per_network(layer_norm, "pi", False),
+            "time_dim": time_dim,
+            "output_gain": optional(real, "output_gain", output_gain, low=0),
+            "state_arch": tuple(integer(f"state_arch[{index}]", width, low=1) for index, width in enumerate(state_arch)),
+        }
+        self._value_arguments: dict[str, Any] = {
+            "net_arch": [256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[1],
+            "activation": per_network(activation_fn, "qf", "relu"),
+            "layer_norm": per_network(layer_norm, "qf", False),
+        }
+        self._critic_arguments: dict[str, Any] = {
+            **self._value_arguments,
+            "head": critic_head,
+            "particle_precision": particle_precision,
+            "n_critics": n_critics,
+            "backbone": per_network(backbone, "qf", "mlp"),
             **(critic_kwargs or {}),
-        )
-        self.exploration = ExplorationNoise(exploration_noise, initial_alpha)
+        }
+        self.actor = self._make(self.actor_class, **self._actor_arguments)
+        # a copy, so that both policies are the same at first and nothing is drawn for the second one
+        self.actor_target = frozen_copy(self.actor) if actor_target else None
+        self._build_critics(share_features_extractor, target_critics)
         self.multipliers = nn.ModuleDict({name: Multiplier(**options) for name, options in (multipliers or {}).items()})
+        factor: Any = None if exploration_multiplier is None else self.multipliers[exploration_multiplier]
+        self.exploration = ExplorationNoise(exploration_noise, factor)
+        self.trained = {"actor": self.actor, "critic": self.critic}
+        for name, options in (networks or {}).items():
+            self._add_network(name, **options)
+        if not isinstance(getattr(self, acting, None), DiffusionActor):
+            raise ValueError(f"acting={acting!r} is none of the policy's actors.")
+        self.acting = acting
         self._build_noise_bank(evaluation_steps or sampling_steps or diffusion_steps)
-        self._build_optimizers(lr_schedule)
+        for network in self.trained.values():
+            network.optimizer = self.optimizer_class(own_parameters(network), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """A new features extractor."""
         return make_extractor(self.features_extractor_class, self.observation_space, self.features_extractor_kwargs)
 
-    def _build_actor(self, **actor_kwargs: Any) -> None:
-        self.actor = self.actor_class(
+    def _make(self, build: Callable[..., Module], extractor: BaseFeaturesExtractor | None = None, **arguments: Any) -> Module:
+        return build(
             self.observation_space,
-            self.action_space,  # type: ignore[arg-type]
-            self.make_features_extractor(),
+            self.action_space,
+            self.make_features_extractor() if extractor is None else extractor,
             normalize_images=self.normalize_images,
-            **actor_kwargs,
+            **arguments,
         )
 
-    def _build_critics(self, share_features_extractor: bool, target_critics: bool, **critic_kwargs: Any) -> None:
-        def make(shared: BaseFeaturesExtractor | None) -> CriticEnsemble:
-            return CriticEnsemble(
-                self.observation_space,
-                self.action_space,  # type: ignore[arg-type]
-                self.make_features_extractor() if shared is None else shared,
-                normalize_images=self.normalize_images,
-                share_features_extractor=shared is not None,
-                **critic_kwargs,
-            )
-
-        self.critic = make(self.actor.features_extractor if share_features_extractor else None)
+    def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
+        extractor = self.actor.features_extractor if share_features_extractor else None
+        arguments = self._critic_arguments
+        self.critic = self._make(CriticEnsemble, extractor, share_features_extractor=share_features_extractor, **arguments)
         if not target_critics:
             self.critic_target = self.critic
             return
         # the target never shares the extractor: it has to lag behind
-        self.critic_target = make(None)
+        self.critic_target = self._make(CriticEnsemble, **arguments)
         self.critic_target.load_state_dict(self.critic.state_dict())
-        _frozen(self.critic_target)
+        self.critic_target.requires_grad_(False)
+        self.critic_target.set_training_mode(False)
+
+    def _add_network(self, name: str, kind: str, target: bool = False, **arguments: Any) -> None:
+        kinds: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+            "value": (StateValue, self._value_arguments),
+            "actor": (self.actor_class, self._actor_arguments),
+            "critic": (CriticEnsemble, self._critic_arguments),
+        }
+        build, defaults = kinds[choice(f"networks[{name!r}]['kind']", kind, kinds)]
+        if hasattr(self, name):
+            raise ValueError(f"networks: the policy has a {name} already; choose another name.")
+        network = self._make(build, **{**defaults, **arguments})
+        self.add_module(name, network)
+        self.trained[name] = network
+        if target:
+            self.add_module(f"{name}_target", frozen_copy(network))
 
     def _build_noise_bank(self, n_steps: int) -> None:
         """Noise of ``predict(deterministic=True)``: the first candidate's chain is silent, the others' random but fixed."""
@@ -258,16 +296,6 @@ class DiffusionPolicy(BasePolicy):
             bank = bank.squeeze(2)
         self.register_buffer("bank_x", bank[0, 0], persistent=False)
         self.register_buffer("bank_steps", bank[1:], persistent=False)
-
-    def _build_optimizers(self, lr_schedule: Schedule) -> None:
-        if self.optimizer_class in (th.optim.Adam, th.optim.AdamW) and not self.optimizer_kwargs.get("foreach"):
-            # one kernel for all parameters
-            self.optimizer_kwargs = {"fused": True, **self.optimizer_kwargs}
-        self.actor_parameters = list(self.actor.parameters())
-        shared = {id(parameter) for parameter in self.actor_parameters}
-        self.critic_parameters = [parameter for parameter in self.critic.parameters() if id(parameter) not in shared]
-        self.actor.optimizer = self.optimizer_class(self.actor_parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
-        self.critic.optimizer = self.optimizer_class(self.critic_parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -358,9 +386,10 @@ class DiffusionPolicy(BasePolicy):
         :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
         :return: Actions in [-1, 1], ``(batch, action_dim)``
         """
+        actor: Any = self._modules[self.acting]  # skips nn.Module's slow attribute lookup
         if n_candidates == 1:
-            return self.actor.act(observations, noise, label, evaluating=evaluating)
-        candidates = self.actor.act(observations, noise, label, n_candidates, evaluating)
+            return actor.act(observations, noise, label, evaluating=evaluating)  # type: ignore[no-any-return]
+        candidates = actor.act(observations, noise, label, n_candidates, evaluating)
         critic = self.critic if critic is None else critic
         return best_candidates(candidates, critic.q(candidates, critic.encode(observations)).amin(0))
 
@@ -373,8 +402,8 @@ class DiffusionPolicy(BasePolicy):
         """
         actor: Any = self._modules["actor"]
         critic: Any = self._modules["critic"]
-        networks = actor, critic
-        if mode and not all(parameter.requires_grad for parameter in (*self.actor_parameters, *self.critic_parameters)):
+        networks = self.trained.values()
+        if mode and not all(p.requires_grad for network in networks for p in network.parameters()):
             for network in networks:
                 train_unless_frozen(network)
             self._holds_frozen = True
@@ -399,13 +428,6 @@ def best_candidates(candidates: th.Tensor, values: th.Tensor) -> th.Tensor:
     return candidates.gather(1, best).squeeze(1)
 
 
-def _frozen(copied: Module) -> Module:
-    """A copy that only follows: without gradients, and always in evaluation mode."""
-    copied.requires_grad_(False)
-    copied.set_training_mode(False)
-    return copied
-
-
 def _switch(module: nn.Module, mode: bool) -> None:
     """``module.train(mode)`` in a tenth of the time, which training spends twice per environment step."""
     if type(module).train is not nn.Module.train or type(module).__setattr__ is not nn.Module.__setattr__:
@@ -415,23 +437,3 @@ def _switch(module: nn.Module, mode: bool) -> None:
     for child in module._modules.values():
         if child is not None:
             _switch(child, mode)
-
-
-def _of(value: Any, key: str, default: Any) -> Any:
-    """One network's entry of an argument that is given for both or as ``dict(pi=..., qf=...)``."""
-    if isinstance(value, dict):
-        unknown = set(value) - {"pi", "qf"}
-        if unknown:
-            raise ValueError(f"Unknown key {sorted(unknown)[0]!r} in policy_kwargs; use dict(pi=..., qf=...).")
-        value = value.get(key)
-    return default if value is None else value
-
-
-def _resolve_optimizer(optimizer_class: type[th.optim.Optimizer] | str) -> type[th.optim.Optimizer]:
-    if not isinstance(optimizer_class, str):
-        return optimizer_class
-    known = {
-        name: cls for name, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)
-    }
-    choice("optimizer_class", optimizer_class, known)
-    return known[optimizer_class]

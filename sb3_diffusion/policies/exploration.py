@@ -6,26 +6,22 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.numeric import optional, real
+from sb3_diffusion.numeric import real
+from sb3_diffusion.policies.multiplier import Multiplier
 
 
 class ExplorationNoise(nn.Module):
     r"""
-    Adds ``alpha * scale * N(0, I)`` to actions and clips them to [-1, 1].
+    Adds ``factor * scale * N(0, I)`` to actions and clips them to [-1, 1].
 
-    :param scale: Standard deviation per unit of ``alpha``, in units of the normalised action; 0 switches the noise off
-    :param initial_alpha: Initial value of the learned factor ``alpha`` (its logarithm is a parameter, see DACER);
-        ``None`` fixes ``alpha`` at 1
+    :param scale: Standard deviation per unit of the factor, in units of the normalised action; 0 switches the noise off
+    :param factor: A learned number, which belongs to the policy; ``None`` for 1
     """
 
-    optimizer: th.optim.Optimizer
-    """Set by the algorithm that learns ``alpha``."""
-
-    def __init__(self, scale: float = 0.0, initial_alpha: float | None = None):
+    def __init__(self, scale: float = 0.0, factor: Multiplier | None = None):
         super().__init__()
         self.scale = real("exploration_noise", scale, low=0, remedy="pass a standard deviation >= 0")
-        initial_alpha = optional(real, "initial_alpha", initial_alpha, above=0, remedy="its logarithm is learned")
-        self.log_alpha = None if initial_alpha is None else nn.Parameter(th.tensor(math.log(initial_alpha)))
+        self._factor = (factor,)  # in a tuple, so that the policy's number is not registered a second time
 
     def forward(self, actions: th.Tensor, noise: Randomness, label: str) -> th.Tensor:
         """
@@ -36,11 +32,13 @@ class ExplorationNoise(nn.Module):
         """
         if self.scale == 0.0:
             return actions
-        draw, log_alpha = noise.normal(actions.shape, label, like=actions), self.log_alpha
-        if log_alpha is None:
+        draw, factor = noise.normal(actions.shape, label, like=actions), self._factor[0]
+        if factor is None:
             noisy = th.add(actions, draw, alpha=self.scale)
-        elif th.is_inference_mode_enabled() and log_alpha.is_cpu:  # a number costs less than operations, and nobody waits
-            noisy = th.add(actions, draw, alpha=self.scale * math.exp(log_alpha.item()))
+        elif (
+            th.is_inference_mode_enabled() and factor.log_value.is_cpu
+        ):  # a number costs less than operations, and nobody waits
+            noisy = th.add(actions, draw, alpha=self.scale * math.exp(factor.log_value.item()))
         else:
-            noisy = th.addcmul(actions, log_alpha.detach().exp(), draw, value=self.scale)
+            noisy = th.addcmul(actions, factor(), draw, value=self.scale)
         return noisy.clamp_(-1.0, 1.0)

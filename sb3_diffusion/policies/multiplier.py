@@ -25,10 +25,10 @@ class Multiplier(nn.Module):
         super().__init__()
         low, high = real("low", low, above=0), real("high", high, above=0)
         initial = real("initial", initial, low, high, remedy="a learned number starts within its range")
-        learning_rate = real("learning_rate", learning_rate, low=0, remedy="0 keeps the number")
+        self.learning_rate = real("learning_rate", learning_rate, low=0, remedy="0 keeps the number")
         self.log_range = math.log(low), math.log(high)
         self.log_value = nn.Parameter(th.tensor(math.log(initial)))
-        self.optimizer = th.optim.Adam([self.log_value], lr=learning_rate, fused=True)
+        self.optimizer = th.optim.Adam([self.log_value], lr=self.learning_rate, fused=True)
 
     def forward(self) -> th.Tensor:
         """
@@ -36,19 +36,21 @@ class Multiplier(nn.Module):
         """
         return self.log_value.detach().exp()
 
-    def descend(self, slope: th.Tensor) -> None:
+    def descend(self, slope: th.Tensor, logarithmic: bool = False) -> th.Tensor:
         """
         One step on ``value * slope``: a negative slope raises the value.
 
         For the Lagrange multiplier of ``constraint <= bound`` the slope is ``bound - constraint``.
 
         :param slope: Scalar, whose own gradient is ignored
+        :param logarithmic: Step on ``log(value) * slope`` instead, whose gradient does not shrink with the value
+        :return: What was stepped on, a scalar without gradient
         """
-        if not self.log_value.requires_grad:  # frozen by the user
-            return
-        loss = self.log_value.exp() * slope.detach()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=[self.log_value])
-        self.optimizer.step()
-        with th.no_grad():
-            self.log_value.clamp_(*self.log_range)
+        loss = (self.log_value if logarithmic else self.log_value.exp()) * slope.detach()
+        if self.log_value.requires_grad:  # not frozen by the user
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward(inputs=[self.log_value])
+            self.optimizer.step()
+            with th.no_grad():
+                self.log_value.clamp_(*self.log_range)
+        return loss.detach()

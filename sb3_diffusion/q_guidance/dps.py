@@ -1,5 +1,6 @@
 """DPS: guidance by the gradient of the Monte-Carlo log-partition of exp(Q / temperature)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from stable_baselines3.common.policies import BasePolicy
@@ -7,9 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.compilation import Loss
-from sb3_diffusion.core.metrics import Metrics
-from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.core.update import Part
 from sb3_diffusion.names import choice
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.guided import GUIDED_POLICIES, GuidedPolicy
@@ -99,18 +98,15 @@ class DPS(iDEM):
         )
 
     @override
-    def policy_settings(self) -> dict[str, Any]:
+    def policy_requirements(self) -> dict[str, Any]:
         if self.score_injection == "distill":
-            return super().policy_settings()
-        guidance = {"n_particles": self.n_particles, "temperature": self.temperature, "proposal": self.proposal}
-        return {**super().policy_settings(), **guidance}
+            return {}
+        return {"n_particles": self.n_particles, "temperature": self.temperature, "proposal": self.proposal}
 
     @override
-    def update(
-        self, batch: Batch, with_actor: bool, critic_loss: Loss | None = None, actor_loss: Loss | None = None
-    ) -> Metrics:
+    def parts(self) -> Sequence[Part]:
         # with guidance at sampling time the critics are all there is to learn
-        return super().update(batch, with_actor and self.score_injection == "distill", critic_loss, actor_loss)
+        return [part for part in super().parts() if part.name == "critic" or self.score_injection == "distill"]
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         policy_class = super()._get_policy_from_name(policy_name)

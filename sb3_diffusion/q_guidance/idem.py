@@ -85,7 +85,7 @@ class iDEM(OffPolicyDiffusion):
         target, metrics = self.noise_target(batch, a_t, alpha, sigma)
         predicted = self.actor.denoise(a_t, t, self.actor.encode(batch.observations))
         loss = (predicted - target).square().mean()
-        return loss, {"actor_loss": loss.detach(), **metrics}
+        return loss, metrics
 
     @th.no_grad()
     def noise_target(self, batch: Batch, a_t: th.Tensor, alpha: th.Tensor, sigma: th.Tensor) -> tuple[th.Tensor, Metrics]:

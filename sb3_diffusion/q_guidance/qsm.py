@@ -90,7 +90,7 @@ class QSM(OffPolicyDiffusion):
         target, gradient_size = self.noise_target(batch, a_t, sigma)
         predicted = self.actor.denoise(a_t, t, self.actor.encode(batch.observations))
         loss = (predicted - target).square().mean()
-        return loss, {"actor_loss": loss.detach(), "q_gradient": gradient_size}
+        return loss, {"q_gradient": gradient_size}
 
     def noise_target(self, batch: Batch, a_t: th.Tensor, sigma: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """

@@ -1,5 +1,6 @@
 """DACER: -Q is backpropagated through the whole chain, added noise is adapted to an entropy target."""
 
+import math
 from typing import Any
 
 import torch as th
@@ -7,7 +8,6 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.compilation import set_learning_rate
 from sb3_diffusion.core.distributional import dsac_loss
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.mixture import mixture_entropy
@@ -15,8 +15,9 @@ from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.multiplier import Multiplier
 
-LOG_ALPHA_RANGE = (-5.0, 3.0)
+ALPHA_RANGE = (math.exp(-5.0), math.exp(3.0))
 """Saturated actions make the mixture's entropy arbitrarily small, which would drive alpha to infinity."""
 
 
@@ -75,7 +76,8 @@ class DACER(OffPolicyDiffusion):
             raise ValueError(f"target_entropy={target_entropy!r} must be a number of nats or 'auto' (-0.9 per dimension).")
         self.reward_scale = real("reward_scale", reward_scale)
         self.noise_scale = real("noise_scale", noise_scale, low=0, remedy="pass a standard deviation >= 0")
-        self.initial_alpha = real("initial_alpha", initial_alpha, above=0, remedy="its logarithm is learned")
+        learned = "it is positive, and its logarithm is learned within these bounds"
+        self.initial_alpha = real("initial_alpha", initial_alpha, *ALPHA_RANGE, remedy=learned)
         self.alpha_learning_rate = real("alpha_learning_rate", alpha_learning_rate, low=0, remedy="0 keeps alpha")
         self.target_entropy = target_entropy if target_entropy == "auto" else real("target_entropy", target_entropy)
         self.alpha_update_interval = integer("alpha_update_interval", alpha_update_interval, low=1)
@@ -86,23 +88,19 @@ class DACER(OffPolicyDiffusion):
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     @override
+    def policy_requirements(self) -> dict[str, Any]:
+        low, high = ALPHA_RANGE
+        alpha = {"initial": self.initial_alpha, "learning_rate": self.alpha_learning_rate, "low": low, "high": high}
+        return {"critic_head": "gaussian", "multipliers": {"alpha": alpha}, "exploration_multiplier": "alpha"}
+
+    @override
     def policy_settings(self) -> dict[str, Any]:
-        return {
-            "critic_head": "gaussian",
-            "exploration_noise": self.noise_scale,
-            "initial_alpha": self.initial_alpha,
-            "n_action_candidates": self.n_action_candidates,
-        }
+        return {"exploration_noise": self.noise_scale, "n_action_candidates": self.n_action_candidates}
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        exploration = self.policy.exploration
-        log_alpha: Any = exploration.log_alpha
-        exploration.optimizer = th.optim.Adam([log_alpha], lr=self.alpha_learning_rate, fused=True)
-
-    def _set_learning_rates(self) -> dict[str, float]:
-        set_learning_rate(self.policy.exploration.optimizer, self.alpha_learning_rate)
-        return super()._set_learning_rates()
+    @property
+    def alpha(self) -> Multiplier:
+        """The learned factor of the exploration noise."""
+        return self.policy.multipliers["alpha"]  # type: ignore[return-value]
 
     def noisy_samples(self, context: th.Tensor, label: str, n_candidates: int | None = None) -> th.Tensor:
         """
@@ -125,7 +123,7 @@ class DACER(OffPolicyDiffusion):
         loss = dsac_loss(mean, std, target_mean, target_sample, running_std, self.half_squared_error).mean(1).sum()
         with th.no_grad():
             running_std.lerp_(std.mean(), self.tau)
-        return loss, {"critic_loss": loss.detach(), "q_mean": mean.detach().mean(), "q_std": std.detach().mean()}
+        return loss, {"q_mean": mean.detach().mean(), "q_std": std.detach().mean()}
 
     def value_targets(self, batch: Batch) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -147,7 +145,7 @@ class DACER(OffPolicyDiffusion):
         with th.no_grad():
             context = self.critic.encode(batch.observations)
         loss = -self.critic.q(actions, context).amin(0).mean()
-        return loss, {"actor_loss": loss.detach()}
+        return loss, {}
 
     @override
     def after_update(self, batch: Batch) -> Metrics:
@@ -166,18 +164,6 @@ class DACER(OffPolicyDiffusion):
         :param entropy: Estimated entropy of the noisy actions in nats, scalar
         :return: Quantities to log
         """
-        exploration = self.policy.exploration
-        assert exploration.log_alpha is not None
         target = -0.9 * self.actor.action_dim if self.target_entropy == "auto" else float(self.target_entropy)
-        loss = exploration.log_alpha * (entropy - target)
-        if exploration.log_alpha.requires_grad:  # not frozen by the user
-            exploration.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            exploration.optimizer.step()
-            with th.no_grad():
-                exploration.log_alpha.clamp_(*LOG_ALPHA_RANGE)
-        return {"entropy": entropy, "alpha": exploration.log_alpha.detach().exp(), "alpha_loss": loss.detach()}
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        names, tensors = super()._get_torch_save_params()
-        return [*names, "policy.exploration.optimizer"], tensors
+        loss = self.alpha.descend(entropy - target, logarithmic=True)
+        return {"entropy": entropy, "alpha": self.alpha(), "alpha_loss": loss}

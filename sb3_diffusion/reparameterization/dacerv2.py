@@ -72,14 +72,18 @@ class DACERv2(DACER):
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         context = self.actor.encode(batch.observations)
-        states, times = self.actor.sample_states(context, self.randomness, "actor")
+        chain = self.actor.update_chain
+        denoise, shape = self.actor.bind(context, chain.times), (context.shape[0], self.actor.action_dim)
+        states = chain.chain(denoise, shape, self.randomness, "actor", clip_output=False)
+        # a solver that evaluates the network several times per step does so at the state's own time first
+        times = chain.times.view(len(states) - 1, -1)[:, 0]
         with th.no_grad():
             critic_context = self.critic.encode(batch.observations)
         value_loss = -self.critic.q(states[-1], critic_context).amin(0).mean()
         # the states are fixed: the auxiliary loss moves the field at them, not them to another place
         field_loss = self.field_loss(states[:-1].detach(), times, context, critic_context)
         loss = value_loss + self.field_weight * field_loss
-        return loss, {"actor_loss": loss.detach(), "value_loss": value_loss.detach(), "field_loss": field_loss.detach()}
+        return loss, {"value_loss": value_loss.detach(), "field_loss": field_loss.detach()}
 
     def field_loss(self, states: th.Tensor, times: th.Tensor, context: th.Tensor, critic_context: th.Tensor) -> th.Tensor:
         """

@@ -4,16 +4,16 @@ import math
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.compilation import Loss
 from sb3_diffusion.core.distributional import categorical_loss, clipped_shares, warn_if_clipped
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.core.update import Part
 from sb3_diffusion.data.batch import Batch, joined
-from sb3_diffusion.generative.controlled import ControlledDiffusion
+from sb3_diffusion.generative.controlled import ControlledDiffusion, ControlledSampler, PathSample
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.modes import train_unless_frozen
@@ -104,20 +104,25 @@ class DIME(OffPolicyDiffusion):
         super().__init__(policy, env, learning_rate, gradient_steps=gradient_steps, policy_delay=policy_delay, **kwargs)
 
     @override
-    def policy_settings(self) -> dict[str, Any]:
+    def policy_requirements(self) -> dict[str, Any]:
         low, high = ALPHA_RANGE
         alpha = {"initial": self.initial_alpha, "learning_rate": self.alpha_learning_rate, "low": low, "high": high}
         support = {"n_atoms": self.n_atoms, "v_min": self.v_min, "v_max": self.v_max, "batch_renorm": self.batch_renorm}
-        settings: dict[str, Any] = {
+        return {
             "process": "controlled",
-            "diffusion_steps": 16,
-            "output_gain": 1e-8,  # no control at first: the policy starts as the prior
-            "net_arch": {"pi": [256, 256, 256], "qf": [2048, 2048]},
             "critic_head": "categorical",
             "critic_kwargs": support,
             "target_critics": self.target_critics,
-            "n_action_candidates": self.n_action_candidates,
             "multipliers": {"temperature": alpha},
+        }
+
+    @override
+    def policy_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "diffusion_steps": 16,
+            "output_gain": 1e-8,  # no control at first: the policy starts as the prior
+            "net_arch": {"pi": [256, 256, 256], "qf": [2048, 2048]},
+            "n_action_candidates": self.n_action_candidates,
         }
         if "optimizer_class" not in self.policy_kwargs:
             settings["optimizer_kwargs"] = {"betas": (0.5, 0.999)}
@@ -131,12 +136,9 @@ class DIME(OffPolicyDiffusion):
     @override
     def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         critics = self.critic.ensemble
-        if all(parameter.requires_grad for parameter in self.policy.critic_parameters):
-            critics.train()
-        else:
-            train_unless_frozen(critics)
+        train_unless_frozen(critics)
         with th.no_grad():
-            path = self.actor.sample_with_log_ratio(self.actor.encode(batch.next_observations), self.randomness, "next_action")
+            path = self.sample_path(batch.next_observations, "next_action")
         log_probs, next_log_probs = self.log_probs(batch, path.samples)
         with th.no_grad():
             # entropy first, so that it is discounted like the value that it belongs to
@@ -150,11 +152,23 @@ class DIME(OffPolicyDiffusion):
         loss = categorical_loss(log_probs, target, self.critic_entropy_coef).mean(1).sum()
         with th.no_grad():
             metrics = {
-                "critic_loss": loss.detach(),
                 "q_mean": critics.value(log_probs).mean(),
                 **clipped_shares(probabilities, atoms, critics.atom_values),
             }
         return loss, metrics
+
+    def sample_path(self, observations: PyTorchObs, label: str) -> PathSample:
+        """
+        Run the chain, and bound the log density of the actions at its end.
+
+        :param observations: Batch of observations
+        :param label: Prefix of the names of the draws
+        :return: Actions ``(batch, action_dim)`` and the parts of their log ratio ``(batch,)``
+        """
+        chain, context = self.actor.update_chain, self.actor.encode(observations)
+        assert isinstance(chain, ControlledSampler)
+        denoise, shape = self.actor.bind(context, chain.times), (context.shape[0], self.actor.action_dim)
+        return chain.sample_with_log_ratio(denoise, shape, self.randomness, label)
 
     def log_probs(self, batch: Batch, next_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Log probabilities of the atoms ``(n_critics, batch, n_atoms)``, at the stored and at the next actions."""
@@ -173,27 +187,24 @@ class DIME(OffPolicyDiffusion):
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         self.critic.ensemble.eval()  # running statistics
-        path = self.actor.sample_with_log_ratio(self.actor.encode(batch.observations), self.randomness, "actor")
+        path = self.sample_path(batch.observations, "actor")
         with th.no_grad():
             context = self.critic.encode(batch.observations)
         value = self.critic.q(path.samples, context).mean(0)
         loss = (self.temperature() * path.log_ratio - value).mean()
         # a bound of the entropy, per action
         entropy, run_cost = -path.log_ratio.detach().mean(), path.run_cost.detach().mean()
-        return loss, {"actor_loss": loss.detach(), "entropy_bound": entropy, "run_cost": run_cost}
+        return loss, {"entropy_bound": entropy, "run_cost": run_cost}
 
     @override
-    def limit_gradients(self, parameters: list[th.nn.Parameter]) -> None:
-        if self.max_actor_grad is not None and parameters is self.policy.actor_parameters:
-            th.nn.utils.clip_grad_value_(parameters, self.max_actor_grad)
-        super().limit_gradients(parameters)
+    def limit_gradients(self, part: Part) -> None:
+        if self.max_actor_grad is not None and part.name == "actor":
+            th.nn.utils.clip_grad_value_(part.parameters, self.max_actor_grad)
+        super().limit_gradients(part)
 
     @override
-    def update(
-        self, batch: Batch, with_actor: bool, critic_loss: Loss | None = None, actor_loss: Loss | None = None
-    ) -> Metrics:
-        metrics = super().update(batch, with_actor, critic_loss, actor_loss)
-        return {**metrics, **self.update_alpha(metrics["run_cost"])} if with_actor else metrics
+    def adapt_multipliers(self, metrics: Metrics) -> Metrics:
+        return self.update_alpha(metrics["run_cost"]) if "run_cost" in metrics else {}
 
     def update_alpha(self, run_cost: th.Tensor) -> Metrics:
         """One step on ``-alpha (run_cost - target)``: a run cost above its target, too little entropy, raises alpha."""

@@ -8,10 +8,9 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import CommonArguments
-from sb3_diffusion.core.compilation import Loss
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.targets import follow
+from sb3_diffusion.core.update import polyak_update
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, optional, real
@@ -110,13 +109,13 @@ class DPMD(OffPolicyDiffusion):
         )
 
     @override
-    def policy_settings(self) -> dict[str, Any]:
+    def policy_requirements(self) -> dict[str, Any]:
         temperature = {"initial": self.initial_temperature, "learning_rate": self.temperature_learning_rate}
-        return {
-            "actor_target": True,
-            "multipliers": {"temperature": temperature},
-            "n_action_candidates": self.n_action_candidates,
-        }
+        return {"actor_target": True, "multipliers": {"temperature": temperature}}
+
+    @override
+    def policy_settings(self) -> dict[str, Any]:
+        return {"n_action_candidates": self.n_action_candidates}
 
     @property
     def temperature(self) -> Multiplier:
@@ -139,7 +138,6 @@ class DPMD(OffPolicyDiffusion):
         # the mean over particles of n_particles * weight * error
         loss = (weights * squared.mean(-1)).sum(1).mean()
         return loss, {
-            "actor_loss": loss.detach(),
             "weight_kl": kl_from_uniform(weights),
             "effective_particles": effective_sample_size(weights),
             "temperature": self.temperature(),
@@ -168,17 +166,13 @@ class DPMD(OffPolicyDiffusion):
         return self.actor.process.regression_target(particles, noisy.eps)
 
     @override
-    def update(
-        self, batch: Batch, with_actor: bool, critic_loss: Loss | None = None, actor_loss: Loss | None = None
-    ) -> Metrics:
-        metrics = super().update(batch, with_actor, critic_loss, actor_loss)
-        if with_actor:
-            # weights that are too unequal raise the temperature
+    def adapt_multipliers(self, metrics: Metrics) -> Metrics:
+        if "weight_kl" in metrics:  # weights that are too unequal raise the temperature
             self.temperature.descend(self.target_kl - metrics["weight_kl"])
-        return metrics
+        return {}
 
     @override
     def after_update(self, batch: Batch) -> Metrics:
         if (self._n_updates - 1) % self.refresh_interval == 0:
-            follow(self.actor_target, self.actor, rate=1.0)
+            polyak_update(self.actor_target, self.actor, tau=1.0)
         return {}

@@ -1,5 +1,6 @@
 """Flow Policy Mirror Descent: the regression of DPMD with a flow, whose samples need one step."""
 
+from functools import partial
 from typing import Any
 
 import torch as th
@@ -7,7 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments import CommonArguments
-from sb3_diffusion.generative.flow import MeanFlow
+from sb3_diffusion.generative.flow import MeanFlow, directional_derivative
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import NoisyActions
@@ -104,16 +105,16 @@ class FPMD(DPMD):
         )
 
     @override
+    def policy_requirements(self) -> dict[str, Any]:
+        process: dict[str, Any] = {"process": "flow"}
+        if self.variant == "meanflow":
+            process = {"process": "meanflow", "process_kwargs": {"instantaneous": self.instantaneous}}
+        return {**super().policy_requirements(), **process}
+
+    @override
     def policy_settings(self) -> dict[str, Any]:
         settings = {**super().policy_settings(), "evaluation_steps": self.evaluation_steps}
-        if self.variant == "rectified":
-            return {**settings, "process": "flow"}
-        return {
-            **settings,
-            "process": "meanflow",
-            "process_kwargs": {"instantaneous": self.instantaneous},
-            "diffusion_steps": 1,
-        }
+        return settings if self.variant == "rectified" else {**settings, "diffusion_steps": 1}
 
     @override
     def regression_target(self, particles: th.Tensor, noisy: NoisyActions, context: th.Tensor) -> th.Tensor:
@@ -124,5 +125,6 @@ class FPMD(DPMD):
         # u = v + h du/dt, with the derivative along the path as a constant
         with th.no_grad():
             direction = process.time_direction(noisy.t)
-            derivative = self.actor.derivative(noisy.x_t, noisy.t, context.detach(), velocity, direction)
+            network = partial(self.actor.denoise, context=context.detach())
+            derivative = directional_derivative(network, (noisy.x_t, noisy.t), (velocity, direction))
         return process.average_target(velocity, noisy.t, derivative)

@@ -73,8 +73,12 @@ class MaxEntDP(OffPolicyDiffusion):
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     @override
+    def policy_requirements(self) -> dict[str, Any]:
+        return {"choose_with_target": True}
+
+    @override
     def policy_settings(self) -> dict[str, Any]:
-        return {"n_action_candidates": self.n_action_candidates, "choose_with_target": True, "time_input": "logsnr"}
+        return {"n_action_candidates": self.n_action_candidates, "time_input": "logsnr"}
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -104,8 +108,8 @@ class MaxEntDP(OffPolicyDiffusion):
         :param context: Result of ``actor.encode``
         :return: Log densities in nats ``(batch,)``
         """
-        n_samples, label = self.n_likelihood_samples, "next_action.likelihood"
-        return self.actor.log_prob(actions, context, self.likelihood, self.randomness, label, n_samples)
+        denoise, label = self.actor.bind(context, self.likelihood.times), "next_action.likelihood"
+        return self.likelihood.log_prob(denoise, actions, self.randomness, label, self.n_likelihood_samples)
 
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
@@ -119,7 +123,7 @@ class MaxEntDP(OffPolicyDiffusion):
             )
         predicted = self.actor.denoise(noisy.x_t, noisy.t, self.actor.encode(batch.observations))
         loss = (predicted - target).square().mean()
-        return loss, {"actor_loss": loss.detach(), "effective_particles": effective_sample_size(weights)}
+        return loss, {"effective_particles": effective_sample_size(weights)}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "likelihood"]

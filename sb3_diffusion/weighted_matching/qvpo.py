@@ -10,7 +10,7 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.arguments import OffPolicyArguments, check_schedule, scheduled
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.targets import follow
+from sb3_diffusion.core.update import polyak_update
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
@@ -79,10 +79,13 @@ class QVPO(OffPolicyDiffusion):
         super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     @override
+    def policy_requirements(self) -> dict[str, Any]:
+        return {"actor_target": True}
+
+    @override
     def policy_settings(self) -> dict[str, Any]:
         return {
             "net_arch": {"pi": [256, 256], "qf": [256, 256]},
-            "actor_target": True,
             "n_behavior_candidates": self.n_behavior_candidates,
             "n_action_candidates": self.n_action_candidates,
         }
@@ -109,7 +112,7 @@ class QVPO(OffPolicyDiffusion):
     @override
     def update_targets(self) -> None:
         super().update_targets()
-        follow(self.actor_target, self.actor, self.tau)
+        polyak_update(self.actor_target, self.actor, self.tau)
 
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
@@ -120,7 +123,7 @@ class QVPO(OffPolicyDiffusion):
         x_t, t, _, _, eps = self.actor.add_noise(actions, self.randomness, "actor")
         predicted = self.actor.denoise(x_t, t, context)
         loss = (weights.unsqueeze(-1) * (predicted - eps).square()).mean()
-        return loss, {"actor_loss": loss.detach(), "advantage": weights[:, 0].mean()}
+        return loss, {"advantage": weights[:, 0].mean()}
 
     def weighted_actions(self, batch: Batch, context: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """

@@ -73,4 +73,4 @@ class SDAC(OffPolicyDiffusion):
             )
         predicted = self.actor.denoise(noisy.x_t, noisy.t, self.actor.encode(batch.observations))
         loss = (predicted - target).square().mean()
-        return loss, {"actor_loss": loss.detach(), "effective_particles": effective_sample_size(weights)}
+        return loss, {"effective_particles": effective_sample_size(weights)}

@@ -13,8 +13,9 @@ from torch import nn
 
 from sb3_diffusion import DACER, DIME, DPMD, QSM
 from sb3_diffusion.checkpoints.agents import load_agent
-from sb3_diffusion.core.compilation import CudaGraphUpdate
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.core.update import CudaGraphUpdate, Update
+from sb3_diffusion.policies.parts import own_parameters
 from tests.environments import PointEnv
 from tests.helpers import EVERY_UPDATE, assert_identical, collect, make, make_filled, sample_batch, with_logger
 
@@ -121,8 +122,8 @@ def test_the_rest_gets_the_gradient_that_it_would_get_anyway(algorithm: Algorith
         assert bool(chosen) == bool(parts)
         th.manual_seed(1)
         batch = sample_batch(model)
-        model.actor_loss(batch)[0].backward(inputs=[p for p in model.policy.actor_parameters if p.requires_grad])
-        model.critic_loss(batch)[0].backward(inputs=[p for p in model.policy.critic_parameters if p.requires_grad])
+        model.actor_loss(batch)[0].backward(inputs=[p for p in own_parameters(model.actor) if p.requires_grad])
+        model.critic_loss(batch)[0].backward(inputs=[p for p in own_parameters(model.critic) if p.requires_grad])
         results.append({name: value.grad for name, value in model.policy.named_parameters() if value.grad is not None})
     full, partial = results
     assert 4 < len(partial) < len(full)
@@ -136,7 +137,7 @@ def test_clipping_counts_what_is_trained(algorithm: Algorithm) -> None:
     model.actor.denoiser.trunk.requires_grad_(False)
     model.critic.ensemble.trunk.first.requires_grad_(False)
     model.train(1, 8)
-    for network in (model.policy.actor_parameters, model.policy.critic_parameters):
+    for network in (own_parameters(model.actor), own_parameters(model.critic)):
         assert [p for p in network if not p.requires_grad and p.grad is not None] == []
         norm = th.stack([p.grad.norm() for p in network if p.grad is not None]).norm()
         np.testing.assert_allclose(float(norm), 1e-3, rtol=1e-3)
@@ -152,7 +153,7 @@ def test_the_targets_of_frozen_critics_stay_equal_to_them(algorithm: Algorithm) 
 @pytest.mark.parametrize(
     "algorithm, find",
     [
-        (DACER, lambda model: model.policy.exploration.log_alpha),
+        (DACER, lambda model: model.alpha.log_value),
         (DIME, lambda model: model.temperature.log_value),
         (DPMD, lambda model: model.temperature.log_value),
     ],
@@ -203,19 +204,20 @@ def test_a_graph_belongs_to_what_was_trained_when_it_was_captured(monkeypatch: p
         def replay(self) -> None:
             calls.append(f"replay {id(self)}")
 
-    def capture(update: CudaGraphUpdate, batch: Any, with_actor: bool) -> Any:
+    def capture(update: CudaGraphUpdate, batch: Any, due: Any) -> Any:
         calls.append("capture")
         return Graph(), batch, {}
 
     monkeypatch.setattr(th.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(CudaGraphUpdate, "_eager", lambda update, batch, with_actor: calls.append("eager"))
+    monkeypatch.setattr(CudaGraphUpdate, "_eager", lambda update, batch, due: calls.append("eager"))
     monkeypatch.setattr(CudaGraphUpdate, "_capture", capture)
     model = make_filled(QSM)
-    update, batch = CudaGraphUpdate(model, n_warmup=1), sample_batch(model)
+    eager = Update(model.parts, model.step, model.finish_update)
+    update, batch = CudaGraphUpdate(eager, lambda: model.optimizers, model.device, n_warmup=1), sample_batch(model)
     for frozen in (False, True, False):
         model.actor.denoiser.trunk.requires_grad_(not frozen)
-        update(batch, True)
-        update(batch, True)
+        update(batch, ("critic", "actor"))
+        update(batch, ("critic", "actor"))
     kinds = [call.split()[0] for call in calls]
     assert kinds == ["eager", "capture", "replay", "eager", "capture", "replay", "replay", "replay"]
     assert calls[2] == calls[6] == calls[7] != calls[5]

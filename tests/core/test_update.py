@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from sb3_diffusion.core.metrics import MetricLog, TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.policies.parts import own_parameters
 from tests.environments import PointEnv
 from tests.helpers import (
     EVERY_UPDATE,
@@ -105,14 +106,14 @@ def test_the_actors_loss_reaches_the_actor_alone(algorithm: Algorithm, share: bo
     model = make_filled(algorithm, PointEnv("image"), policy_kwargs={"share_features_extractor": share}, **targets)
     batch = sample_batch(model)
     clear_gradients(model)
-    model.actor_loss(batch)[0].backward(inputs=model.policy.actor_parameters)
-    assert all(parameter.grad is None for parameter in [*model.policy.critic_parameters, *model.critic_target.parameters()])
-    assert all(has_gradient(model.policy.actor_parameters))
+    model.actor_loss(batch)[0].backward(inputs=own_parameters(model.actor))
+    assert all(parameter.grad is None for parameter in [*own_parameters(model.critic), *model.critic_target.parameters()])
+    assert all(has_gradient(own_parameters(model.actor)))
 
     clear_gradients(model)
-    model.critic_loss(batch)[0].backward(inputs=model.policy.critic_parameters)
-    assert all(parameter.grad is None for parameter in [*model.policy.actor_parameters, *model.critic_target.parameters()])
-    assert all(has_gradient(model.policy.critic_parameters))
+    model.critic_loss(batch)[0].backward(inputs=own_parameters(model.critic))
+    assert all(parameter.grad is None for parameter in [*own_parameters(model.actor), *model.critic_target.parameters()])
+    assert all(has_gradient(own_parameters(model.critic)))
 
 
 def test_an_update_of_the_actor_leaves_the_critics_gradients_alone(
@@ -123,13 +124,13 @@ def test_an_update_of_the_actor_leaves_the_critics_gradients_alone(
     actor_loss = model.actor_loss
 
     def spy(batch: Batch) -> Any:
-        after_critic_step.append([parameter.grad.clone() for parameter in model.policy.critic_parameters])
+        after_critic_step.append([p.grad.clone() for p in own_parameters(model.critic) if p.grad is not None])
         return actor_loss(batch)
 
     monkeypatch.setattr(model, "actor_loss", spy)
     model.train(3, 8)
     assert all(parameter.grad is None for parameter in model.critic_target.parameters())
-    assert_identical([parameter.grad for parameter in model.policy.critic_parameters], after_critic_step[-1])
+    assert_identical([parameter.grad for parameter in own_parameters(model.critic)], after_critic_step[-1])
 
 
 # -- bootstrapping ----------------------------------------------------------------------------------------------------

@@ -635,7 +635,7 @@ def test_a_subclass_decides_what_is_sampled() -> None:
     assert model.replay_buffer.n_steps == 2
     batches: list[Any] = []
 
-    def spy(batch: Any, with_actor: bool) -> dict[str, Any]:
+    def spy(batch: Any, due: Any) -> dict[str, Any]:
         batches.append(batch)
         return {"actor_loss": th.zeros(())}
 

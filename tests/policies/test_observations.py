@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_diffusion import DiffusionPolicy
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.policies.parts import own_parameters
 from tests.environments import OBSERVATIONS, PointEnv, vector_env
 from tests.helpers import (
     WITH_TARGETS,
@@ -136,8 +137,8 @@ def test_shared_features_extractor_belongs_to_the_actor(algorithm: Algorithm) ->
     shared = model.actor.features_extractor
     assert model.critic.features_extractor is shared and model.critic_target.features_extractor is not shared
     owned = {id(parameter) for parameter in shared.parameters()}
-    assert owned <= {id(parameter) for parameter in model.policy.actor_parameters}
-    assert not owned & {id(parameter) for parameter in model.policy.critic_parameters}
+    assert owned <= {id(parameter) for parameter in own_parameters(model.actor)}
+    assert not owned & {id(parameter) for parameter in own_parameters(model.critic)}
 
     before = flat_parameters(shared)
     model.train(1, 8)  # the critics alone

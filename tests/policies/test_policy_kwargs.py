@@ -16,6 +16,7 @@ from sb3_diffusion.generative.flow import FLOW_SOLVERS, FlowMatching
 from sb3_diffusion.networks.activations import Mish
 from sb3_diffusion.networks.backbones import BACKBONES
 from sb3_diffusion.networks.layers import LayerNorm
+from sb3_diffusion.policies.parts import own_parameters
 from tests.helpers import (
     CautiousPolicy,
     act,
@@ -266,7 +267,7 @@ def test_gradient_clipping(algorithm: Algorithm) -> None:
     for bound in (None, 1e-3):
         model = make_filled(algorithm, max_grad_norm=bound, policy_delay=1)
         model.train(1, 8)
-        networks = (model.policy.actor_parameters, model.policy.critic_parameters)
+        networks = (own_parameters(model.actor), own_parameters(model.critic))
         norms[bound] = [float(th.stack([p.grad.norm() for p in net if p.grad is not None]).norm()) for net in networks]
     assert min(norms[None]) > 1e-2
     np.testing.assert_allclose(norms[1e-3], 1e-3, rtol=1e-3)

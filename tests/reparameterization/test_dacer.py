@@ -8,6 +8,7 @@ import torch as th
 from sb3_diffusion import DACER
 from sb3_diffusion.core.mixture import mixture_entropy
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.policies.parts import own_parameters
 from tests.bandits import (
     bandit_model,
     draw,
@@ -18,6 +19,7 @@ from tests.bandits import (
 from tests.golden_algorithms import actor_step, check_gradients, check_targets, critic_step, draws, golden_batch, golden_model
 from tests.golden_tools import Case, close, load, sub
 from tests.golden_weights import critic_gradients
+from tests.helpers import part
 
 
 class FixedHeads:
@@ -58,7 +60,7 @@ def test_dacer_backpropagates_through_the_chain() -> None:
     model = bandit_model(DACER, learning_rate=1e-3, policy_kwargs={"diffusion_steps": 5})
     give_critic(model, lambda actions: -((actions[..., 0] - 0.5) ** 2))
     loss, _ = model.actor_loss(uniform_batch(model))
-    loss.backward(inputs=model.policy.actor_parameters)
+    loss.backward(inputs=own_parameters(model.actor))
     time_weights = model.actor.denoiser.time_net.mlp.first.weight_0
     assert time_weights.grad.abs().max() > 0.0
     fit(model, 500)
@@ -70,16 +72,16 @@ def test_dacer_lowers_alpha_when_the_entropy_is_above_its_target() -> None:
     th.manual_seed(0)
     entropy = mixture_entropy(0.5 * th.randn(4, 4000, 1), Randomness(), n_components=1).mean()
     assert entropy.item() == pytest.approx(0.726, abs=0.03)
-    before = model.policy.exploration.log_alpha.item()
+    before = model.alpha.log_value.item()
     model.update_alpha(entropy)
-    assert model.policy.exploration.log_alpha.item() == pytest.approx(before - 0.03, abs=1e-5)
+    assert model.alpha.log_value.item() == pytest.approx(before - 0.03, abs=1e-5)
 
 
 def test_dacer_alpha_stays_in_its_range() -> None:
     model = bandit_model(DACER, alpha_learning_rate=100.0)
     for entropy in (-1e6, 1e6):
         model.update_alpha(th.tensor(entropy))
-        assert -5.0 <= model.policy.exploration.log_alpha.item() <= 3.0
+        assert -5.0 <= model.alpha.log_value.item() <= 3.0
 
 
 def dacer_model(case: Case) -> Any:
@@ -87,7 +89,7 @@ def dacer_model(case: Case) -> Any:
     if "params/running_q_std" in case:
         model.critic.ensemble.running_std.copy_(case["params/running_q_std"])
     with th.no_grad():
-        model.policy.exploration.log_alpha.copy_(case["params/log_alpha/value"])
+        model.alpha.log_value.copy_(case["params/log_alpha/value"])
     model.randomness = draws(case)
     return model
 
@@ -104,7 +106,7 @@ def test_dacer_critic(name: str) -> None:
     loss, _ = model.critic_loss(batch)
     close(loss, case["expected_fixed/loss/critic"])
     close(model.critic.ensemble.running_std, case["expected/new_running_q_std"])
-    model._step(model.critic.optimizer, loss, model.policy.critic_parameters)
+    model.step(part(model, "critic"), loss)
     check_gradients(critic_gradients(model.critic.ensemble), sub(case, "expected_fixed/grads/critic"))
 
 
@@ -136,11 +138,11 @@ def test_dacer_alpha() -> None:
     model = dacer_model(case)
     samples = model.noisy_samples(model.actor.encode(case["batch/obs"]), "entropy", 20)
     close(samples, case["expected/action_samples"], atol=2e-5)
-    for group in model.policy.exploration.optimizer.param_groups:
+    for group in model.alpha.optimizer.param_groups:
         group["lr"] = 1e-2
     metrics = model.update_alpha(case["inputs/entropy"])
     close(metrics["alpha_loss"], case["expected/loss/alpha"], rtol=1e-5)
-    close(model.policy.exploration.log_alpha, case["expected/new_params/log_alpha/value"], rtol=1e-5)
+    close(model.alpha.log_value, case["expected/new_params/log_alpha/value"], rtol=1e-5)
 
 
 def test_dacer_mixture_entropy_is_close_to_the_one_of_the_reference() -> None:

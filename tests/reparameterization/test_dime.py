@@ -13,6 +13,7 @@ from sb3_diffusion import DIME
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.controlled import PathSample
 from sb3_diffusion.networks.layers import BatchRenorm
+from sb3_diffusion.policies.parts import own_parameters
 from tests.bandits import bandit_model, draw, fit, gaussian_log_density, give_critic, total_variation, uniform_batch
 from tests.environments import PointEnv
 from tests.helpers import assert_identical, make, make_filled, parameters, sample_batch, with_logger
@@ -21,13 +22,13 @@ SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": {"pi": [64, 64], "qf": [1
 
 
 class Path:
-    """Stands in for the actor's chain: the same action and log ratio in every row."""
+    """Stands in for the method's chain: the same action and log ratio in every row."""
 
     def __init__(self, run_cost: float, prior: float = 0.0):
         self.run_cost, self.prior = run_cost, prior
 
-    def __call__(self, context: th.Tensor, noise: Any, label: str) -> PathSample:
-        rows = context.shape[0]
+    def __call__(self, observations: th.Tensor, label: str) -> PathSample:
+        rows = observations.shape[0]
         return PathSample(th.zeros(rows, 1), th.full((rows,), self.run_cost), th.full((rows,), self.prior))
 
 
@@ -60,7 +61,7 @@ def test_dime_samples_the_boltzmann_distribution_and_bounds_its_entropy() -> Non
     fit(model, 300, 128)
     assert total_variation(draw(model), log_density) <= 0.15
     with th.no_grad():
-        path = model.actor.sample_with_log_ratio(model.actor.encode(th.zeros(20_000, 1)), model.randomness, "test")
+        path = model.sample_path(th.zeros(20_000, 1), "test")
     counts = th.histc(path.samples, 100, -1.0, 1.0)
     share = counts / counts.sum()
     mean_log_density = (share * (share * 50.0).clamp(min=1e-12).log()).sum().item()
@@ -81,7 +82,7 @@ def test_the_actor_minimises_alpha_l_minus_the_mean_value(alpha: float) -> None:
     model = bandit_model(DIME, initial_alpha=alpha, **SMALL)
     give_critic(model, lambda actions: actions[..., 0])
     model.critic.q = lambda actions, context: th.stack([actions[:, 0] + 3.0, actions[:, 0] + 5.0])
-    model.actor.sample_with_log_ratio = Path(0.7, prior=-2.0)
+    model.sample_path = Path(0.7, prior=-2.0)
     loss, metrics = model.actor_loss(uniform_batch(model, 4))
     assert loss.item() == pytest.approx(alpha * (0.7 - 2.0) - 4.0)
     assert metrics["entropy_bound"].item() == pytest.approx(1.3) and metrics["run_cost"].item() == pytest.approx(0.7)
@@ -93,7 +94,7 @@ def test_entries_of_the_actors_gradient_are_limited() -> None:
         model.train(1, 8)
         actor, critic = (
             max(float(p.grad.abs().max()) for p in network if p.grad is not None)
-            for network in (model.policy.actor_parameters, model.policy.critic_parameters)
+            for network in (own_parameters(model.actor), own_parameters(model.critic))
         )
         assert critic > 1e-2
         assert actor > 1e-2 if bound is None else actor == pytest.approx(bound)
@@ -149,7 +150,7 @@ def by_hand(**batch: th.Tensor) -> tuple[Any, Batch]:
     """A model with three atoms -1, 0, 1, alpha 2, log ratio 0.1, and target critics that predict 1 and -1."""
     settings: dict[str, Any] = {"v_min": -1.0, "v_max": 1.0, "n_atoms": 3, "initial_alpha": 2.0, "batch_renorm": False}
     model = bandit_model(DIME, target_critics=True, critic_entropy_coef=0.25, **settings, **SMALL)
-    model.actor.sample_with_log_ratio = Path(0.4, prior=-0.3)
+    model.sample_path = Path(0.4, prior=-0.3)
     model.critic_target.ensemble = FixedLogits(model, [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     return model, uniform_batch(model, 2)._replace(**batch)
 

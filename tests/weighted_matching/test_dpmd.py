@@ -8,7 +8,7 @@ import pytest
 import torch as th
 
 from sb3_diffusion import DPMD
-from sb3_diffusion.core.targets import follow
+from sb3_diffusion.core.update import polyak_update
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.policies.particles import kl_from_uniform, self_normalized_weights, sparse_weights
 from tests.bandits import bandit_model, draw, fit, give_critic, total_variation, uniform_batch
@@ -23,7 +23,7 @@ from tests.golden_algorithms import (
 )
 from tests.golden_tools import Case, close, load, sub
 from tests.golden_weights import load_denoiser
-from tests.helpers import assert_identical, make_filled, parameters, soften
+from tests.helpers import assert_identical, make_filled, parameters, part, soften
 
 VALUES = th.tensor([[0.0, 1.0, 2.0, 3.0]])
 
@@ -199,7 +199,7 @@ def test_two_steps_of_mirror_descent() -> None:
     assert samples.mean().item() == pytest.approx(0.54, abs=0.05)
 
     del model.actor_target.sample
-    follow(model.actor_target, model.actor, rate=1.0)
+    polyak_update(model.actor_target, model.actor, tau=1.0)
     fit(model, 500, batch_size=16)
     assert draw(model).mean().item() == pytest.approx(0.75, abs=0.05)
 
@@ -300,8 +300,8 @@ def test_dpmd_sequence() -> None:
         close(actor_loss, case[f"expected/{k}/loss/actor"], rtol=1e-3, atol=1e-4)
         critic_loss, _ = model.critic_loss(batch)
         close(critic_loss, case[f"expected/{k}/loss/critic"], rtol=1e-3, atol=1e-4)
-        model._step(model.critic.optimizer, critic_loss, model.policy.critic_parameters)
-        model._step(model.actor.optimizer, actor_loss, model.policy.actor_parameters)
+        model.step(part(model, "critic"), critic_loss)
+        model.step(part(model, "actor"), actor_loss)
         model.temperature.descend(model.target_kl - metrics["weight_kl"])
         close(model.temperature.log_value, case[f"expected/{k}/value/temp"], rtol=1e-3, atol=1e-4)
         model.update_targets()

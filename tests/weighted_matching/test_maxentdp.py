@@ -18,6 +18,7 @@ from tests.bandits import (
     total_variation,
     uniform_batch,
 )
+from tests.helpers import part
 
 
 def flat(actions: th.Tensor) -> th.Tensor:
@@ -37,7 +38,7 @@ def test_critics_learn_the_soft_value_of_a_uniform_policy(
             group["lr"] = 1e-2 * (1.0 - update / 300)
         batch = uniform_batch(model, 64)._replace(discounts=th.full((64,), 0.5))
         loss, metrics = model.critic_loss(batch)
-        model._step(model.critic.optimizer, loss, model.policy.critic_parameters)
+        model.step(part(model, "critic"), loss)
         model.update_targets()
     assert metrics["q_mean"].item() == pytest.approx(value, abs=0.01)
     assert ("entropy" in metrics) == backup_entropy

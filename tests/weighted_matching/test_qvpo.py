@@ -13,7 +13,7 @@ from tests.bandits import AnalyticCritic, bandit_model, draw, fit, give_critic, 
 from tests.golden_algorithms import actor_step, check_gradients, check_targets, draws, golden_batch, golden_model
 from tests.golden_tools import Case, close, load, sub
 from tests.golden_weights import critic_gradients, denoiser_weights, load_denoiser
-from tests.helpers import flat_parameters, make, make_filled, sample_batch, with_logger
+from tests.helpers import flat_parameters, make, make_filled, part, sample_batch, with_logger
 
 
 def hand_model(**kwargs: Any) -> Any:
@@ -188,7 +188,7 @@ def test_qvpo() -> None:
     close(loss, case["expected/loss/actor"])
     critic_loss, _ = model.critic_loss(batch)
     close(critic_loss, case["expected/loss/critic"])
-    model._step(model.critic.optimizer, critic_loss, model.policy.critic_parameters)
+    model.step(part(model, "critic"), critic_loss)
     check_gradients(critic_gradients(model.critic.ensemble), sub(case, "expected/grads/critic"))
     actor_step(model, loss, case)
     check_targets(model, case)

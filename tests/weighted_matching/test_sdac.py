@@ -6,6 +6,7 @@ import torch as th
 from sb3_diffusion import SDAC
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.policies.particles import self_normalized_weights
+from sb3_diffusion.policies.parts import own_parameters
 from tests.bandits import (
     bandit_model,
     bimodal_log_density,
@@ -28,6 +29,7 @@ from tests.golden_algorithms import (
 )
 from tests.golden_tools import close, load, sub
 from tests.golden_weights import denoiser_gradients
+from tests.helpers import part
 
 
 def sdac_target(model: SDAC, eps_reverse: th.Tensor, values: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -91,7 +93,7 @@ def test_sdac() -> None:
     gradient_scale = 5.0
     critic_step(model, batch, case)
     model.actor.optimizer.zero_grad()
-    (loss / gradient_scale).backward(inputs=model.policy.actor_parameters)
+    (loss / gradient_scale).backward(inputs=own_parameters(model.actor))
     check_gradients(denoiser_gradients(model.actor.denoiser), sub(case, "expected/grads/actor"))
     model.actor.optimizer.step()
     check_step(model, case, "actor", sub(case, "expected/grads/actor"))
@@ -126,8 +128,8 @@ def test_sdac_sequence() -> None:
         actor_loss, _ = model.actor_loss(batch)
         critic_loss, _ = model.critic_loss(batch)
         close(critic_loss, case[f"expected/{k}/loss/critic"], rtol=1e-3, atol=1e-4)
-        model._step(model.critic.optimizer, critic_loss, model.policy.critic_parameters)
-        model._step(model.actor.optimizer, actor_loss / 5.0, model.policy.actor_parameters)
+        model.step(part(model, "critic"), critic_loss)
+        model.step(part(model, "actor"), actor_loss / 5.0)
         model.update_targets()
         for name in ("actor", "critic", "critic_target"):
             norm = th.stack([value.square().sum() for value in weights_of(model, name).values()]).sum().sqrt()

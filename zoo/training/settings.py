@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from sb3_diffusion.core.algorithm import DiffusionAlgorithm
+
 FILE = "effective.yml"
 FAMILY = "dm_control"
 """Entry of a file for all tasks of the DeepMind Control Suite that have none of their own."""
@@ -139,7 +141,8 @@ def complete(model: Any, given: Settings, options: Settings, archive: str = "") 
         defaults = {name: Setting(getattr(model, name, item.value), archive) for name, item in defaults.items()}
         policy_kwargs = Setting(model.policy_kwargs, archive)
         given = {name: item for name, item in given.items() if name != "policy"}
-    prescribed = model.policy_settings() if hasattr(model, "policy_settings") else {}
+    ours = isinstance(model, DiffusionAlgorithm)
+    prescribed = {**model.policy_settings(), **model.policy_requirements()} if ours else {}
     if "noise_type" in given:
         defaults["action_noise"] = Setting(model.action_noise, "noise_type and noise_std")
     own = {name: item for name, item in (options | given).items() if name in defaults}

@@ -1,0 +1,358 @@
+"""What every algorithm has: what it asks of its policy, the parts that it trains, learning rates, and how it is saved."""
+
+import inspect
+import io
+import zipfile
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from typing_extensions import Self, override
+
+from sb3_diffusion.checkpoints.agents import description_members, write_file
+from sb3_diffusion.checkpoints.old_names import old_modules, up_to_date
+from sb3_diffusion.core.arguments import check_schedule, complete_signature, scheduled
+from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.update import Part, due_parts, make_update, set_learning_rate
+from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.names import choice
+from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.names import POLICIES
+
+
+@contextmanager
+def replaced(model: BaseAlgorithm, attributes: Mapping[str, Any]) -> Iterator[None]:
+    """
+    Within it, attributes have other values.
+
+    :param model: An algorithm
+    :param attributes: Name -> value
+    """
+    before = {name: getattr(model, name) for name in attributes}
+    vars(model).update(attributes)
+    try:
+        yield
+    finally:
+        vars(model).update(before)
+
+
+class PartSchedule:
+    """
+    Attribute ``<part>_lr_schedule`` of an algorithm: the learning rate of one part as a function of the remaining progress.
+    It is what was assigned to it, else made of the argument ``<part>_learning_rate``, else ``lr_schedule``. All of them are
+    looked up at every call, since callbacks replace each of them.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.part = name.removesuffix("_lr_schedule")
+
+    def __get__(self, model: "DiffusionAlgorithm | None", owner: type) -> Any:
+        return self if model is None else model.lr_schedule_of(self.part)
+
+    def __set__(self, model: "DiffusionAlgorithm", schedule: Schedule) -> None:
+        model._own_lr_schedules[self.part] = schedule
+
+
+class DiffusionAlgorithm(BaseAlgorithm):
+    """
+    What all algorithms have in common, whatever they learn from; a base class beside one of Stable-Baselines3's.
+
+    A method says what it asks of the policy (:meth:`policy_requirements`, :meth:`policy_settings`) and what it trains
+    (:meth:`parts`). Optimizers, learning rates, saved members, compiled losses and CUDA graphs follow from the parts.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
+    policy: DiffusionPolicy
+    policy_class: Any
+    prediction: str = "noise"
+    """What the actor's network has to predict for the method's losses (``prediction`` of the process)."""
+    max_grad_norm: float | None
+    execution: str
+    actor_lr_schedule = PartSchedule()
+    critic_lr_schedule = PartSchedule()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the complete constructor in ``help()``, editors and the documentation, not ``**kwargs``."""
+        super().__init_subclass__(**kwargs)
+        parent = next((base for base in cls.__mro__[1:] if issubclass(base, DiffusionAlgorithm)), DiffusionAlgorithm)
+        if parent is not DiffusionAlgorithm:
+            cls.__signature__ = complete_signature(cls.__init__, parent)  # type: ignore[attr-defined]
+
+    # -- what a method supplies --------------------------------------------------------------------------------------
+
+    def policy_requirements(self) -> dict[str, Any]:
+        """
+        Arguments of the policy without which the method's losses have no meaning, such as ``critic_head`` or ``multipliers``.
+        ``policy_kwargs`` cannot override them.
+        """
+        return {}
+
+    def policy_settings(self) -> dict[str, Any]:
+        """Arguments of the policy that the method prefers; ``policy_kwargs`` override them."""
+        return {}
+
+    @abstractmethod
+    def parts(self) -> Sequence[Part]:
+        """What is trained, in the order of the update."""
+
+    def adapt_multipliers(self, metrics: Metrics) -> Metrics:
+        """
+        Adapt learned numbers at the end of an update; part of compiled updates and CUDA graphs.
+
+        :param metrics: Quantities of the update; those of a part are missing where it was not due
+        :return: Further quantities to log
+        """
+        return {}
+
+    def update_targets(self) -> None:
+        """Move the copies of networks that lag behind, at the end of an update."""
+
+    def after_update(self, batch: Batch) -> Metrics:
+        """
+        What happens after the update, outside compiled code and CUDA graphs (e.g. rare temperature updates).
+
+        :param batch: Batch of transitions
+        :return: Quantities to log
+        """
+        return {}
+
+    def review(self, means: dict[str, float]) -> None:
+        """
+        Look at the logged quantities after a call of :meth:`train`, e.g. to warn of settings that do not fit.
+
+        :param means: Mean of every quantity over the updates of the call
+        """
+
+    def limit_gradients(self, part: Part) -> None:
+        """
+        Clip the gradients before a step.
+
+        :param part: What was differentiated
+        """
+        if self.max_grad_norm is not None:
+            th.nn.utils.clip_grad_norm_(part.parameters, self.max_grad_norm)
+
+    # -- the update -------------------------------------------------------------------------------------------------
+
+    def update(self, batch: Batch) -> Metrics:
+        """
+        Count an update and perform it.
+
+        :param batch: Batch of transitions
+        :return: Quantities to log, as detached scalar tensors
+        """
+        self._n_updates += 1
+        metrics = self._run_update(batch, due_parts(self.parts(), self._n_updates))
+        return {**metrics, **self.after_update(batch)}
+
+    def step(self, part: Part, loss: th.Tensor) -> None:
+        """
+        One step of a part's optimizer. What is frozen (``requires_grad_(False)``) stays where it is.
+
+        :param part: What is trained
+        :param loss: Its loss, a scalar
+        """
+        # optimizers pass over what has no gradient: decay and momentum leave frozen parameters where they are
+        part.optimizer.zero_grad(set_to_none=True)
+        parameters = part.parameters
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        if len(trained) < len(parameters) and not (trained and loss.requires_grad):
+            return
+        # restricting the inputs keeps every other network free of gradients, and saves computing them
+        loss.backward(inputs=trained)
+        self.limit_gradients(part)
+        part.optimizer.step()
+
+    def finish_update(self, metrics: Metrics) -> Metrics:
+        """
+        :param metrics: Quantities of the parts
+        :return: Further ones
+        """
+        further = self.adapt_multipliers(metrics)
+        self.update_targets()
+        return further
+
+    @property
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """Optimizers of the parts and of the learned multipliers."""
+        learned: Any = self.policy.multipliers.values()
+        return [*(part.optimizer for part in self.parts()), *(multiplier.optimizer for multiplier in learned)]
+
+    def _setup_update(self) -> None:
+        """Prepare the update of a policy that is built."""
+        pieces = (self.parts, self.step, self.finish_update)
+        self._run_update = make_update(self.execution, pieces, lambda: self.optimizers, self.device)
+
+    # -- learning rates ---------------------------------------------------------------------------------------------
+
+    def _setup_lr_schedule(self) -> None:
+        check_schedule("learning_rate", self.learning_rate)  # somebody may have changed it
+        super()._setup_lr_schedule()
+        self._own_lr_schedules: dict[str, Schedule] = {}
+
+    def lr_schedule_of(self, part: str) -> Schedule:
+        """
+        :param part: Name of a part
+        :return: Its learning rate as a function of the remaining progress
+        """
+        rate = getattr(self, f"{part}_learning_rate", None)
+        common: Schedule = self.lr_schedule if rate is None else FloatSchedule(rate)
+        return self._own_lr_schedules.get(part, common)
+
+    def _set_learning_rates(self) -> dict[str, float]:
+        """Set and log what the schedules say now; the rates of the parts."""
+        progress = self._current_progress_remaining
+        self.logger.record("train/learning_rate", scheduled("learning_rate", self.lr_schedule, progress))
+        rates = {}
+        for part in self.parts():
+            schedule = self.lr_schedule_of(part.name)
+            rates[part.name] = scheduled(f"{part.name}_learning_rate", schedule, progress)
+            if schedule is not self.lr_schedule:
+                self.logger.record(f"train/{part.name}_learning_rate", rates[part.name])
+            set_learning_rate(part.optimizer, rates[part.name])
+        learned: Any = self.policy.multipliers.values()
+        for multiplier in learned:
+            set_learning_rate(multiplier.optimizer, multiplier.learning_rate)
+        return rates
+
+    # -- the policy -------------------------------------------------------------------------------------------------
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        """
+        The method's arguments of the policy, and the user's.
+
+        :raises ValueError: If the user's are unknown, or would change what the method requires
+        """
+        chosen, required = dict(self.policy_kwargs), self.policy_requirements()
+        parameters = inspect.signature(self.policy_class).parameters
+        takes_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+        known = list(parameters)[3:]  # behind the spaces and the schedule, which SB3 passes
+        unknown = [] if takes_all else [name for name in chosen if name not in known]
+        if unknown:
+            raise ValueError(
+                f"Unknown policy_kwargs {', '.join(unknown)}; {self.policy_class.__name__} knows {', '.join(known)}."
+            )
+        method = type(self).__name__
+        for name, value in chosen.items():
+            if name in required and value != required[name]:
+                raise ValueError(
+                    f"policy_kwargs: {name}={value!r} would replace {required[name]!r}, which {method} requires; leave it out "
+                    f"(arguments of {method} itself may change it)."
+                )
+            if name not in required and name in DiffusionPolicy.for_methods:
+                raise ValueError(f"policy_kwargs: {name}={value!r} is for methods to decide, and {method} has no use for it.")
+        return {**self.policy_settings(), **chosen, **required}
+
+    def _check_prediction(self) -> None:
+        predicted, name = self.policy.actor.process.prediction, self.policy.constructor_arguments["process"]
+        if predicted != self.prediction:
+            raise ValueError(
+                f"process={name!r} has a network of {predicted}, but the losses of {type(self).__name__} are for one of "
+                f"{self.prediction}; leave process out of policy_kwargs."
+            )
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        return self.policy_aliases[choice("policy", policy_name, self.policy_aliases)]
+
+    def _policy_name(self) -> str | None:
+        """What the policy's class is called, None for one of the user's own."""
+        return next((n for n in self.policy_aliases if self._get_policy_from_name(n) is self.policy_class), None)
+
+    def _named_classes(self) -> dict[str, Any]:
+        """Attributes that are classes of ours, by name: files would point to our modules otherwise."""
+        name = self._policy_name()
+        return {} if name is None else {"policy_class": name}
+
+    def _resolve_names(self) -> None:
+        """Undo :meth:`_named_classes` after loading."""
+        if isinstance(self.policy_class, str):
+            self.policy_class = self._get_policy_from_name(self.policy_class)
+
+    # -- saving -----------------------------------------------------------------------------------------------------
+
+    def save(
+        self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """
+        Save the model for :meth:`load`, and for :func:`~sb3_diffusion.checkpoints.agents.load_agent`, which runs nothing that
+        is in the file.
+
+        :param path: The file, or an open binary file
+        :param exclude: Attributes to leave out, in addition to the default ones
+        :param include: Attributes to keep that would be left out otherwise
+        """
+        content = io.BytesIO()
+        with replaced(self, self._named_classes()):
+            super().save(content, exclude, include)
+        with zipfile.ZipFile(content, "a") as archive:
+            for name, data in description_members(self).items():
+                archive.writestr(name, data)
+        if isinstance(path, str | Path):
+            write_file(path, content.getvalue())
+        else:
+            open_path(path, "w").write(content.getvalue())
+
+    @classmethod
+    @override
+    def load(
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Load a model as Stable-Baselines3 does, also from files of earlier versions. This runs code that is in the file;
+        :func:`~sb3_diffusion.checkpoints.agents.load_agent` does not.
+
+        :param path: The file, or an open binary file
+        :param env: Environment to go on with, ``None`` for prediction only
+        :param device: Device of the networks
+        :param custom_objects: Replacements of attributes that cannot be unpickled
+        :param print_system_info: Whether to print the versions with which the file was written
+        :param force_reset: Whether to reset the environment before training goes on
+        :param kwargs: Attributes to change
+        :return: The model
+        """
+        with old_modules():
+            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    @override
+    def set_parameters(
+        self, load_path_or_dict: str | dict[str, Any], exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Load weights and the states of optimizers, see Stable-Baselines3's ``BaseAlgorithm.set_parameters``.
+
+        :param load_path_or_dict: A saved model, or what :meth:`get_parameters` returns
+        :param exact_match: Whether everything has to be there
+        :param device: Where to load it
+        """
+        if not isinstance(load_path_or_dict, dict):
+            _, load_path_or_dict, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
+        super().set_parameters(up_to_date(load_path_or_dict, self._get_torch_save_params()[0]), exact_match, device)
+
+    @override
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "randomness", "_run_update", "_own_lr_schedules"]
+
+    @override
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        learned = [f"policy.multipliers.{name}.optimizer" for name in self.policy.multipliers]
+        return ["policy", *(f"{self._path_of(part)}.optimizer" for part in self.parts()), *learned], []
+
+    def _path_of(self, part: Part) -> str:
+        """Where a part's network is found, from the model on; actor and critic have aliases there."""
+        name = next(name for name, module in self.policy.named_modules() if module is part.network)
+        return name if hasattr(self, name) else f"policy.{name}"
