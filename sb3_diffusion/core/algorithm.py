@@ -218,9 +218,9 @@ class DiffusionAlgorithm(BaseAlgorithm):
             if schedule is not self.lr_schedule:
                 self.logger.record(f"train/{part.name}_learning_rate", rates[part.name])
             set_learning_rate(part.optimizer, rates[part.name])
-        learned: Any = self.policy.multipliers.values()
-        for multiplier in learned:
-            set_learning_rate(multiplier.optimizer, multiplier.learning_rate)
+        for name, options in self.policy_requirements().get("multipliers", {}).items():
+            learned: Any = self.policy.multipliers[name]
+            set_learning_rate(learned.optimizer, options["learning_rate"])
         return rates
 
     # -- the policy -------------------------------------------------------------------------------------------------

@@ -25,10 +25,10 @@ class Multiplier(nn.Module):
         super().__init__()
         low, high = real("low", low, above=0), real("high", high, above=0)
         initial = real("initial", initial, low, high, remedy="a learned number starts within its range")
-        self.learning_rate = real("learning_rate", learning_rate, low=0, remedy="0 keeps the number")
+        learning_rate = real("learning_rate", learning_rate, low=0, remedy="0 keeps the number")
         self.log_range = math.log(low), math.log(high)
         self.log_value = nn.Parameter(th.tensor(math.log(initial)))
-        self.optimizer = th.optim.Adam([self.log_value], lr=self.learning_rate, fused=True)
+        self.optimizer = th.optim.Adam([self.log_value], lr=learning_rate, fused=True)
 
     def forward(self) -> th.Tensor:
         """

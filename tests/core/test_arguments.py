@@ -98,7 +98,6 @@ POLICY_NUMBERS: dict[str, list[Any]] = {
     "n_action_candidates": [0, 1.5, 10**9, True],
     "n_behavior_candidates": [0, 1.5, NAN],
     "exploration_noise": [-0.1, NAN, INF, "0.1", True],
-    "initial_alpha": [0.0, -1.0, NAN, "3"],
 }
 
 
@@ -125,19 +124,12 @@ def test_widths(net_arch: Any) -> None:
     "algorithm, kwargs, name, value",
     [
         (DIME, {"policy_kwargs": {"process_kwargs": {"prior_std": "2"}}}, "prior_std", "2"),
-        (DIME, {"policy_kwargs": {"critic_kwargs": {"n_atoms": 11.0}}}, "n_atoms", 11.0),
-        (DIME, {"policy_kwargs": {"critic_kwargs": {"v_min": NAN}}}, "v_min", NAN),
+        (DIME, {"n_atoms": 11.0}, "n_atoms", 11.0),
+        (DIME, {"v_min": NAN}, "v_min", NAN),
         (DIME, {"batch_renorm": {"momentum": "0.9"}}, "momentum", "0.9"),
         (DIME, {"batch_renorm": {"warmup": -1}}, "warmup", -1),
-        (QSM, {"policy_kwargs": {"multipliers": {"x": {"initial": "1", "learning_rate": 1e-3}}}}, "initial", "1"),
-        (QSM, {"policy_kwargs": {"multipliers": {"x": {"initial": 1, "learning_rate": -1}}}}, "learning_rate", -1),
         (QSM, {"replay_buffer_kwargs": {"n_steps": 0}}, "n_steps", 0),
-        (
-            DPS,
-            {"score_injection": "online", "normalize_gradient": False, "policy_kwargs": {"temperature": 0}},
-            "temperature",
-            0,
-        ),
+        (DPS, {"score_injection": "online", "normalize_gradient": False, "temperature": 0}, "temperature", 0),
     ],
 )
 def test_numbers_further_down(algorithm: Algorithm, kwargs: dict[str, Any], name: str, value: Any) -> None:
@@ -154,6 +146,8 @@ def test_numbers_further_down(algorithm: Algorithm, kwargs: dict[str, Any], name
         (lambda: CheckpointStore("folder", keep=cast(Any, 1.5)), "keep", 1.5),
         (lambda: ActionRepeat(PointEnv(), repeat=cast(Any, "2")), "repeat", "2"),
         (lambda: Multiplier(1.0, 1e-3, low=-1.0), "low", -1.0),
+        (lambda: Multiplier(cast(Any, "1"), 1e-3), "initial", "1"),
+        (lambda: Multiplier(1.0, -1), "learning_rate", -1),
         (lambda: BatchRenorm(3, eps=-1.0), "eps", -1.0),
     ],
 )
