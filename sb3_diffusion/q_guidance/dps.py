@@ -113,6 +113,7 @@ class DPS(iDEM):
         return GUIDED_POLICIES[policy_name] if self.score_injection == "online" else policy_class
 
     def _setup_model(self) -> None:
+        self._resolve_names()
         if self.score_injection == "online" and not issubclass(self.policy_class, GuidedPolicy):
             raise ValueError(
                 f"score_injection='online' needs a GuidedPolicy, which {self.policy_class.__name__} is not; "
