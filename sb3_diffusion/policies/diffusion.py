@@ -279,7 +279,7 @@ class DiffusionPolicy(BasePolicy):
         }
         build, defaults = kinds[choice(f"networks[{name!r}]['kind']", kind, kinds)]
         if hasattr(self, name):
-            raise ValueError(f"networks: the policy has a {name} already; choose another name.")
+            raise ValueError(f"networks: the policy has {name!r} already; choose another name.")
         network = self._make(build, **{**defaults, **arguments})
         self.add_module(name, network)
         self.trained[name] = network
