@@ -179,7 +179,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"policy_kwargs": {"process": "discrete", "noise_schedule": "sigmoid"}}, ["'sigmoid'", "cosine", "linear", "vp"]),
     ({"policy_kwargs": {"process": "flowing"}}, ["'flowing'", "continuous", "discrete"]),
     ({"policy_kwargs": {"optimizer_class": "Adamm"}}, ["'Adamm'", "Adam", "AdamW"]),
-    ({"policy_kwargs": {"critic_head": "quantile"}}, ["'quantile'", "scalar", "gaussian", "categorical"]),
+    ({"policy_kwargs": {"critic_head": "quantile"}}, ["critic_head='quantile'", "policy_kwargs"]),
     ({"policy_kwargs": {"diffusion_steps": 0}}, ["diffusion_steps=0", "at least 1"]),
     ({"policy_kwargs": {"sampling_steps": 0}}, ["sampling_steps=0", "at least 1"]),
     ({"policy_kwargs": {"n_critics": 0}}, ["n_critics=0", "at least 1"]),

@@ -109,7 +109,6 @@ class DIME(OffPolicyDiffusion):
         alpha = {"initial": self.initial_alpha, "learning_rate": self.alpha_learning_rate, "low": low, "high": high}
         support = {"n_atoms": self.n_atoms, "v_min": self.v_min, "v_max": self.v_max, "batch_renorm": self.batch_renorm}
         return {
-            "process": "controlled",
             "critic_head": "categorical",
             "critic_kwargs": support,
             "target_critics": self.target_critics,
@@ -119,6 +118,7 @@ class DIME(OffPolicyDiffusion):
     @override
     def policy_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {
+            "process": "controlled",
             "diffusion_steps": 16,
             "output_gain": 1e-8,  # no control at first: the policy starts as the prior
             "net_arch": {"pi": [256, 256, 256], "qf": [2048, 2048]},

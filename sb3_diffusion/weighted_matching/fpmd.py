@@ -105,15 +105,16 @@ class FPMD(DPMD):
         )
 
     @override
-    def policy_requirements(self) -> dict[str, Any]:
-        return {**super().policy_requirements(), "process": "flow" if self.variant == "rectified" else "meanflow"}
-
-    @override
     def policy_settings(self) -> dict[str, Any]:
         settings = {**super().policy_settings(), "evaluation_steps": self.evaluation_steps}
         if self.variant == "rectified":
-            return settings
-        return {**settings, "process_kwargs": {"instantaneous": self.instantaneous}, "diffusion_steps": 1}
+            return {**settings, "process": "flow"}
+        return {
+            **settings,
+            "process": "meanflow",
+            "process_kwargs": {"instantaneous": self.instantaneous},
+            "diffusion_steps": 1,
+        }
 
     @override
     def regression_target(self, particles: th.Tensor, noisy: NoisyActions, context: th.Tensor) -> th.Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_diffusion import DACER, DIME, DPMD, DPS, FPMD, QSM, QVPO, MaxEntDP, save_agent
+from sb3_diffusion import DACER, DIME, DPMD, DPS, QSM, QVPO, MaxEntDP, save_agent
 from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
@@ -173,7 +173,6 @@ def test_networks_that_cannot_be(networks: Any, message: str) -> None:
         (DPMD, "actor_target", False),
         (DPMD, "multipliers", {}),
         (QVPO, "actor_target", False),
-        (FPMD, "process", "continuous"),
         (DACER, "critic_head", "scalar"),
         (DACER, "critic_head", "categorical"),
         (DACER, "multipliers", {}),
@@ -181,7 +180,6 @@ def test_networks_that_cannot_be(networks: Any, message: str) -> None:
         (DIME, "multipliers", {}),
         (DIME, "critic_head", "scalar"),
         (DIME, "critic_kwargs", {"n_atoms": 11}),
-        (DIME, "process", "continuous"),
         (DIME, "target_critics", True),
         (MaxEntDP, "choose_with_target", False),
         (QSM, "critic_head", "gaussian"),
