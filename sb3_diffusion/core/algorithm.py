@@ -355,4 +355,4 @@ class DiffusionAlgorithm(BaseAlgorithm):
     def _path_of(self, part: Part) -> str:
         """Where a part's network is found, from the model on; actor and critic have aliases there."""
         name = next(name for name, network in self.policy.trained.items() if network is part.network)
-        return name if hasattr(self, name) else f"policy.{name}"
+        return name if name in ("actor", "critic") else f"policy.{name}"

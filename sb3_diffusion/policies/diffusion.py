@@ -235,7 +235,7 @@ class DiffusionPolicy(BasePolicy):
         self.multipliers = nn.ModuleDict({name: Multiplier(**options) for name, options in (multipliers or {}).items()})
         factor: Any = None if exploration_multiplier is None else self.multipliers[exploration_multiplier]
         self.exploration = ExplorationNoise(exploration_noise, factor)
-        self.trained = {"actor": self.actor, "critic": self.critic}
+        self.trained: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
         for name, options in (networks or {}).items():
             self._add_network(name, **options)
         if not isinstance(getattr(self, acting, None), DiffusionActor):

@@ -543,7 +543,7 @@ REFUSED: list[tuple[str, Edit, str]] = [
     ("planned algorithm", edit_json(algorithm="dppo"), f"{J}: algorithm='dppo' is not in the registry.*not available"),
     ("no algorithm", edit_json(algorithm=None), f"{J}: algorithm='None' is not in the registry"),
     ("policy", edit_json(policy={":class": "subprocess.Popen"}), f"{J}: policy names the class 'subprocess.Popen'"),
-    ("policy name", edit_json(policy="os.system"), f"{J}: QSM cannot be built .*'os.system' unknown"),
+    ("policy name", edit_json(policy="os.system"), f"{J}: QSM cannot be built .*Unknown policy='os.system'"),
     ("class", edit_json(policy_kwargs__optimizer_class={":class": "os.system"}), f"{J}: policy_kwargs.optimizer_class names"),
     ("other class", edit_json(policy_kwargs__optimizer_class={":class": "torch.nn.ReLU"}), f"{J}: QSM cannot be built"),
     (

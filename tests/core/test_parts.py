@@ -16,6 +16,7 @@ from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update import Part, due_parts, polyak_update
 from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.policies.parts import StateValue
 from tests.helpers import act, flat_parameters, make, make_filled, observations, sample_batch
 
 
@@ -38,18 +39,22 @@ class Expectiles(OffPolicyDiffusion):
     def policy_settings(self) -> dict[str, Any]:
         return {"n_action_candidates": 4}
 
+    @property
+    def value(self) -> StateValue:
+        return self.policy.trained["value"]  # type: ignore[return-value]
+
     def parts(self) -> Sequence[Part]:
-        return [Part("value", self.value_loss, self.policy.value), *super().parts()]
+        return [Part("value", self.value_loss, self.value), *super().parts()]
 
     def value_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         with th.no_grad():
             q = self.critic_target.q(batch.actions, self.critic_target.encode(batch.observations)).amin(0)
-        value = self.policy.value(batch.observations)
+        value = self.value(batch.observations)
         weight = th.where(q > value, self.expectile, 1.0 - self.expectile)
         return (weight * (q - value).square()).mean(), {"v_mean": value.detach().mean()}
 
     def next_values(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        return self.policy.value(batch.next_observations), {}
+        return self.value(batch.next_observations), {}
 
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         noisy = self.actor.add_noise(batch.actions, self.randomness, "actor")
@@ -78,7 +83,7 @@ def test_a_third_network_is_trained_logged_and_saved(tmp_path: Path) -> None:
     model.save(tmp_path / "model.zip")
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         assert "policy.value.optimizer.pth" in archive.namelist()
-    loaded = Expectiles.load(tmp_path / "model.zip", device="cpu")
+    loaded: Any = Expectiles.load(tmp_path / "model.zip", device="cpu")
     moments = loaded.policy.value.optimizer.state_dict()["state"]
     assert len(moments) == len(list(model.policy.value.parameters()))
     obs = observations(model.observation_space)
@@ -132,7 +137,7 @@ def test_the_average_acts_and_is_what_is_published(tmp_path: Path) -> None:
             parameter.zero_()  # does not act
     np.testing.assert_array_equal(act(model, obs), averaged)
     save_agent(model, tmp_path / "agent.zip", optimizer_state=False)
-    loaded = Expectiles.load(tmp_path / "agent.zip", device="cpu")
+    loaded: Any = Expectiles.load(tmp_path / "agent.zip", device="cpu")
     np.testing.assert_array_equal(act(loaded, obs), averaged)
     assert th.equal(flat_parameters(loaded.actor), flat_parameters(model.actor_target))
 
