@@ -10,7 +10,8 @@ from typing_extensions import override
 from sb3_diffusion.generative import conversions
 from sb3_diffusion.generative.process import Denoise, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import CompiledStep, check_bounds, check_steps, run_compiled
+from sb3_diffusion.generative.solvers import check_bounds, check_steps, run_compiled
+from sb3_diffusion.kernels.structures import CompiledStep
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.kernels.structures import CompiledStep
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer
 
@@ -70,23 +71,6 @@ class _Step(NamedTuple):
     previous: float
     needs_estimate: bool
     is_midpoint: bool
-
-
-class CompiledStep(NamedTuple):
-    """An evaluation of a chain and the update behind it as the kernels read it: ``Step`` in ``kernels/mlp.cpp``."""
-
-    estimate_state: float = 0.0
-    estimate_noise: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
-    state: float = 0.0
-    noise: float = 0.0
-    previous: float = 0.0
-    noise_std: float = 0.0
-    needs_estimate: float = False
-    clip_estimate: float = False
-    clip_state: float = False
-    is_midpoint: float = False
 
 
 class Sampler(nn.Module):
