@@ -1,7 +1,6 @@
 """The network of a diffusion or flow policy: noise or velocity as a function of the noisy action, the time and the state."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch as th
@@ -61,11 +60,14 @@ class FreshDenoiser:
     def __init__(self, denoiser: "Denoiser", features: th.Tensor, t: th.Tensor) -> None:
         self.denoiser = denoiser
         self.features, self.t = features, t
+        self._bound: BoundDenoiser | None = None
 
-    @cached_property
+    @property
     def bound(self) -> BoundDenoiser:
-        """The same with states and times encoded."""
-        return self.denoiser.bind(self.denoiser.encode_state(self.features), self.denoiser.encode_time(self.t))
+        """The same with states and times encoded, once."""
+        if self._bound is None:  # exporters stumble over the lock of a cached_property
+            self._bound = self.denoiser.bind(self.denoiser.encode_state(self.features), self.denoiser.encode_time(self.t))
+        return self._bound
 
     def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
         """The denoiser's prediction at ``x``, at the evaluation number ``k``."""
