@@ -1,8 +1,9 @@
 """Policies that leave the library: ``torch.export`` and ONNX, for any number of rows."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch as th
@@ -18,9 +19,10 @@ EXAMPLE = 5
 BATCHES = (1, 2, 3, EXAMPLE, 10, 512)
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     algorithm: type[OffPolicyDiffusion]
-    policy_kwargs: dict[str, Any] = {}
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
     observation: str = "box"
 
     def build(self) -> Any:
