@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_diffusion.files import write_atomically
 from sb3_diffusion.numeric import integer
 
 FORMAT = 1
@@ -72,8 +73,7 @@ class CheckpointStore:
     """
     Rolling checkpoints. A part that did not change since the previous checkpoint is not written again.
 
-    The parts are written first, under names that contain their checksums; the manifest that lists them follows last. Each file
-    is written under a temporary name, forced to the disk, and renamed.
+    The parts are written first, under names that contain their checksums; the manifest that lists them follows last.
 
     :param folder: Where; is created when the first checkpoint is written
     :param keep: Number of checkpoints to keep
@@ -114,9 +114,9 @@ class CheckpointStore:
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """
-        The newest checkpoint whose files are all intact; damaged ones that are newer are removed.
+        The newest checkpoint whose files are all intact. A question: nothing is removed, see :meth:`remove_newer`.
 
-        :return: The checkpoint or ``None``, and one line per damaged checkpoint
+        :return: The checkpoint or ``None``, and one line per damaged checkpoint that is newer
         """
         problems: list[str] = []
         for manifest in self._manifests():
@@ -126,11 +126,19 @@ class CheckpointStore:
             except DamagedCheckpoint as error:
                 problems.append(f"checkpoint {_step(manifest)} is damaged: {error}")
                 continue
-            for newer in self._manifests():
-                if _step(newer) > checkpoint.step:
-                    newer.unlink()
             return checkpoint, problems
         return None, problems
+
+    def remove_newer(self, step: int) -> None:
+        """
+        Remove the checkpoints behind a step, once a training goes on from there: they would count as the newest.
+
+        :param step: Number of environment steps
+        """
+        for manifest in self._manifests():
+            if _step(manifest) > step:
+                manifest.unlink()
+        self.remove_unused()
 
     def _manifests(self) -> list[Path]:
         """Newest first."""
@@ -221,27 +229,6 @@ def decode(text: bytes, arrays: bytes) -> Any:
         return {key: visit(item) for key, item in value.items()}
 
     return visit(json.loads(text))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """
-    Write a file that is complete or absent, whenever the machine stops.
-
-    :param path: The file
-    :param content: What to write
-    """
-    temporary = path.with_name(f"{path.name}.part")
-    with open(temporary, "wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-    if hasattr(os, "O_DIRECTORY"):  # the entry in the folder has to reach the disk as well
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _body_digest(body: Any) -> str:

@@ -34,6 +34,7 @@ from sb3_diffusion.checkpoints.changes import SCHEDULES, describe_changes, resto
 from sb3_diffusion.checkpoints.snapshot import Node, Restoration, Snapshot, overwrite
 from sb3_diffusion.checkpoints.store import Checkpoint, Entry, decode, encode
 from sb3_diffusion.data.replay import TensorReplayBuffer
+from sb3_diffusion.files import write_atomically
 
 STATE, ARRAYS, PARAMETERS = "state.json", "arrays.bin", "parameters.pt"
 _PIECE_BYTES = 64 * 2**20
@@ -180,7 +181,7 @@ class TrainingState:
             if name is None:
                 path.unlink(missing_ok=True)
             else:
-                path.write_bytes(checkpoint.read(name))
+                write_atomically(path, checkpoint.read(name))
 
     def _restore_progress_bars(self) -> None:
         for callback in _all_callbacks(self.callback):
