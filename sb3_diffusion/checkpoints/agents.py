@@ -41,7 +41,8 @@ from sb3_diffusion.checkpoints.demands import (
     n_entries,
 )
 from sb3_diffusion.checkpoints.normalization import pack_normalization, unpack_normalization
-from sb3_diffusion.checkpoints.plain import NotPlain, from_plain, parse_json, space_from_plain, space_to_plain, to_plain
+from sb3_diffusion.checkpoints.plain import NotPlain, from_plain, space_from_plain, space_to_plain, to_plain
+from sb3_diffusion.checkpoints.tagged_json import parse_json
 from sb3_diffusion.checkpoints.weights import (
     check_names,
     check_optimizer,

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sb3_diffusion.files import write_atomically
 from sb3_diffusion.numeric import integer
 
-FORMAT = 1
+FORMAT = 2
+"""Of the parts; 1 had another dialect in its JSON, which is still read."""
 _MANIFEST = re.compile(r"checkpoint_(\d+)\.json")
 _PART = re.compile(r".+-[0-9a-f]{16}(\.\w+)?|.+\.part")
 
@@ -35,11 +34,13 @@ class Checkpoint:
     :param folder: Folder of the store
     :param step: Number of environment steps
     :param parts: Files by their names
+    :param format: Number of the format in which it was written
     """
 
     folder: Path
     step: int
     parts: dict[str, Entry]
+    format: int = FORMAT
 
     def read(self, name: str) -> bytes:
         """
@@ -161,9 +162,9 @@ class CheckpointStore:
             raise DamagedCheckpoint(f"{manifest} cannot be read ({type(error).__name__})") from error
         if not intact:
             raise DamagedCheckpoint(f"the checksum of {manifest} is wrong")
-        if body["format"] != FORMAT:
-            raise DamagedCheckpoint(f"{manifest} has format {body['format']}, this version reads format {FORMAT}")
-        return Checkpoint(self.folder, body["step"], body["parts"])
+        if body["format"] not in (1, FORMAT):
+            raise DamagedCheckpoint(f"{manifest} has format {body['format']}, this version reads formats 1 and {FORMAT}")
+        return Checkpoint(self.folder, body["step"], body["parts"], body["format"])
 
     def remove_unused(self) -> None:
         """Remove checkpoints beyond ``keep``, and files that belong to none."""
@@ -183,52 +184,6 @@ class CheckpointStore:
         for manifest in self._manifests():
             manifest.unlink()
         self.remove_unused()
-
-
-def encode(node: Any) -> tuple[bytes, bytes]:
-    """
-    Write a description (see :mod:`sb3_diffusion.checkpoints.snapshot`) as JSON and the bytes of its arrays.
-
-    :param node: The description
-    :return: The JSON text, and the arrays one behind the other
-    """
-    pieces: list[bytes] = []
-    offset = 0
-
-    def visit(value: Any) -> Any:
-        nonlocal offset
-        if isinstance(value, np.ndarray):
-            pieces.append(value.tobytes())
-            entry = {"@": "array", "dtype": value.dtype.str, "shape": list(value.shape), "offset": offset}
-            offset += value.nbytes
-            return entry
-        if isinstance(value, dict):
-            return {key: visit(item) for key, item in value.items()}
-        return [visit(item) for item in value] if isinstance(value, list) else value
-
-    text = json.dumps(visit(node))
-    return text.encode(), b"".join(pieces)
-
-
-def decode(text: bytes, arrays: bytes) -> Any:
-    """
-    :param text: First result of :func:`encode`
-    :param arrays: Second result of :func:`encode`
-    :return: The description
-    """
-
-    def visit(value: Any) -> Any:
-        if isinstance(value, list):
-            return [visit(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        if value.get("@") == "array":
-            shape = tuple(value["shape"])
-            count = int(np.prod(shape, dtype=np.int64))
-            return np.frombuffer(arrays, np.dtype(value["dtype"]), count, value["offset"]).reshape(shape)
-        return {key: visit(item) for key, item in value.items()}
-
-    return visit(json.loads(text))
 
 
 def _body_digest(body: Any) -> str:

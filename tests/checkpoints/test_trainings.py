@@ -21,7 +21,8 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_diffusion.checkpoints.snapshot import Restoration, Snapshot, SnapshotServer
-from sb3_diffusion.checkpoints.store import CheckpointStore, DamagedCheckpoint, decode, encode
+from sb3_diffusion.checkpoints.store import CheckpointStore, DamagedCheckpoint
+from sb3_diffusion.checkpoints.tagged_json import decode, encode
 from sb3_diffusion.checkpoints.trainings import CannotContinue, TrainingCheckpoints, TrainingStopped
 from sb3_diffusion.taxonomy import available_methods
 from tests.environments import PointEnv
