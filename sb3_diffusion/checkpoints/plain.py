@@ -2,7 +2,7 @@
 Constructor arguments and spaces as plain JSON, and back without executing anything.
 
 The dialect is that of ``tagged_json.py``, with inline ``values`` of arrays. ``{":class": "torch.nn.ReLU"}`` is a class, and
-``{":object": "LinearSchedule", ...}`` a new object made of its arguments, both by names of fixed lists, never imported by name.
+``{":object": "LinearSchedule", ...}`` an object to be made of arguments, both from fixed lists, never imported by name.
 """
 
 import math
