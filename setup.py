@@ -44,6 +44,10 @@ EXTRAS = {
         "codespell>=2.3",
         "types-PyYAML",
         "types-jsonschema",
+        # that an exported policy acts like the policy
+        "onnx>=1.19",
+        "onnxscript>=0.5",
+        "onnxruntime>=1.23",
     ],
     # math-core converts formulas to MathML, ziamath has the font for them
     "docs": [

@@ -13,8 +13,8 @@ from torch import nn
 
 from sb3_diffusion.networks.bronet import BroBlock, BroNet
 from sb3_diffusion.networks.critics import Critics
-from sb3_diffusion.networks.denoiser import Denoiser, TimeNetwork
-from sb3_diffusion.networks.embeddings import FourierEmbedding
+from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.networks.embeddings import FourierEmbedding, TimeNetwork
 from sb3_diffusion.networks.gaussian import DeterministicActor, GaussianActor
 from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, SplitLinear
 from sb3_diffusion.networks.mlp import MLP, ResidualBlock, ResidualMLP

@@ -157,7 +157,12 @@ def assert_identical(left: Any, right: Any, path: str = "") -> None:
 
 
 def soften(model: Any) -> Any:
-    """Shrink the actor's weights: fresh networks push many actions to the ends of the box, where comparisons say little."""
+    """
+    Shrink a noise network: fresh ones push many actions to the ends of the box, where comparisons say little. A network of
+    another kind, shrunk like that, would leave all actions where they started.
+    """
+    if model.actor.process.prediction != "noise":
+        return model
     with th.no_grad():
         for parameter in model.actor.denoiser.trunk.parameters():
             parameter.mul_(0.1)

@@ -96,6 +96,8 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         pytest.importorskip("dm_control")
     if any("progress_bar" in block for block in blocks):
         pytest.importorskip("rich")
+    if any("onnx" in block for block in blocks):
+        pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "example"}
     for number, block in enumerate(blocks, start=1):

@@ -16,7 +16,7 @@ HEAVY = ("rl_zoo3", "optuna", "huggingface_hub", "mujoco", "matplotlib", "pandas
 
 # An import may only point to a lower floor or stay within its own folder.
 FLOORS = {
-    **dict.fromkeys(["kernels", "numeric", "names", "printable"], 0),
+    **dict.fromkeys(["kernels", "files", "numeric", "names", "printable"], 0),
     **dict.fromkeys(["generative", "data"], 1),
     **dict.fromkeys(["taxonomy", "networks", "envs"], 2),
     "policies": 3,
@@ -85,6 +85,67 @@ def test_lower_floors_name_no_algorithm(path: Path) -> None:
 )
 def test_upward_imports_are_found(source: str, imported: str) -> None:
     assert violation(source, imported)
+
+
+def import_graph(root: Path, package: str) -> dict[str, set[str]]:
+    """
+    Module -> modules of the package that it imports anywhere: at the top, for type checkers only, or within a function. That
+    importing a module runs the ``__init__`` of its folders does not count.
+    """
+    modules = {}
+    for path in sorted((root / package).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {}
+    for module, path in modules.items():
+        names = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+        # `from a import b` is the module a.b, or something in the module a
+        graph[module] = {name if name in modules else name.rpartition(".")[0] for name in names} & modules.keys() - {module}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle of imports, first module first and last; empty if there is none."""
+    done: set[str] = set()
+
+    def follow(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return []
+        for imported in sorted(graph[module]):
+            if found := follow(imported, [*way, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in sorted(graph) if (found := follow(module, []))), [])
+
+
+def test_no_circle() -> None:
+    assert not (found := circle(import_graph(ROOT, PACKAGE))), " -> ".join(found)
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from pack.a import x",
+        "import pack.a",
+        "from pack import a",
+        "if TYPE_CHECKING:\n    from pack.a import X",
+        "def f():\n    from pack.a import x",
+        "from pack import x",  # by way of the package's own file
+    ],
+)
+def test_circles_are_found(back: str, tmp_path: Path) -> None:
+    (tmp_path / "pack").mkdir()
+    files = {"__init__": "from pack.a import x", "a": "from pack.b import y", "b": "import ast", "c": "from pack.b import z"}
+    for name, text in files.items():
+        (tmp_path / "pack" / f"{name}.py").write_text(text)
+    assert circle(import_graph(tmp_path, "pack")) == []
+    (tmp_path / "pack" / "b.py").write_text(back)
+    found = circle(import_graph(tmp_path, "pack"))
+    assert found[0] == found[-1] and {"pack.a", "pack.b"} <= set(found)
 
 
 def test_package_import_is_light() -> None:

@@ -9,7 +9,6 @@ plain JSON what to build, and ``vec_normalize.npz`` has the statistics of ``VecN
 import inspect
 import io
 import json
-import os
 import platform
 import re
 import warnings
@@ -31,12 +30,20 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_diffusion.checkpoints.allocation import at_most, held
 from sb3_diffusion.checkpoints.archives import Archive, open_archive
-from sb3_diffusion.checkpoints.demands import ACTIVATIONS, check_counts, check_memory, memory_bytes, n_entries
+from sb3_diffusion.checkpoints.demands import (
+    ACTIVATIONS,
+    at_most,
+    check_counts,
+    check_memory,
+    held,
+    memory_bytes,
+    n_entries,
+)
 from sb3_diffusion.checkpoints.normalization import pack_normalization, unpack_normalization
 from sb3_diffusion.checkpoints.old_names import up_to_date
-from sb3_diffusion.checkpoints.plain import NotPlain, from_plain, parse_json, space_from_plain, space_to_plain, to_plain
+from sb3_diffusion.checkpoints.plain import NotPlain, from_plain, space_from_plain, space_to_plain, to_plain
+from sb3_diffusion.checkpoints.tagged_json import parse_json
 from sb3_diffusion.checkpoints.weights import (
     check_names,
     check_optimizer,
@@ -45,6 +52,7 @@ from sb3_diffusion.checkpoints.weights import (
     check_weights,
     load_tensors,
 )
+from sb3_diffusion.files import write_atomically
 from sb3_diffusion.names import check_no_unknown
 from sb3_diffusion.printable import printable, quoted
 from sb3_diffusion.taxonomy import algorithm_name, load_algorithm
@@ -172,24 +180,14 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
 
 def write_file(path: str | Path, content: bytes) -> Path:
     """
-    Write a file at once: a full disk or an interruption leaves the previous one as it was.
+    Write the file of an agent at once.
 
     :param path: The file, ``.zip`` is added if it has no ending
     :param content: Its contents
     :return: The file
     """
     path = Path(path) if Path(path).suffix else Path(f"{path}.zip")
-    target = path.resolve()  # behind a link
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, content)
     return path
 
 

@@ -11,7 +11,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_diffusion.checkpoints.archives import open_archive
-from sb3_diffusion.checkpoints.plain import from_plain, parse_json, to_plain
+from sb3_diffusion.checkpoints.plain import from_plain, to_plain
+from sb3_diffusion.checkpoints.tagged_json import parse_json
 from sb3_diffusion.printable import printable, quoted
 
 _SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")

@@ -1,11 +1,10 @@
 """
 Constructor arguments and spaces as plain JSON, and back without executing anything.
 
-Numbers, strings, lists and mappings are themselves; everything else is a mapping with a key that begins with a colon, such
-as ``{":tuple": [1, "step"]}`` or ``{":class": "torch.nn.ReLU"}``. Classes are names of a fixed list, never imported by name.
+The dialect is that of ``tagged_json.py``, with inline ``values`` of arrays. ``{":class": "torch.nn.ReLU"}`` is a class, and
+``{":object": "LinearSchedule", ...}`` an object to be made of arguments, both from fixed lists, never imported by name.
 """
 
-import json
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 
-from sb3_diffusion.checkpoints.bounded import check_bounded, finite
+from sb3_diffusion.checkpoints.tagged_json import read_float, tag_of, write_float, write_mapping
 from sb3_diffusion.data.replay import TensorDictReplayBuffer, TensorNStepReplayBuffer, TensorReplayBuffer
 from sb3_diffusion.networks.activations import ACTIVATIONS
 from sb3_diffusion.policies.guided import GUIDED_POLICIES
@@ -38,8 +37,6 @@ MAX_ELEMENTS = 5 * 10**6
 """Largest number of entries of a space, over all its parts."""
 MAX_AXES = 32
 """Largest number of axes of an array."""
-MAX_VALUES = 200_000
-"""Largest number of values in a JSON file: bounds of observations that all differ are the most that an agent has."""
 
 
 class NotPlain(TypeError):
@@ -124,7 +121,7 @@ def to_plain(value: Any, where: str) -> Any:
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
-        return value if math.isfinite(value) else {":float": repr(value)}
+        return write_float(value)
     if isinstance(value, VectorizedActionNoise):  # Stable-Baselines3 wraps the user's own for several environments
         return to_plain(value.base_noise, where)
     for accepts, convert in _WRITERS:
@@ -134,9 +131,10 @@ def to_plain(value: Any, where: str) -> Any:
 
 
 def _write_mapping(value: Mapping[Any, Any], where: str) -> Any:
-    if all(type(key) is str and not key.startswith(":") for key in value):
-        return {key: to_plain(item, f"{where}.{key}") for key, item in value.items()}
-    return {":items": [[to_plain(key, where), to_plain(item, f"{where}[{key!r}]")] for key, item in value.items()]}
+    def write_item(key: Any, item: Any) -> Any:
+        return to_plain(item, f"{where}.{key}" if type(key) is str else f"{where}[{key!r}]")
+
+    return write_mapping(value.items(), lambda key: to_plain(key, where), write_item)
 
 
 def _write_sequence(value: Any, where: str) -> Any:
@@ -203,8 +201,7 @@ def from_plain(value: Any, where: str) -> Any:
         return [from_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    tag = next((key for key in value if key.startswith(":")), None)
-    if tag is None:
+    if (tag := tag_of(value)) is None:
         return {key: from_plain(item, f"{where}.{key}") for key, item in value.items()}
     if tag not in _READERS or (len(value) > 1 and tag != ":object"):
         raise ValueError(f"{where} has the unknown form {quoted(tag)}; known are {', '.join(_READERS)}.")
@@ -212,12 +209,6 @@ def from_plain(value: Any, where: str) -> Any:
         return _READERS[tag](value, where)
     except (TypeError, KeyError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(f"{where} is no valid {quoted(tag)} ({printable(error)}).") from error
-
-
-def _read_float(value: dict[str, Any], where: str) -> float:
-    if value[":float"] not in ("inf", "-inf", "nan"):
-        raise ValueError(f"{where} is {quoted(value[':float'])}, which must be inf, -inf or nan.")
-    return float(value[":float"])
 
 
 def _read_class(value: dict[str, Any], where: str) -> type:
@@ -264,7 +255,7 @@ def _read_object(value: dict[str, Any], where: str) -> Any:
 
 
 _READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
-    ":float": _read_float,
+    ":float": lambda value, where: read_float(value[":float"], where),
     ":tuple": lambda value, where: tuple(from_plain(list(value[":tuple"]), where)),
     ":items": lambda value, where: {
         from_plain(key, where): from_plain(item, f"{where}[{key!r}]") for key, item in value[":items"]
@@ -377,35 +368,3 @@ def _count_elements(description: Any, where: str) -> int:
         raise ValueError(f"{where} must have its parts as a mapping or a list.")
     own = math.prod(_read_shape(description["shape"], where)) if "shape" in description else 0
     return own + sum(_count_elements(part, where) for part in (parts.values() if isinstance(parts, dict) else parts))
-
-
-# -- JSON -------------------------------------------------------------------------------------------------------------
-
-
-def parse_json(text: str | bytes, where: str) -> Any:
-    """
-    :param text: Standard JSON: without NaN, infinities or numbers that become one, no key twice
-    :param where: File and member, for the messages
-    :return: Its value
-    :raises ValueError: If it is anything else, or exceeds the bounds of :mod:`sb3_diffusion.checkpoints.bounded`
-    """
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no JSON")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key occurs twice")
-        return dict(pairs)
-
-    try:
-        value = json.loads(text, parse_constant=refuse, parse_float=finite, object_pairs_hook=unique)
-    except RecursionError:
-        raise ValueError(f"{where} is nested too deeply; the file is damaged or hostile, do not use it.") from None
-    except ValueError as error:
-        raise ValueError(f"{where} is not standard JSON ({printable(error)}); the file is damaged.") from None
-    try:
-        check_bounded(value, MAX_VALUES)
-    except ValueError as error:
-        raise ValueError(f"{where} is refused: {error}; the file is damaged or hostile, do not use it.") from None
-    return value

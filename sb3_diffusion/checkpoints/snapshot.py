@@ -16,7 +16,7 @@ import re
 import time
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -26,11 +26,13 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-Node = Any
-"""Numbers, text, ``None``, arrays, and dictionaries ``{"@": kind, ...}`` of nodes."""
+from sb3_diffusion.checkpoints.tagged_json import read_float, tag_of, write_float, write_mapping
 
-_PLAIN = (bool, int, float, str, type(None))
-_SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", deque: "deque", set: "set"}
+Node = Any
+"""Numbers, text, ``None``, arrays, lists and mappings of nodes, and tagged values, see ``tagged_json.py``."""
+
+_PLAIN = (bool, int, str, type(None))
+_SEQUENCES: dict[type, str] = {tuple: ":tuple", deque: ":deque", set: ":set"}
 _MAPPINGS = (dict, OrderedDict, defaultdict)
 _CONSTANTS = (
     type,
@@ -54,8 +56,8 @@ _OBJECT_SIZE = type("Plain", (), {}).__basicsize__
 _MANY = 64
 """Lists of that many numbers are stored as arrays."""
 
-_BUILT = ("object", "space", "simulation", "file", "workers", "torch generator", "named tuple")
-"""Kinds of descriptions that are put back into an existing object."""
+_BUILT = (":state", ":space", ":simulation", ":file", ":workers", ":torch_generator", ":named_tuple")
+"""Tags of descriptions that are put back into an existing object."""
 
 Skip = Callable[[Any, str, Any], bool]
 """Object, name of an attribute, its value -> whether to leave the attribute out."""
@@ -87,58 +89,63 @@ class Snapshot:
     def _describe(self, value: Any, path: str) -> Node:
         if type(value) in _PLAIN:
             return value
+        if type(value) is float:
+            return write_float(value)
         if isinstance(value, np.ndarray):
             simple = type(value) is np.ndarray and value.dtype.names is None and not value.dtype.hasobject
             return value.copy() if simple else self._give_up(value, path)
         if isinstance(value, np.generic):
-            return {"@": "number", "value": np.asarray(value)}
+            return {":element": np.asarray(value)}
         if isinstance(value, bytes):
-            return {"@": "bytes", "value": np.frombuffer(value, np.uint8)}
+            return {":bytes": np.frombuffer(value, np.uint8)}
         if isinstance(value, th.Tensor) and value.dtype is not th.bfloat16:
-            return {"@": "tensor", "value": value.detach().cpu().numpy().copy()}
-        if type(value) in _SEQUENCES or (isinstance(value, tuple) and hasattr(value, "_fields")):
+            return {":tensor": value.detach().cpu().numpy().copy()}
+        if type(value) is list or type(value) in _SEQUENCES or (isinstance(value, tuple) and hasattr(value, "_fields")):
             return self._describe_sequence(value, path)
         if type(value) in _MAPPINGS:
             return self._describe_mapping(value, path)
         if isinstance(value, np.random.Generator):
-            return {"@": "generator", "state": self._describe(value.bit_generator.state, path)}
+            return {":generator": self._describe(value.bit_generator.state, path)}
         if isinstance(value, np.random.RandomState):
-            return {"@": "generator", "state": self._describe(value.get_state(legacy=False), path)}
+            return {":generator": self._describe(value.get_state(legacy=False), path)}
         if isinstance(value, th.Generator):
-            return {"@": "torch generator", "state": value.get_state().numpy()}
+            return {":torch_generator": value.get_state().numpy()}
         return self._describe_object(value, path)
 
     def _describe_sequence(self, value: Any, path: str) -> Node:
-        kind = _SEQUENCES.get(type(value), "named tuple")
-        for number, dtype in ((float, np.float64), (int, np.int64)):
-            if len(value) >= _MANY and all(type(item) is number for item in value):
-                if number is int and max(map(abs, value)) >= 2**63:
-                    continue
-                return {"@": kind, "numbers": np.array(value, dtype)}
-        items = [self._describe(item, f"{path}.{index}") for index, item in enumerate(value)]
-        return _NOTHING if any(item is _NOTHING for item in items) else {"@": kind, "items": items}
+        items: Node = _numbers(value)
+        if items is None:
+            items = [self._describe(item, f"{path}.{index}") for index, item in enumerate(value)]
+            if any(item is _NOTHING for item in items):
+                return _NOTHING
+        return items if type(value) is list else {_SEQUENCES.get(type(value), ":named_tuple"): items}
 
     def _describe_mapping(self, value: Any, path: str) -> Node:
-        items = [[self._describe(key, path), self._describe(item, f"{path}.{key}")] for key, item in value.items()]
-        left_out = any(part is _NOTHING for item in items for part in item)
-        return _NOTHING if left_out else {"@": "dict", "items": items}
+        nodes: list[Node] = []
+
+        def describe(item: Any, path: str) -> Node:
+            nodes.append(self._describe(item, path))
+            return nodes[-1]
+
+        node = write_mapping(value.items(), lambda key: describe(key, path), lambda key, item: describe(item, f"{path}.{key}"))
+        return _NOTHING if any(node is _NOTHING for node in nodes) else node
 
     def _describe_object(self, value: Any, path: str) -> Node:
         kind = type(value)
         if _is_constant(value):
             return _NOTHING
         if id(value) in self._seen:  # the same object on another path
-            return {"@": "seen"}
+            return {":seen": True}
         self._seen.add(id(value))
         if isinstance(value, gym.Space):
             nodes = [self._describe(part, path) for part in _parts(value)]
-            return {"@": "space", "generator": self._describe(value._np_random, path), "parts": nodes}
+            return {":space": {"generator": self._describe(value._np_random, path), "parts": nodes}}
         if simulation := _simulation(value):
             return _describe_simulation(*simulation)
         if isinstance(value, SubprocVecEnv):
             return self._describe_workers(value, path)
         if isinstance(value, ResultsWriter):
-            return {"@": "file", "content": _content(value.file_handler.name)}
+            return {":file": _content(value.file_handler.name)}
         if kind.__basicsize__ > _OBJECT_SIZE or not hasattr(value, "__dict__"):
             return self._give_up(value, path)
         attributes = {}
@@ -150,16 +157,16 @@ class Snapshot:
                 attributes[name] = node
         if isinstance(value, Monitor):  # whose clock stands still between two processes
             attributes["t_start"] -= time.time()
-        return {"@": "object", "type": _name(value), "attributes": attributes}
+        return {":state": {"of": _name(value), "attributes": attributes}}
 
     def _describe_workers(self, value: SubprocVecEnv, path: str) -> Node:
         own = {name: self._describe(getattr(value, name), path) for name in ("_seeds", "_options")}
         if not value.has_attr("snapshot"):
             self.unknown.append(f"{path} (environments in processes of their own, see SnapshotServer)")
-            return {"@": "workers", "attributes": own, "workers": None}
+            return {":workers": {"attributes": own, "workers": None}}
         workers = value.env_method("snapshot")
         self.unknown += [f"{path}.{index}.{name}" for index, (_, unknown) in enumerate(workers) for name in unknown]
-        return {"@": "workers", "attributes": own, "workers": [node for node, _ in workers]}
+        return {":workers": {"attributes": own, "workers": [node for node, _ in workers]}}
 
     def _give_up(self, value: Any, path: str) -> Any:
         self.unknown.append(f"{path} ({type(value).__name__})")
@@ -183,75 +190,84 @@ class Restoration:
         self.value = self._restore(target, node, "")
 
     def _restore(self, current: Any, node: Node, path: str) -> Any:
+        if isinstance(node, list):
+            return self._restore_list(current, node, path)
         if not isinstance(node, dict):
             return node.copy() if isinstance(node, np.ndarray) else node
-        restore: Callable[[Any, dict[str, Any], str], Any] = getattr(self, f"_restore_{node['@'].replace(' ', '_')}")
-        return restore(current, node, path)
+        if (tag := tag_of(node)) is None:
+            return self._restore_items(current, list(node.items()), path)
+        restore: Callable[[Any, Any, str], Any] = getattr(self, f"_restore_{tag[1:]}")
+        return restore(current, node[tag], path)
 
-    def _restore_seen(self, current: Any, node: dict[str, Any], path: str) -> Any:
+    def _restore_seen(self, current: Any, node: Node, path: str) -> Any:
         return current
 
-    def _restore_number(self, current: Any, node: dict[str, Any], path: str) -> Any:
-        return node["value"][()]
+    def _restore_float(self, current: Any, node: Node, path: str) -> Any:
+        return read_float(node, path)
 
-    def _restore_bytes(self, current: Any, node: dict[str, Any], path: str) -> Any:
-        return node["value"].tobytes()
+    def _restore_element(self, current: Any, node: np.ndarray, path: str) -> Any:
+        return node[()]
 
-    def _restore_tensor(self, current: Any, node: dict[str, Any], path: str) -> Any:
-        value = th.from_numpy(node["value"].copy())
+    def _restore_numbers(self, current: Any, node: np.ndarray, path: str) -> Any:
+        return self._restore_list(current, {":numbers": node}, path)
+
+    def _restore_bytes(self, current: Any, node: np.ndarray, path: str) -> Any:
+        return node.tobytes()
+
+    def _restore_tensor(self, current: Any, node: np.ndarray, path: str) -> Any:
+        value = th.from_numpy(node.copy())
         if not isinstance(current, th.Tensor) or current.shape != value.shape:
             return value
         with th.no_grad():
             return current.copy_(value)  # others may hold the same tensor
 
-    def _sequence(self, current: Any, node: dict[str, Any], path: str) -> list[Any]:
-        if "numbers" in node:
-            return node["numbers"].tolist()
-        items = node["items"]
+    def _sequence(self, current: Any, items: Node, path: str) -> list[Any]:
+        if isinstance(items, dict):
+            return items[":numbers"].tolist()
         old = list(current) if isinstance(current, list | tuple | deque) else []
-        if len(old) != len(items) and any(isinstance(item, dict) and item["@"] in _BUILT for item in items):
+        if len(old) != len(items) and any(tag_of(item) in _BUILT for item in items):
             self._complain(current, path, f"a sequence of {len(items)} objects")
             return old
         old += [None] * (len(items) - len(old))
         return [self._restore(old[index], item, f"{path}.{index}") for index, item in enumerate(items)]
 
-    def _restore_list(self, current: Any, node: dict[str, Any], path: str) -> Any:
+    def _restore_list(self, current: Any, node: Node, path: str) -> Any:
         items = self._sequence(current, node, path)
         if not isinstance(current, list):
             return items
         current[:] = items
         return current
 
-    def _restore_deque(self, current: Any, node: dict[str, Any], path: str) -> Any:
+    def _restore_deque(self, current: Any, node: Node, path: str) -> Any:
         current = deque() if current is None else current
         items = self._sequence(current, node, path)
         current.clear()
         current.extend(items)
         return current
 
-    def _restore_tuple(self, current: Any, node: dict[str, Any], path: str) -> Any:
+    def _restore_tuple(self, current: Any, node: Node, path: str) -> Any:
         return tuple(self._sequence(current, node, path))
 
-    def _restore_named_tuple(self, current: Any, node: dict[str, Any], path: str) -> Any:
+    def _restore_named_tuple(self, current: Any, node: Node, path: str) -> Any:
         if not hasattr(current, "_fields"):
             return self._complain(current, path, "a named tuple")
         return type(current)(*self._sequence(current, node, path))
 
-    def _restore_set(self, current: Any, node: dict[str, Any], path: str) -> Any:
+    def _restore_set(self, current: Any, node: Node, path: str) -> Any:
         return set(self._sequence(None, node, path))
 
-    def _restore_dict(self, current: Any, node: dict[str, Any], path: str) -> Any:
+    def _restore_items(self, current: Any, node: Sequence[tuple[Node, Node]], path: str) -> Any:
         target = current if isinstance(current, dict) else {}
         items = {}
-        for key_node, item in node["items"]:
+        for key_node, item in node:
             key = self._restore(None, key_node, path)
             items[key] = self._restore(target.get(key), item, f"{path}.{key}")
         target.clear()
         target.update(items)
         return target
 
-    def _restore_generator(self, current: Any, node: dict[str, Any], path: str) -> Any:
-        state = self._restore(None, node["state"], path)
+    def _restore_generator(self, current: Any, node: Node, path: str) -> Any:
+        state = self._restore(None, node, path)
         if isinstance(current, np.random.RandomState):
             current.set_state(state)
             return current
@@ -261,10 +277,10 @@ class Restoration:
         current.bit_generator.state = state
         return current
 
-    def _restore_torch_generator(self, current: Any, node: dict[str, Any], path: str) -> Any:
+    def _restore_torch_generator(self, current: Any, node: np.ndarray, path: str) -> Any:
         if not isinstance(current, th.Generator):
             return self._complain(current, path, "a generator of PyTorch")
-        current.set_state(th.from_numpy(node["state"].copy()))
+        current.set_state(th.from_numpy(node.copy()))
         return current
 
     def _restore_space(self, current: Any, node: dict[str, Any], path: str) -> Any:
@@ -282,10 +298,10 @@ class Restoration:
         _restore_simulation(*simulation, node)
         return current
 
-    def _restore_file(self, current: Any, node: dict[str, Any], path: str) -> Any:
+    def _restore_file(self, current: Any, node: np.ndarray, path: str) -> Any:
         if not isinstance(current, ResultsWriter):
             return self._complain(current, path, "a log file")
-        overwrite(current.file_handler, node["content"])
+        overwrite(current.file_handler, node)
         return current
 
     def _restore_workers(self, current: Any, node: dict[str, Any], path: str) -> Any:
@@ -298,9 +314,9 @@ class Restoration:
             self.lost += [f"{path}.{index}.{item}" for item in lost]
         return current
 
-    def _restore_object(self, current: Any, node: dict[str, Any], path: str) -> Any:
-        if current is None or _name(current) != node["type"]:
-            return self._complain(current, path, node["type"])
+    def _restore_state(self, current: Any, node: dict[str, Any], path: str) -> Any:
+        if current is None or not _is_called(current, node["of"]):
+            return self._complain(current, path, node["of"])
         is_environment = isinstance(current, gym.Env | VecEnv)
         self._environments += is_environment
         attributes = vars(current)
@@ -338,6 +354,16 @@ class SnapshotServer(gym.Wrapper):
         """
         restoration = Restoration(self.env, node)
         return [*restoration.mismatches, *restoration.lost]
+
+
+def _numbers(value: Any) -> Node:
+    """A long sequence of numbers as an array, ``None`` if it is none."""
+    for number, dtype in ((float, np.float64), (int, np.int64)):
+        if len(value) >= _MANY and all(type(item) is number for item in value):
+            if number is int and max(map(abs, value)) >= 2**63:
+                continue
+            return {":numbers": np.array(list(value), dtype)}
+    return None
 
 
 def _is_constant(value: Any) -> bool:
@@ -379,7 +405,7 @@ def _describe_simulation(model: Any, data: Any) -> Node:
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.zeros(mujoco.mj_stateSize(model, kind))
     mujoco.mj_getState(model, data, state, kind)
-    return {"@": "simulation", "model": _digest(model), "state": state, "arrays": arrays}
+    return {":simulation": {"model": _digest(model), "state": state, "arrays": arrays}}
 
 
 def _restore_simulation(model: Any, data: Any, node: dict[str, Any]) -> None:
@@ -422,5 +448,44 @@ def overwrite(handle: Any, content: np.ndarray) -> None:
     handle.flush()
 
 
+# -- names -----------------------------------------------------------------------------------------------------------------
+
+
 def _name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    """Package and class: a file may move within a package."""
+    return f"{type(value).__module__.partition('.')[0]}.{type(value).__qualname__}"
+
+
+def _is_called(value: Any, name: str) -> bool:
+    # formerly with the path of the module between the two
+    package, own = _name(value).split(".", 1)
+    return name.startswith(f"{package}.") and name.endswith(f".{own}")
+
+
+# -- the dialect of before -------------------------------------------------------------------------------------------------
+
+
+def from_format_1(node: Any) -> Any:
+    """
+    :param node: JSON of a state as the first format had it, with kinds under the key ``"@"``
+    :return: The same in today's dialect
+    """
+    if isinstance(node, list):
+        return [from_format_1(item) for item in node]
+    if not isinstance(node, dict):
+        return write_float(node) if type(node) is float else node
+    parts = {key: from_format_1(item) for key, item in node.items() if key != "@"}
+    kind = node.get("@")
+    if kind is None:
+        return parts
+    if kind == "object":
+        return {":state": {"of": parts["type"], "attributes": parts["attributes"]}}
+    if kind == "seen":
+        return {":seen": True}
+    if kind in ("array", "space", "simulation", "workers"):
+        return {f":{kind}": parts}
+    ((name, content),) = parts.items()
+    if name == "numbers":
+        content = {":numbers": content}
+    tags = {"number": "element", "dict": "items", "named tuple": "named_tuple", "torch generator": "torch_generator"}
+    return content if kind == "list" else {f":{tags.get(kind, kind)}": content}

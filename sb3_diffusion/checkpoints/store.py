@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from sb3_diffusion.files import write_atomically
 from sb3_diffusion.numeric import integer
 
-FORMAT = 1
+FORMAT = 2
+"""Of the parts; 1 had another dialect in its JSON, which is still read."""
 _MANIFEST = re.compile(r"checkpoint_(\d+)\.json")
 _PART = re.compile(r".+-[0-9a-f]{16}(\.\w+)?|.+\.part")
 
@@ -34,11 +34,13 @@ class Checkpoint:
     :param folder: Folder of the store
     :param step: Number of environment steps
     :param parts: Files by their names
+    :param format: Number of the format in which it was written
     """
 
     folder: Path
     step: int
     parts: dict[str, Entry]
+    format: int = FORMAT
 
     def read(self, name: str) -> bytes:
         """
@@ -72,8 +74,7 @@ class CheckpointStore:
     """
     Rolling checkpoints. A part that did not change since the previous checkpoint is not written again.
 
-    The parts are written first, under names that contain their checksums; the manifest that lists them follows last. Each file
-    is written under a temporary name, forced to the disk, and renamed.
+    The parts are written first, under names that contain their checksums; the manifest that lists them follows last.
 
     :param folder: Where; is created when the first checkpoint is written
     :param keep: Number of checkpoints to keep
@@ -114,9 +115,9 @@ class CheckpointStore:
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """
-        The newest checkpoint whose files are all intact; damaged ones that are newer are removed.
+        The newest checkpoint whose files are all intact. A question: nothing is removed, see :meth:`remove_newer`.
 
-        :return: The checkpoint or ``None``, and one line per damaged checkpoint
+        :return: The checkpoint or ``None``, and one line per damaged checkpoint that is newer
         """
         problems: list[str] = []
         for manifest in self._manifests():
@@ -126,11 +127,19 @@ class CheckpointStore:
             except DamagedCheckpoint as error:
                 problems.append(f"checkpoint {_step(manifest)} is damaged: {error}")
                 continue
-            for newer in self._manifests():
-                if _step(newer) > checkpoint.step:
-                    newer.unlink()
             return checkpoint, problems
         return None, problems
+
+    def remove_newer(self, step: int) -> None:
+        """
+        Remove the checkpoints behind a step, once a training goes on from there: they would count as the newest.
+
+        :param step: Number of environment steps
+        """
+        for manifest in self._manifests():
+            if _step(manifest) > step:
+                manifest.unlink()
+        self.remove_unused()
 
     def _manifests(self) -> list[Path]:
         """Newest first."""
@@ -153,9 +162,9 @@ class CheckpointStore:
             raise DamagedCheckpoint(f"{manifest} cannot be read ({type(error).__name__})") from error
         if not intact:
             raise DamagedCheckpoint(f"the checksum of {manifest} is wrong")
-        if body["format"] != FORMAT:
-            raise DamagedCheckpoint(f"{manifest} has format {body['format']}, this version reads format {FORMAT}")
-        return Checkpoint(self.folder, body["step"], body["parts"])
+        if body["format"] not in (1, FORMAT):
+            raise DamagedCheckpoint(f"{manifest} has format {body['format']}, this version reads formats 1 and {FORMAT}")
+        return Checkpoint(self.folder, body["step"], body["parts"], body["format"])
 
     def remove_unused(self) -> None:
         """Remove checkpoints beyond ``keep``, and files that belong to none."""
@@ -175,73 +184,6 @@ class CheckpointStore:
         for manifest in self._manifests():
             manifest.unlink()
         self.remove_unused()
-
-
-def encode(node: Any) -> tuple[bytes, bytes]:
-    """
-    Write a description (see :mod:`sb3_diffusion.checkpoints.snapshot`) as JSON and the bytes of its arrays.
-
-    :param node: The description
-    :return: The JSON text, and the arrays one behind the other
-    """
-    pieces: list[bytes] = []
-    offset = 0
-
-    def visit(value: Any) -> Any:
-        nonlocal offset
-        if isinstance(value, np.ndarray):
-            pieces.append(value.tobytes())
-            entry = {"@": "array", "dtype": value.dtype.str, "shape": list(value.shape), "offset": offset}
-            offset += value.nbytes
-            return entry
-        if isinstance(value, dict):
-            return {key: visit(item) for key, item in value.items()}
-        return [visit(item) for item in value] if isinstance(value, list) else value
-
-    text = json.dumps(visit(node))
-    return text.encode(), b"".join(pieces)
-
-
-def decode(text: bytes, arrays: bytes) -> Any:
-    """
-    :param text: First result of :func:`encode`
-    :param arrays: Second result of :func:`encode`
-    :return: The description
-    """
-
-    def visit(value: Any) -> Any:
-        if isinstance(value, list):
-            return [visit(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        if value.get("@") == "array":
-            shape = tuple(value["shape"])
-            count = int(np.prod(shape, dtype=np.int64))
-            return np.frombuffer(arrays, np.dtype(value["dtype"]), count, value["offset"]).reshape(shape)
-        return {key: visit(item) for key, item in value.items()}
-
-    return visit(json.loads(text))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """
-    Write a file that is complete or absent, whenever the machine stops.
-
-    :param path: The file
-    :param content: What to write
-    """
-    temporary = path.with_name(f"{path.name}.part")
-    with open(temporary, "wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-    if hasattr(os, "O_DIRECTORY"):  # the entry in the folder has to reach the disk as well
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _body_digest(body: Any) -> str:

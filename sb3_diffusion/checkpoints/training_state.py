@@ -31,9 +31,11 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch.utils.tensorboard import SummaryWriter
 
 from sb3_diffusion.checkpoints.changes import SCHEDULES, describe_changes, restore_changes
-from sb3_diffusion.checkpoints.snapshot import Node, Restoration, Snapshot, overwrite
-from sb3_diffusion.checkpoints.store import Checkpoint, Entry, decode, encode
+from sb3_diffusion.checkpoints.snapshot import Node, Restoration, Snapshot, from_format_1, overwrite
+from sb3_diffusion.checkpoints.store import Checkpoint, Entry
+from sb3_diffusion.checkpoints.tagged_json import decode, encode
 from sb3_diffusion.data.replay import TensorReplayBuffer
+from sb3_diffusion.files import write_atomically
 
 STATE, ARRAYS, PARAMETERS = "state.json", "arrays.bin", "parameters.pt"
 _PIECE_BYTES = 64 * 2**20
@@ -134,9 +136,10 @@ class TrainingState:
         :raises ValueError: If algorithm or callbacks are not built like those of the checkpoint
         :return: The extra data, and what of the environments could not be restored: if there is any, new episodes have begun
         """
-        state = decode(checkpoint.read(STATE), checkpoint.read(ARRAYS))
+        old = {"convert": from_format_1} if checkpoint.format == 1 else {}
+        state = decode(checkpoint.read(STATE), checkpoint.read(ARRAYS), **old)
         for name in SCHEDULES:  # once described with the rest
-            state["model"]["attributes"].pop(name, None)
+            state["model"][":state"]["attributes"].pop(name, None)
         model = self.model
         self._restore_parameters(checkpoint)
         n_envs = model.n_envs
@@ -180,7 +183,7 @@ class TrainingState:
             if name is None:
                 path.unlink(missing_ok=True)
             else:
-                path.write_bytes(checkpoint.read(name))
+                write_atomically(path, checkpoint.read(name))
 
     def _restore_progress_bars(self) -> None:
         for callback in _all_callbacks(self.callback):
@@ -280,7 +283,10 @@ class ReplayPieces:
         :param num_timesteps: Environment steps of the checkpoint
         """
         arrays, size = _rings(self.buffer), self.buffer.buffer_size
-        Restoration(self.buffer, node["attributes"])
+        if mismatches := Restoration(self.buffer, node["attributes"]).mismatches:
+            raise ValueError(
+                f"The checkpoint is one of another replay buffer: {'; '.join(mismatches)}. Build the same replay buffer again."
+            )
         if self.buffer.buffer_size != size:
             raise ValueError(
                 f"The checkpoint is one of a replay buffer for {self.buffer.buffer_size} steps, not {size}; build the same."

@@ -181,6 +181,7 @@ class TrainingCheckpoints(BaseCallback):
             extra, lost = self.training_state.restore(self._checkpoint)
         except ValueError as error:
             raise CannotContinue(" ".join(str(error).split())) from error
+        self.store.remove_newer(self._checkpoint.step)
         self._n_rollouts, self.n_calls = extra["n_rollouts"], extra["n_calls"]
         self._saved_at = self.num_timesteps = self.model.num_timesteps
         if self._log_interval is not None:

@@ -39,9 +39,9 @@ class ContinuousDiffusion(GenerativeProcess):
         """See :meth:`GenerativeProcess.coefficients`."""
         return self.schedule.alpha_sigma(t)
 
-    def sample_time(self, shape: Sequence[int], noise: Randomness, label: str, like: th.Tensor) -> th.Tensor:
+    def sample_time(self, shape: Sequence[int], randomness: Randomness, label: str, like: th.Tensor) -> th.Tensor:
         """See :meth:`GenerativeProcess.sample_time`; uniform in ``[t_min, t_max)``."""
-        return noise.uniform(shape, label, like, self.schedule.t_min, self.schedule.t_max)
+        return randomness.uniform(shape, label, like, self.schedule.t_min, self.schedule.t_max)
 
     def regression_target(self, x0: th.Tensor, eps: th.Tensor) -> th.Tensor:
         """The noise itself."""

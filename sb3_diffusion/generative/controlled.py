@@ -147,7 +147,7 @@ class ControlledSampler(nn.Module):
         self,
         control: Denoise,
         shape: Sequence[int],
-        noise: Randomness,
+        randomness: Randomness,
         label: str,
         visit: Callable[[th.Tensor], None] | None = None,
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -155,8 +155,8 @@ class ControlledSampler(nn.Module):
         shape = tuple(shape)
         prior_std = self._process[0].prior_std
         sizes = self.step_sizes().view(self.steps, *(1 for _ in shape[:-1]), -1)
-        x = prior_std * noise.normal(shape, f"{label}.x_T", like=self.times)
-        draws = noise.normal((self.steps, *shape), f"{label}.step_noise", like=self.times)
+        x = prior_std * randomness.normal(shape, f"{label}.x_T", like=self.times)
+        draws = randomness.normal((self.steps, *shape), f"{label}.step_noise", like=self.times)
         step_noise = ((2.0 * sizes).sqrt() * draws).unbind(0)
         keep, h = (1.0 - sizes / prior_std**2).unbind(0), sizes.unbind(0)
         if visit is not None:
@@ -168,7 +168,7 @@ class ControlledSampler(nn.Module):
         return x, sizes, draws
 
     def sample(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
         """
         Run the chain from fresh noise.
@@ -177,32 +177,32 @@ class ControlledSampler(nn.Module):
 
         :param denoise: ``denoise(x, k)`` returns the control, of the shape of ``x``, at step ``k`` (time ``times[k]``)
         :param shape: Shape of the samples ``(..., action_dim)``
-        :param noise: Source of the draws
+        :param randomness: Source of the draws
         :param label: Prefix of their labels
         :param clip_output: Without effect: tanh keeps the samples in the box
         :return: Samples of shape ``shape`` in (-1, 1)
         """
-        return self._run(denoise, shape, noise, label)[0].tanh()
+        return self._run(denoise, shape, randomness, label)[0].tanh()
 
     def chain(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
         """
         Run the chain and keep every state. Parameters and draws as in :meth:`sample`.
 
         :param denoise: The control
         :param shape: Shape of the samples
-        :param noise: Source of the draws
+        :param randomness: Source of the draws
         :param label: Prefix of their labels
         :param clip_output: Without effect
         :return: ``(steps + 1, *shape)``: the states before tanh, starting noise first, but behind tanh the last one
         """
         states: list[th.Tensor] = []
-        self._run(denoise, shape, noise, label, states.append)
+        self._run(denoise, shape, randomness, label, states.append)
         return th.stack([*states[:-1], states[-1].tanh()])
 
     def sample_with_log_ratio(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample"
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample"
     ) -> PathSample:
         """
         :meth:`sample`, and the bound of the log density; no further evaluation of the network.
@@ -212,12 +212,12 @@ class ControlledSampler(nn.Module):
 
         :param denoise: The control
         :param shape: Shape of the samples
-        :param noise: Source of the draws
+        :param randomness: Source of the draws
         :param label: Prefix of their labels
         :return: Samples and log ratios, differentiable in the control and in the step sizes
         """
         visited: list[th.Tensor] = []
-        last, sizes, draws = self._run(denoise, shape, noise, label, visited.append)
+        last, sizes, draws = self._run(denoise, shape, randomness, label, visited.append)
         states, prior_std = th.stack(visited), self._process[0].prior_std
         # the difference of neighbouring states first: it is small, and their size would cost its digits
         back = states[:-1] - states[1:] + sizes / prior_std**2 * states[1:]

@@ -110,18 +110,18 @@ class CoupledFlow(nn.Module):
         return self.log_prob_of_noise(self.inverse(velocity, x1))
 
     def sample(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample"
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample"
     ) -> tuple[th.Tensor, th.Tensor]:
         """
         Draw doubled actions and their log densities; the only draw is ``"<label>.x_T"``.
 
         :param denoise: The velocity, as in :meth:`forward`
         :param shape: ``(..., 2 * action_dim)``
-        :param noise: Source of the draw
+        :param randomness: Source of the draw
         :param label: Prefix of its label
         :return: Doubled actions of shape ``shape``, not clipped (the density belongs to these), and log densities ``(...)``
         """
-        x0 = noise.normal(shape, f"{label}.x_T", like=self.times)
+        x0 = randomness.normal(shape, f"{label}.x_T", like=self.times)
         return self(denoise, x0), self.log_prob_of_noise(x0)
 
     @staticmethod

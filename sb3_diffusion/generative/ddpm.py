@@ -57,9 +57,9 @@ class DiscreteDiffusion(GenerativeProcess):
         index = t.long()
         return self.alpha[index], self.sigma[index]
 
-    def sample_time(self, shape: Sequence[int], noise: Randomness, label: str, like: th.Tensor) -> th.Tensor:
+    def sample_time(self, shape: Sequence[int], randomness: Randomness, label: str, like: th.Tensor) -> th.Tensor:
         """See :meth:`GenerativeProcess.sample_time`; uniform in ``{1, ..., diffusion_steps}``."""
-        return noise.integers(1, self.diffusion_steps + 1, shape, label, like).to(like.dtype)
+        return randomness.integers(1, self.diffusion_steps + 1, shape, label, like).to(like.dtype)
 
     def regression_target(self, x0: th.Tensor, eps: th.Tensor) -> th.Tensor:
         """The noise itself."""
@@ -117,7 +117,7 @@ class DiscreteDiffusion(GenerativeProcess):
         x_t: th.Tensor,
         t: th.Tensor,
         prediction: th.Tensor,
-        noise: Randomness,
+        randomness: Randomness,
         label: str,
         *,
         n_samples: int | None = None,
@@ -133,7 +133,7 @@ class DiscreteDiffusion(GenerativeProcess):
         :param x_t: States ``(..., action_dim)``
         :param t: Their times ``(..., 1)``, integers from 1 to ``diffusion_steps``
         :param prediction: Predicted noise, of the shape of ``x_t``
-        :param noise: Source of the step noise
+        :param randomness: Source of the step noise
         :param label: Complete label of that draw (``ddpm`` only)
         :param n_samples: Number of independent samples per row, added as a new axis before the last one. Default: one
             sample and no new axis.
@@ -165,7 +165,7 @@ class DiscreteDiffusion(GenerativeProcess):
             std = th.where(index > 1, table[index].sqrt(), 0.0)
             if n_samples is not None:
                 x, std = _repeat(x, n_samples), std.unsqueeze(-2)
-            x = x + std * noise.normal(x.shape, label, like=x)
+            x = x + std * randomness.normal(x.shape, label, like=x)
         return x.clamp(*clip_bounds) if clip and clip_target == "state" else x
 
 

@@ -107,16 +107,16 @@ class EDM(nn.Module):
         """
         return th.exp(self.law_scale * th.logit(u) + math.log(self.sigma_data))
 
-    def sample_sigma(self, shape: Sequence[int], noise: Randomness, label: str, like: th.Tensor) -> th.Tensor:
+    def sample_sigma(self, shape: Sequence[int], randomness: Randomness, label: str, like: th.Tensor) -> th.Tensor:
         """
         Draw training noise levels. The recorded quantity is the uniform variable between :meth:`distribution_bounds`.
 
         :param shape: Shape of the result, usually ``(batch, 1)``
-        :param noise: Source of the draw
+        :param randomness: Source of the draw
         :param label: Complete label of the draw
         :param like: Tensor whose device and dtype the result takes
         :return: Noise levels in ``[sigma_min, sigma_max]``
         """
         double = th.empty(0, dtype=th.float64, device=like.device)
-        u = noise.uniform(shape, label, double, *self.distribution_bounds())
+        u = randomness.uniform(shape, label, double, *self.distribution_bounds())
         return self.sigma_of_quantile(u).clamp(self.sigma_min, self.sigma_max).to(like.dtype)

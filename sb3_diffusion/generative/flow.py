@@ -11,7 +11,8 @@ from typing_extensions import override
 from sb3_diffusion.generative import conversions
 from sb3_diffusion.generative.process import Denoise, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import CompiledStep, check_bounds, check_steps, run_compiled
+from sb3_diffusion.generative.solvers import check_bounds, check_steps, run_compiled
+from sb3_diffusion.kernels.structures import CompiledStep
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 
@@ -102,9 +103,14 @@ class FlowSampler(nn.Module):
         return total.clamp(self.clip_low, self.clip_high) if self._clip_state else total
 
     def _run(
-        self, velocity: Denoise, shape: Sequence[int], noise: Randomness, label: str, visit: Callable[[th.Tensor], None] | None
+        self,
+        velocity: Denoise,
+        shape: Sequence[int],
+        randomness: Randomness,
+        label: str,
+        visit: Callable[[th.Tensor], None] | None,
     ) -> th.Tensor:
-        x = noise.normal(tuple(shape), f"{label}.x_T", like=self.times)
+        x = randomness.normal(tuple(shape), f"{label}.x_T", like=self.times)
         if self.coefficients is not None:
             clip = (self.clip_low, self.clip_high)
             if (compiled := run_compiled(velocity, x, self.coefficients, self._is_midpoint, None, clip, visit)) is not None:
@@ -118,7 +124,7 @@ class FlowSampler(nn.Module):
         return x
 
     def sample(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
         """
         Integrate from fresh noise; the only draw is ``"<label>.x_T"`` of shape ``shape``.
@@ -126,29 +132,29 @@ class FlowSampler(nn.Module):
         :param denoise: ``denoise(x, k)`` returns the velocity, of the shape of ``x``, for the evaluation number ``k``
             (Python integer) at time ``times[k]``
         :param shape: Shape of the samples ``(..., action_dim)``
-        :param noise: Source of the draw
+        :param randomness: Source of the draw
         :param label: Prefix of its label
         :param clip_output: Clamp the result to the clip bounds
         :return: Samples of shape ``shape``
         """
-        x = self._run(denoise, shape, noise, label, None)
+        x = self._run(denoise, shape, randomness, label, None)
         return x.clamp(self.clip_low, self.clip_high) if clip_output else x
 
     def chain(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
         """
         Integrate and keep the state after every step. Parameters as in :meth:`sample`.
 
         :param denoise: The velocity network
         :param shape: Shape of the samples
-        :param noise: Source of the draw
+        :param randomness: Source of the draw
         :param label: Prefix of its label
         :param clip_output: Clamp the last state to the clip bounds
         :return: ``(steps + 1, *shape)``, starting noise first, sample last
         """
         states: list[th.Tensor] = []
-        self._run(denoise, shape, noise, label, states.append)
+        self._run(denoise, shape, randomness, label, states.append)
         if clip_output:
             states[-1] = states[-1].clamp(self.clip_low, self.clip_high)
         return th.stack(states)
@@ -170,9 +176,9 @@ class FlowMatching(GenerativeProcess):
         """See :meth:`GenerativeProcess.coefficients`: ``(t, 1 - t)``."""
         return t, 1 - t
 
-    def sample_time(self, shape: Sequence[int], noise: Randomness, label: str, like: th.Tensor) -> th.Tensor:
+    def sample_time(self, shape: Sequence[int], randomness: Randomness, label: str, like: th.Tensor) -> th.Tensor:
         """See :meth:`GenerativeProcess.sample_time`; uniform in ``[0, 1)``."""
-        return noise.uniform(shape, label, like)
+        return randomness.uniform(shape, label, like)
 
     def regression_target(self, x0: th.Tensor, eps: th.Tensor) -> th.Tensor:
         """The velocity ``x0 - eps``."""
@@ -236,18 +242,18 @@ class MeanFlow(FlowMatching):
         """See :meth:`GenerativeProcess.coefficients`: ``(t, 1 - t)`` of times ``(..., 2)``."""
         return super().coefficients(t[..., :1])
 
-    def sample_time(self, shape: Sequence[int], noise: Randomness, label: str, like: th.Tensor) -> th.Tensor:
+    def sample_time(self, shape: Sequence[int], randomness: Randomness, label: str, like: th.Tensor) -> th.Tensor:
         """
         Start and length of an interval between two uniform draws, or a single time where the length is zero.
 
         :param shape: Shape of the result but for its last axis, which becomes 2
-        :param noise: Source of the draws
+        :param randomness: Source of the draws
         :param label: Label of the two ends; ``"<label>.instantaneous"`` decides which intervals have length zero
         :param like: Tensor whose device and floating-point dtype the result takes
         :return: Times ``(..., 2)``
         """
-        ends = noise.uniform((*shape[:-1], 2), label, like)
-        instantaneous = noise.uniform((*shape[:-1], 1), f"{label}.instantaneous", like) < self.instantaneous
+        ends = randomness.uniform((*shape[:-1], 2), label, like)
+        instantaneous = randomness.uniform((*shape[:-1], 1), f"{label}.instantaneous", like) < self.instantaneous
         # a single time is the first draw: the smaller of two would favour noisy times
         start = th.where(instantaneous, ends[..., :1], ends.amin(-1, keepdim=True))
         return th.cat((start, th.where(instantaneous, start, ends.amax(-1, keepdim=True)) - start), dim=-1)

@@ -232,14 +232,14 @@ class Langevin(nn.Module):
         self,
         gradient: Denoise,
         shape: Sequence[int],
-        noise: Randomness,
+        randomness: Randomness,
         label: str,
         start: th.Tensor | None,
         visit: Callable[[th.Tensor], None],
     ) -> th.Tensor:
         shape = tuple(shape)
-        x = noise.normal(shape, f"{label}.x_T", like=self.times) if start is None else start.expand(shape)
-        draws = noise.normal((self.steps, *shape), f"{label}.step_noise", like=self.times)
+        x = randomness.normal(shape, f"{label}.x_T", like=self.times) if start is None else start.expand(shape)
+        draws = randomness.normal((self.steps, *shape), f"{label}.step_noise", like=self.times)
         step_noise = (draws * self.noise_scale.view(-1, *(1 for _ in shape))).unbind(0)
         visit(x)
         for k in range(self.steps):
@@ -253,7 +253,7 @@ class Langevin(nn.Module):
         self,
         denoise: Denoise,
         shape: Sequence[int],
-        noise: Randomness,
+        randomness: Randomness,
         label: str = "sample",
         clip_output: bool = True,
         start: th.Tensor | None = None,
@@ -267,20 +267,20 @@ class Langevin(nn.Module):
         :param denoise: ``denoise(x, k)`` returns the gradient of the energy at ``x`` for step ``k``; see
             :func:`energy_gradient`
         :param shape: Shape of the samples ``(..., action_dim)``
-        :param noise: Source of the draws
+        :param randomness: Source of the draws
         :param label: Prefix of their labels
         :param clip_output: Clamp the result to the clip bounds
         :param start: Initial state, broadcast to ``shape``. Default: standard normal.
         :return: Samples of shape ``shape``
         """
-        x = self._run(denoise, shape, noise, label, start, lambda state: None)
+        x = self._run(denoise, shape, randomness, label, start, lambda state: None)
         return x.clamp(self.clip_low, self.clip_high) if clip_output else x
 
     def chain(
         self,
         denoise: Denoise,
         shape: Sequence[int],
-        noise: Randomness,
+        randomness: Randomness,
         label: str = "sample",
         clip_output: bool = True,
         start: th.Tensor | None = None,
@@ -290,14 +290,14 @@ class Langevin(nn.Module):
 
         :param denoise: The gradient of the energy
         :param shape: Shape of the samples
-        :param noise: Source of the draws
+        :param randomness: Source of the draws
         :param label: Prefix of their labels
         :param clip_output: Clamp the last state to the clip bounds
         :param start: Initial state
         :return: ``(steps + 1, *shape)``, initial state first
         """
         states: list[th.Tensor] = []
-        self._run(denoise, shape, noise, label, start, states.append)
+        self._run(denoise, shape, randomness, label, start, states.append)
         if clip_output:
             states[-1] = states[-1].clamp(self.clip_low, self.clip_high)
         return th.stack(states)

@@ -79,20 +79,20 @@ class LikelihoodEstimator(nn.Module):
         self._offset = sum(level.weight for level in self._levels) - 0.5 * math.log(2.0 * math.pi * math.e)
         self.register_buffer("times", th.tensor([point.time for point, _ in points]), persistent=False)
 
-    def log_prob(self, denoise: Denoise, x0: th.Tensor, noise: Randomness, label: str, n_samples: int) -> th.Tensor:
+    def log_prob(self, denoise: Denoise, x0: th.Tensor, randomness: Randomness, label: str, n_samples: int) -> th.Tensor:
         """
         Estimate the log density at clean samples; unbiased but for the error of integration.
 
         :param denoise: ``denoise(x, k)`` returns the predicted noise at time ``times[k]`` for ``x`` of shape
             ``(batch, n_samples, dim)``
         :param x0: clean samples ``(batch, dim)``
-        :param noise: Source of the draw, of shape ``(len(times), batch, n_samples, dim)``
+        :param randomness: Source of the draw, of shape ``(len(times), batch, n_samples, dim)``
         :param label: Its name
         :param n_samples: Noises per sample and level
         :return: Log densities in nats ``(batch,)``
         """
         batch, dim = x0.shape
-        eps = noise.normal((len(self._levels), batch, n_samples, dim), label, like=x0)
+        eps = randomness.normal((len(self._levels), batch, n_samples, dim), label, like=x0)
         x0 = x0.unsqueeze(1)
         error = x0.new_zeros(batch)
         for k, level in enumerate(self._levels):

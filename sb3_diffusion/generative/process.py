@@ -27,12 +27,12 @@ class ChainSampler(Protocol):
     times: th.Tensor
 
     def sample(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
         """Run the chain and return its last state, of shape ``shape``."""
 
     def chain(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
         """Run the chain and return all its states, of shape ``(steps + 1, *shape)``, starting noise first."""
 
@@ -60,12 +60,12 @@ class GenerativeProcess(nn.Module):
         """
 
     @abstractmethod
-    def sample_time(self, shape: Sequence[int], noise: Randomness, label: str, like: th.Tensor) -> th.Tensor:
+    def sample_time(self, shape: Sequence[int], randomness: Randomness, label: str, like: th.Tensor) -> th.Tensor:
         """
         Draw training times, uniform over those that the network has to know.
 
         :param shape: Shape of the result, usually ``(batch, 1)``
-        :param noise: Source of the draw
+        :param randomness: Source of the draw
         :param label: Complete label of the draw, for example ``"actor.t"``
         :param like: Tensor whose device and floating-point dtype the result takes
         :return: Times of shape ``shape``
@@ -143,7 +143,7 @@ class GenerativeProcess(nn.Module):
         self,
         denoise: Denoise,
         shape: Sequence[int],
-        noise: Randomness,
+        randomness: Randomness,
         steps: int,
         solver: str,
         clip: bool = True,
@@ -154,11 +154,11 @@ class GenerativeProcess(nn.Module):
 
         :param denoise: The network, see :data:`Denoise`; it receives the evaluation index, not the time
         :param shape: Shape of the samples ``(..., action_dim)``
-        :param noise: Source of all draws
+        :param randomness: Source of all draws
         :param steps: Number of steps
         :param solver: Name of the integration rule
         :param clip: Whether intermediate estimates are limited to [-1, 1]
         :param label: Prefix of the labels of the draws
         :return: Samples of shape ``shape`` in [-1, 1]
         """
-        return self.sampler(steps, solver, clip=clip).sample(denoise, shape, noise, label)
+        return self.sampler(steps, solver, clip=clip).sample(denoise, shape, randomness, label)

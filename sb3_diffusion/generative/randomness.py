@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch as th
 
@@ -25,8 +26,10 @@ class Randomness:
     def __init__(self, generator: th.Generator | None = None) -> None:
         self.generator = generator
 
-    def _source(self, device: th.device) -> th.device:
-        return device if self.generator is None else self.generator.device
+    def _source(self, like: th.Tensor) -> dict[str, Any]:
+        if self.generator is None:  # left out, since exporters know no draw of a free batch size with generator=None
+            return {"device": like.device}
+        return {"device": self.generator.device, "generator": self.generator}
 
     def normal(self, shape: Sequence[int], label: str, like: th.Tensor) -> th.Tensor:
         """
@@ -37,7 +40,7 @@ class Randomness:
         :param like: Tensor whose device and floating-point dtype the result takes
         :return: Tensor of ``shape``
         """
-        draw = th.randn(tuple(shape), generator=self.generator, device=self._source(like.device), dtype=like.dtype)
+        draw = th.randn(tuple(shape), **self._source(like), dtype=like.dtype)
         return draw.to(like.device)
 
     def uniform(self, shape: Sequence[int], label: str, like: th.Tensor, low: float = 0.0, high: float = 1.0) -> th.Tensor:
@@ -51,7 +54,7 @@ class Randomness:
         :param high: Upper end of the interval
         :return: Tensor of ``shape``
         """
-        draw = th.rand(tuple(shape), generator=self.generator, device=self._source(like.device), dtype=like.dtype)
+        draw = th.rand(tuple(shape), **self._source(like), dtype=like.dtype)
         if (low, high) != (0.0, 1.0):
             draw.mul_(high - low).add_(low)
         return draw.to(like.device)
@@ -67,7 +70,7 @@ class Randomness:
         :param like: Tensor whose device the result takes
         :return: int64 tensor of ``shape``
         """
-        draw = th.randint(low, high, tuple(shape), generator=self.generator, device=self._source(like.device))
+        draw = th.randint(low, high, tuple(shape), **self._source(like))
         return draw.to(like.device)
 
     def truncated_normal(self, shape: Sequence[int], low: th.Tensor, high: th.Tensor, label: str) -> th.Tensor:
@@ -127,10 +130,11 @@ class RecordedDraws(Randomness):
             raise KeyError(f"No recorded draw is labelled {label!r}. Recorded labels: {sorted(self.draws)}.")
         stored = self.draws[label]
         shape = tuple(shape)
-        if stored.shape == shape:
-            return stored
-        if stored.dim() == len(shape) > 0 and stored.shape[0] > shape[0]:
-            stored = stored[: shape[0]]
+        if stored.dim() == len(shape):  # asked first: an exported program must not compare a batch with something else
+            if stored.shape == shape:
+                return stored
+            if stored.shape[:1] > shape[:1]:
+                stored = stored[: shape[0]]
         try:
             return stored.expand(shape)
         except RuntimeError as error:

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.kernels.structures import CompiledStep
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer
 
@@ -70,23 +71,6 @@ class _Step(NamedTuple):
     previous: float
     needs_estimate: bool
     is_midpoint: bool
-
-
-class CompiledStep(NamedTuple):
-    """An evaluation of a chain and the update behind it as the kernels read it: ``Step`` in ``kernels/mlp.cpp``."""
-
-    estimate_state: float = 0.0
-    estimate_noise: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
-    state: float = 0.0
-    noise: float = 0.0
-    previous: float = 0.0
-    noise_std: float = 0.0
-    needs_estimate: float = False
-    clip_estimate: float = False
-    clip_state: float = False
-    is_midpoint: float = False
 
 
 class Sampler(nn.Module):
@@ -236,12 +220,17 @@ class Sampler(nn.Module):
         return x, estimate
 
     def _run(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str, visit: Callable[[th.Tensor], None] | None
+        self,
+        denoise: Denoise,
+        shape: Sequence[int],
+        randomness: Randomness,
+        label: str,
+        visit: Callable[[th.Tensor], None] | None,
     ) -> th.Tensor:
         shape, like, draws = tuple(shape), self.times, None
-        x = noise.normal(shape, f"{label}.x_T", like=like)
+        x = randomness.normal(shape, f"{label}.x_T", like=like)
         if self.n_noisy_steps:
-            draws = noise.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=like)
+            draws = randomness.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=like)
         clip = (self.clip_low, self.clip_high)
         if (compiled := run_compiled(denoise, x, self.coefficients, self._is_midpoint, draws, clip, visit)) is not None:
             return compiled
@@ -264,7 +253,7 @@ class Sampler(nn.Module):
         return x
 
     def sample(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
         """
         Run the chain from fresh noise.
@@ -275,30 +264,30 @@ class Sampler(nn.Module):
         :param denoise: ``denoise(x, k)`` returns the predicted noise, of the shape of ``x``, for the evaluation number
             ``k`` (Python integer) at time ``times[k]``
         :param shape: Shape of the samples ``(..., action_dim)``
-        :param noise: Source of the draws
+        :param randomness: Source of the draws
         :param label: Prefix of their labels
         :param clip_output: Clamp the result to the clip bounds; a chain that stops slightly before time zero, or that does
             not clip, can leave them. The clamp stops the gradient of the coordinates outside.
         :return: Samples of shape ``shape``
         """
-        x = self._run(denoise, shape, noise, label, None)
+        x = self._run(denoise, shape, randomness, label, None)
         return x.clamp(self.clip_low, self.clip_high) if clip_output else x
 
     def chain(
-        self, denoise: Denoise, shape: Sequence[int], noise: Randomness, label: str = "sample", clip_output: bool = True
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
         """
         Run the chain and keep every state. Parameters and draws as in :meth:`sample`.
 
         :param denoise: The network
         :param shape: Shape of the samples
-        :param noise: Source of the draws
+        :param randomness: Source of the draws
         :param label: Prefix of their labels
         :param clip_output: Clamp the last state to the clip bounds
         :return: ``(steps + 1, *shape)``, starting noise first, sample last (midpoints of ``dpm2`` are not included)
         """
         states: list[th.Tensor] = []
-        self._run(denoise, shape, noise, label, states.append)
+        self._run(denoise, shape, randomness, label, states.append)
         if clip_output:
             states[-1] = states[-1].clamp(self.clip_low, self.clip_high)
         return th.stack(states)

@@ -14,7 +14,8 @@ from sb3_diffusion.kernels.encoded import EncodedChain
 from sb3_diffusion.kernels.guard import Watch, hooked, observed, switched_off
 from sb3_diffusion.kernels.library import KernelError, build
 from sb3_diffusion.kernels.loader import load_kernels, mish, usable
-from sb3_diffusion.kernels.network import ACTIVATIONS, KernelLayer, Network, fit_together
+from sb3_diffusion.kernels.network import Network
+from sb3_diffusion.kernels.unguarded import ACTIVATIONS, KernelLayer, fit_together
 
 __all__ = [
     "ACTIVATIONS",

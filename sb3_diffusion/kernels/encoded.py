@@ -8,9 +8,10 @@ from torch import nn
 
 from sb3_diffusion.kernels import loader
 from sb3_diffusion.kernels.guard import Seen, Watch, allows, is_plain
-from sb3_diffusion.kernels.network import Member, Network, pad
+from sb3_diffusion.kernels.network import Network
 from sb3_diffusion.kernels.pieces import Pieces
 from sb3_diffusion.kernels.task import Task
+from sb3_diffusion.kernels.unguarded import Member, pad
 
 
 class _Times(NamedTuple):

@@ -12,24 +12,7 @@ import torch as th
 
 from sb3_diffusion.kernels.guard import allows
 from sb3_diffusion.kernels.library import KernelError, build
-from sb3_diffusion.kernels.task import STEP_NUMBERS
-
-
-class LayerStruct(ctypes.Structure):
-    """``Layer`` in ``mlp.cpp``."""
-
-    _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("inputs", ctypes.c_int64),
-        ("outputs", ctypes.c_int64),
-    )
-
-
-class NetworkStruct(ctypes.Structure):
-    """``Network`` in ``mlp.cpp``."""
-
-    _fields_ = (("layers", ctypes.POINTER(LayerStruct)), ("n_layers", ctypes.c_int64), ("activation", ctypes.c_int64))
+from sb3_diffusion.kernels.structures import MIRRORS, NetworkStruct, compiled_places, difference, mirrored_places
 
 
 def _signatures() -> dict[str, list[Any]]:
@@ -69,10 +52,10 @@ def _signatures() -> dict[str, list[Any]]:
 
 def open_library(path: Path) -> ctypes.CDLL:
     """
-    Load a library and make sure that its structures are those of this file.
+    Load a library and make sure that it reads what Python writes.
 
     :param path: The shared library
-    :raises KernelError: If they are not
+    :raises KernelError: If a function is missing, or a field of a structure is not where its mirror has it
     :raises OSError: If it cannot be loaded
     """
     loaded = ctypes.CDLL(str(path))
@@ -81,13 +64,11 @@ def open_library(path: Path) -> ctypes.CDLL:
             function = getattr(loaded, name)
             function.argtypes, function.restype = arguments, None
         loaded.pieces_equal.restype = ctypes.c_bool
-        sizes = (ctypes.c_int64 * 3)()
-        loaded.structure_sizes(sizes)
+        places = compiled_places(loaded)
     except AttributeError as error:
         raise KernelError(f"{path.name} is another library: {error}.") from error
-    expected = [ctypes.sizeof(LayerStruct), ctypes.sizeof(NetworkStruct), STEP_NUMBERS * ctypes.sizeof(ctypes.c_float)]
-    if list(sizes) != expected:
-        raise KernelError(f"{path.name} has structures of {list(sizes)} bytes instead of {expected}.")
+    if (found := difference(places, mirrored_places(MIRRORS))) is not None:
+        raise KernelError(f"{path.name} does not fit: {found}.")
     return loaded
 
 

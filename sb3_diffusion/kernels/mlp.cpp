@@ -4,10 +4,11 @@
 // product whose tiles live in registers, so that bias and activation cost no pass of their own. Everything is float32 and
 // row-major. The result of a row does not depend on the rows beside it, nor on the number of threads.
 //
-// Compiled by library.py and called through loader.py, whose structures mirror Layer, Network and Step. Nothing here looks at the
-// sizes of what it gets: guard.py and network.py do that before.
+// Compiled by library.py and called through loader.py; structures.py mirrors Layer, Network and Step. Nothing here looks at the
+// sizes of what it gets: guard.py, network.py and encoded.py do that before.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -129,9 +130,9 @@ Buffer allocate(int64_t n) {
 
 extern "C" {
 struct Layer {
-    const float* weight;  // (in, out)
-    const float* bias;    // (out), or null; that of the first layer is part of the context
-    int64_t in, out;
+    const float* weight;  // (inputs, outputs)
+    const float* bias;    // (outputs), or null; that of the first layer is part of the context
+    int64_t inputs, outputs;
 };
 struct Network {
     const Layer* layers;
@@ -272,33 +273,34 @@ struct Prepared {
     Prepared(const Network& network, Passes passes, bool rearrange = true) : network(network) {
         for (int64_t i = 0; i < network.n_layers; i++) {
             const Layer& layer = network.layers[i];
-            width = std::max(width, padded(layer.out));
+            width = std::max(width, padded(layer.outputs));
             if (i > 0) {
-                biases.push_back(allocate(padded(layer.out)));
+                biases.push_back(allocate(padded(layer.outputs)));
                 float* bias = biases.back().get();
-                std::fill(bias, bias + padded(layer.out), 0.0f);
-                if (layer.bias) std::copy(layer.bias, layer.bias + layer.out, bias);
+                std::fill(bias, bias + padded(layer.outputs), 0.0f);
+                if (layer.bias) std::copy(layer.bias, layer.bias + layer.outputs, bias);
             }
             if (passes & FORWARD) {
-                if (i + 1 == network.n_layers && layer.out <= NARROW)
-                    narrow = transposed(layer.weight, layer.in, layer.out);
+                if (i + 1 == network.n_layers && layer.outputs <= NARROW)
+                    narrow = transposed(layer.weight, layer.inputs, layer.outputs);
                 else
-                    matrices.emplace_back(layer.weight, layer.in, layer.out, rearrange);
+                    matrices.emplace_back(layer.weight, layer.inputs, layer.outputs, rearrange);
             }
             if (passes & BACKWARD && i > 0)
-                transposes.emplace_back(transposed(layer.weight, layer.in, layer.out).get(), layer.out, layer.in, true);
+                transposes.emplace_back(transposed(layer.weight, layer.inputs, layer.outputs).get(), layer.outputs, layer.inputs,
+                                        true);
         }
         zeros = allocate(width);
         std::fill(zeros.get(), zeros.get() + width, 0.0f);
     }
-    int64_t in() const { return network.layers[0].in; }
-    int64_t out() const { return network.layers[network.n_layers - 1].out; }
+    int64_t in() const { return network.layers[0].inputs; }
+    int64_t out() const { return network.layers[network.n_layers - 1].outputs; }
     int64_t n_hidden() const { return network.n_layers - 1; }
-    int64_t first_width() const { return padded(network.layers[0].out); }
+    int64_t first_width() const { return padded(network.layers[0].outputs); }
 };
 
-// Gradients with respect to the parameters, one behind the other, see Network._places in network.py: the weights (in, padded
-// out), but the last one (out, padded in), and the biases of the layers after the first.
+// Gradients with respect to the parameters, one behind the other, see UnguardedNetwork._places in unguarded.py: the weights
+// (in, padded out), but the last one (out, padded in), and the biases of the layers after the first.
 struct Gradients {
     std::vector<float*> weights, biases;
 
@@ -307,12 +309,12 @@ struct Gradients {
         for (int64_t i = 0; i <= last; i++) {
             const Layer& layer = network.layers[i];
             weights.push_back(memory);
-            memory += i < last ? layer.in * padded(layer.out) : layer.out * padded(layer.in);
+            memory += i < last ? layer.inputs * padded(layer.outputs) : layer.outputs * padded(layer.inputs);
         }
         biases.push_back(nullptr);
         for (int64_t i = 1; i <= last; i++) {
             biases.push_back(memory);
-            memory += padded(network.layers[i].out);
+            memory += padded(network.layers[i].outputs);
         }
     }
 };
@@ -376,7 +378,7 @@ struct Worker {
             if (i < n_hidden) {
                 layer<A>(net.matrices[i], rows, before, stride, start, values[i], slopes[i]);
             } else if (net.narrow) {
-                dot_products(rows, out, net.network.layers[i].in, before, stride, net.narrow.get(), bias, y);
+                dot_products(rows, out, net.network.layers[i].inputs, before, stride, net.narrow.get(), bias, y);
             } else {
                 float* wide = i % 2 ? b.get() : a.get();
                 layer<IDENTITY>(net.matrices[i], rows, before, stride, start, wide, nullptr);
@@ -398,10 +400,10 @@ struct Worker {
         for (int64_t i = last; i > 0; i--) {
             const Layer& layer = net.network.layers[i];
             if (sums && i == last)
-                add_products(rows, y_gradient, y_stride, layer.out, values[i - 1], stride, layer.in, sums->weights[i]);
+                add_products(rows, y_gradient, y_stride, layer.outputs, values[i - 1], stride, layer.inputs, sums->weights[i]);
             else if (sums)
-                add_products(rows, values[i - 1], stride, layer.in, y_gradient, y_stride, layer.out, sums->weights[i]);
-            if (sums) add_rows(rows, y_gradient, y_stride, layer.out, sums->biases[i]);
+                add_products(rows, values[i - 1], stride, layer.inputs, y_gradient, y_stride, layer.outputs, sums->weights[i]);
+            if (sums) add_rows(rows, y_gradient, y_stride, layer.outputs, sums->biases[i]);
             float* slope = slopes[i - 1];
             net.transposes[i - 1].multiply(
                 rows, y_gradient, y_stride, [](int64_t, int64_t) { return vec{}; },
@@ -412,8 +414,8 @@ struct Worker {
             y_gradient = slope, y_stride = stride;
         }
         const Layer& first = net.network.layers[0];
-        if (sums) add_products(rows, x, first.in, first.in, y_gradient, stride, first.out, sums->weights[0]);
-        dot_products(rows, first.in, first.out, y_gradient, stride, first.weight, nullptr, x_gradient);
+        if (sums) add_products(rows, x, first.inputs, first.inputs, y_gradient, stride, first.outputs, sums->weights[0]);
+        dot_products(rows, first.inputs, first.outputs, y_gradient, stride, first.weight, nullptr, x_gradient);
     }
 };
 
@@ -448,14 +450,35 @@ void sum_over_blocks(const Prepared& net, float* sums, int64_t n_sums, int64_t r
 
 extern "C" {
 
-// One evaluation of a chain and the update of the state behind it, see Sampler in generative/solvers.py; flags are 0 or 1.
+// One evaluation of a chain and the update of the state behind it, see generative/solvers.py and generative/flow.py, which fill
+// the rows; flags are 0 or 1.
 struct Step {
     float estimate_state, estimate_noise, low, high, state, noise, previous, noise_std;
     float needs_estimate, clip_estimate, clip_state, is_midpoint;
 };
 
-// What loader.py has to agree with.
-void structure_sizes(int64_t* sizes) { sizes[0] = sizeof(Layer), sizes[1] = sizeof(Network), sizes[2] = sizeof(Step); }
+// What structures.py has to agree with: where the fields of a structure are, and how large; the one of an empty name is the
+// structure as a whole.
+struct Field {
+    const char *structure, *name;
+    int64_t offset, size;
+};
+
+const Field* structure_fields(int64_t* n) {
+#define WHOLE(structure) {#structure, "", 0, sizeof(structure)}
+#define FIELD(structure, name) {#structure, #name, offsetof(structure, name), sizeof(structure::name)}
+    static const Field fields[] = {
+        WHOLE(Layer), FIELD(Layer, weight), FIELD(Layer, bias), FIELD(Layer, inputs), FIELD(Layer, outputs),
+        WHOLE(Network), FIELD(Network, layers), FIELD(Network, n_layers), FIELD(Network, activation),
+        WHOLE(Step), FIELD(Step, estimate_state), FIELD(Step, estimate_noise), FIELD(Step, low), FIELD(Step, high),
+        FIELD(Step, state), FIELD(Step, noise), FIELD(Step, previous), FIELD(Step, noise_std), FIELD(Step, needs_estimate),
+        FIELD(Step, clip_estimate), FIELD(Step, clip_state), FIELD(Step, is_midpoint),
+    };
+#undef WHOLE
+#undef FIELD
+    *n = sizeof(fields) / sizeof(Field);
+    return fields;
+}
 
 // y (rows, out) = network(x (rows, in)), and the gradient (rows, in) of the first output unless that is null; each row of
 // `context` (rows / repeat, padded width) serves `repeat` rows of x. With `record` (2, hidden layers, rows, width) the
@@ -532,7 +555,7 @@ void encode_and_run_chain(const Network* state_network, const float* state_bias,
                           const Network* network, const float* times, const Step* steps, int64_t n_steps, const float* draws,
                           int64_t n_noisy, float clip_low, float clip_high, const float* start, float* points, int64_t rows,
                           int64_t threads) {
-    const int64_t out = network->layers[0].out, width = padded(out), repeat = std::max<int64_t>(n_states, 1);
+    const int64_t out = network->layers[0].outputs, width = padded(out), repeat = std::max<int64_t>(n_states, 1);
     const Buffer context = allocate(n_states * width);
     float* y = context.get();
     evaluate(state_network, state_bias, repeat, features, y, nullptr, nullptr, n_states, threads);
@@ -540,7 +563,7 @@ void encode_and_run_chain(const Network* state_network, const float* state_bias,
         std::copy_backward(y + r * out, y + (r + 1) * out, y + r * width + out);
         std::fill(y + r * width + out, y + (r + 1) * width, 0.0f);
     }
-    std::copy(start, start + rows * network->layers[0].in, points);
+    std::copy(start, start + rows * network->layers[0].inputs, points);
     run_chain(network, y, rows / repeat, times, steps, n_steps, draws, n_noisy, clip_low, clip_high, points, nullptr, nullptr,
               rows, threads);
 }

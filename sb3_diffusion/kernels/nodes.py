@@ -1,6 +1,6 @@
 """Networks and chains of the compiled kernels as single nodes of autograd, which keep what their backward pass needs."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch as th
 from typing_extensions import override
@@ -8,9 +8,7 @@ from typing_extensions import override
 from sb3_diffusion.kernels import loader
 from sb3_diffusion.kernels.guard import is_plain
 from sb3_diffusion.kernels.task import Task
-
-if TYPE_CHECKING:
-    from sb3_diffusion.kernels.network import Member, Network
+from sb3_diffusion.kernels.unguarded import Member, UnguardedNetwork
 
 _WAY_OUT = "run the forward pass within sb3_diffusion.kernels.switched_off()."
 
@@ -20,7 +18,7 @@ def _refuse_second_derivative() -> None:
         raise RuntimeError(f"The compiled kernels have no second derivative; for create_graph=True {_WAY_OUT}")
 
 
-def _checked(network: "Network", parameters: Any, *tensors: th.Tensor) -> "list[Member]":
+def _checked(network: UnguardedNetwork, parameters: Any, *tensors: th.Tensor) -> list[Member]:
     """The members of the forward pass, once it is certain that its tensors and the gradient still are arrays."""
     members = network.members(parameters)
     if members is None or not all(map(is_plain, tensors)):
@@ -29,11 +27,11 @@ def _checked(network: "Network", parameters: Any, *tensors: th.Tensor) -> "list[
 
 
 class Evaluation(th.autograd.Function):
-    """A network as one node: :meth:`Network.evaluate`."""
+    """A network as one node: :meth:`~sb3_diffusion.kernels.network.Network.evaluate`."""
 
     @override
     @staticmethod
-    def forward(ctx: Any, network: "Network", x: th.Tensor, context: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
+    def forward(ctx: Any, network: UnguardedNetwork, x: th.Tensor, context: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
         x = x.contiguous()
         ctx.network, ctx.record = network, None
         if any(ctx.needs_input_grad):
@@ -83,13 +81,13 @@ class Evaluation(th.autograd.Function):
 
 
 class Chain(th.autograd.Function):
-    """A whole reverse chain as one node: :meth:`Network.run_chain`."""
+    """A whole reverse chain as one node: :meth:`~sb3_diffusion.kernels.network.Network.run_chain`."""
 
     @override
     @staticmethod
     def forward(
         ctx: Any,
-        network: "Network",
+        network: UnguardedNetwork,
         task: Task,
         x: th.Tensor,
         context: th.Tensor,

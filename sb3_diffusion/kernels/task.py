@@ -4,15 +4,15 @@ from typing import NamedTuple
 
 import torch as th
 
-#: Numbers of ``Step`` in ``mlp.cpp``.
-STEP_NUMBERS = 12
+from sb3_diffusion.kernels.structures import CompiledStep
 
 
 class Task(NamedTuple):
     """
     The steps of a chain and their noise.
 
-    :param steps: Coefficients, one row per evaluation; the columns are the members of ``Step`` in ``mlp.cpp``
+    :param steps: Coefficients, one row per evaluation; the columns are the fields of
+        :class:`~sb3_diffusion.kernels.structures.CompiledStep`
     :param draws: Standard normal noise ``(n_noisy, ...)`` of the first steps, with the shape of the starting points behind
     :param clip: Bounds of the state where a step clips it
     """
@@ -37,6 +37,6 @@ class Task(NamedTuple):
         """
         steps, draws = self.steps, self.draws
         size = steps.shape
-        if len(size) != 2 or size[1] != STEP_NUMBERS or steps.requires_grad or not steps.is_contiguous():
+        if len(size) != 2 or size[1] != len(CompiledStep._fields) or steps.requires_grad or not steps.is_contiguous():
             return False
         return draws is None or (draws.shape[1:] == x.shape and not draws.requires_grad)

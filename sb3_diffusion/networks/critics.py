@@ -16,8 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_diffusion.networks.backbones import resolve_backbone
-from sb3_diffusion.networks.denoiser import TimeNetwork
-from sb3_diffusion.networks.embeddings import TimeEmbedding
+from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
 from sb3_diffusion.networks.layers import Backbone, BatchRenorm, LayerNorm, Linear, SplitLinear
 from sb3_diffusion.networks.mlp import MLP
 from sb3_diffusion.networks.regression import neighbours, symexp, symlog

@@ -1,71 +1,16 @@
 """The network of a diffusion or flow policy: noise or velocity as a function of the noisy action, the time and the state."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch as th
 from torch import nn
 
-from sb3_diffusion.kernels import EncodedChain, Network, Watch, hooked, usable
 from sb3_diffusion.networks.backbones import resolve_backbone
-from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS, TimeEmbedding, resolve_time_embedding
+from sb3_diffusion.networks.compiled import ACTION, STATE, TIME, CompiledDenoiser
+from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
 from sb3_diffusion.networks.layers import Backbone
 from sb3_diffusion.networks.mlp import MLP
-
-# positions of the inputs in the first layer
-_ACTION, _TIME, _STATE = 0, 1, 2
-
-
-class TimeNetwork(nn.Module):
-    """
-    Time embedding with an optional MLP behind it, every layer of which is activated.
-
-    :param time_embedding: Name or class
-    :param time_dim: Number of features of the embedding
-    :param time_arch: Widths of the MLP, empty for none; None takes ``default_arch``,
-        or no MLP for the embeddings that are fed to the network directly
-    :param activation: Name or class
-    :param n_members: Number of stacked MLPs, None for a single network; the embedding itself is shared
-    :param default_arch: Widths of the MLP where ``time_arch`` is None
-    :param n_times: Numbers that make up a time; each gets its own features, with common frequencies
-    """
-
-    def __init__(
-        self,
-        time_embedding: str | type[TimeEmbedding],
-        time_dim: int,
-        time_arch: Sequence[int] | None,
-        activation: str | Callable[[], nn.Module],
-        n_members: int | None,
-        default_arch: Sequence[int],
-        n_times: int = 1,
-    ) -> None:
-        super().__init__()
-        self.n_times = n_times
-        self.embedding = resolve_time_embedding(time_embedding)(time_dim)
-        if time_arch is None:
-            time_arch = default_arch if self.embedding.wants_mlp else ()
-        input_dim = n_times * self.embedding.dim
-        self.mlp = MLP([input_dim], time_arch, None, activation, n_members) if len(time_arch) else None
-        self.output_dim = input_dim if self.mlp is None else self.mlp.output_dim
-
-    def forward(self, t: th.Tensor) -> th.Tensor:
-        """
-        :param t: (..., n_times)
-        :return: (..., output_dim); (members, ..., output_dim) for stacked MLPs
-        """
-        features = self.embed(t)
-        return features if self.mlp is None else self.mlp.full(features)
-
-    def embed(self, t: th.Tensor) -> th.Tensor:
-        """
-        What enters the MLP.
-
-        :param t: (..., n_times)
-        :return: (..., features), the embeddings of all times side by side
-        """
-        return self.embedding(t) if self.n_times == 1 else self.embedding(t.unsqueeze(-1)).flatten(-2)
 
 
 class BoundDenoiser:
@@ -115,11 +60,14 @@ class FreshDenoiser:
     def __init__(self, denoiser: "Denoiser", features: th.Tensor, t: th.Tensor) -> None:
         self.denoiser = denoiser
         self.features, self.t = features, t
+        self._bound: BoundDenoiser | None = None
 
-    @cached_property
+    @property
     def bound(self) -> BoundDenoiser:
-        """The same with states and times encoded."""
-        return self.denoiser.bind(self.denoiser.encode_state(self.features), self.denoiser.encode_time(self.t))
+        """The same with states and times encoded, once."""
+        if self._bound is None:  # exporters stumble over the lock of a cached_property
+            self._bound = self.denoiser.bind(self.denoiser.encode_state(self.features), self.denoiser.encode_time(self.t))
+        return self._bound
 
     def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
         """The denoiser's prediction at ``x``, at the evaluation number ``k``."""
@@ -133,7 +81,7 @@ class FreshDenoiser:
         return self.bound.run_chain(x, steps, draws, clip) if points is None else points
 
 
-class Denoiser(nn.Module):
+class Denoiser(CompiledDenoiser):
     """
     Predicts noise (or a velocity) from a noisy action, the diffusion time and the state.
 
@@ -186,9 +134,6 @@ class Denoiser(nn.Module):
             layer_norm=layer_norm,
             output_gain=output_gain,
         )
-        self._compiled_state: Network | None = None
-        self._compiled_time: Network | None = None
-        self._encoded_chain: EncodedChain | None = None
 
     def encode_state(self, features: th.Tensor) -> th.Tensor:
         """
@@ -197,23 +142,10 @@ class Denoiser(nn.Module):
         :param features: (..., feature_dim)
         :return: (..., width)
         """
-        network = self._state_kernel()
-        if network is not None:
-            assert self.state_net is not None
-            encoded = network.evaluate(features, self.state_net.first.bias.unsqueeze(0))
-            if encoded is not None:
-                return encoded
+        if (encoded := self.compiled_states(features)) is not None:
+            return encoded
         state = features if self.state_net is None else self.state_net.full(features)
-        return self.trunk.share(_STATE, state, bias=True)
-
-    def _state_kernel(self) -> Network | None:
-        """State network and state share of the first layer as one compiled network, None where there is none."""
-        if self.state_net is None or th.compiler.is_compiling():
-            return None
-        if self._compiled_state is None or not self._compiled_state.watch.same():
-            share = (self.trunk.first, f"weight_{_STATE}", "bias")
-            self._compiled_state = self.state_net.make_kernel(0, share, (self, self.trunk, self.trunk.first))
-        return self._compiled_state
+        return self.trunk.share(STATE, state, bias=True)
 
     def encode_time(self, t: th.Tensor) -> th.Tensor:
         """
@@ -222,32 +154,9 @@ class Denoiser(nn.Module):
         :param t: (..., n_times)
         :return: (..., width)
         """
-        network = self._time_kernel()
-        # asked before, because the embedding is called here in its place
-        if network is not None and network.watch.silent() and t.dim() > 0 and usable(t, differentiable=True):
-            assert self.time_net.mlp is not None
-            features = self.time_net.embed(t)
-            rows = network.evaluate(features.reshape(-1, features.shape[-1]), self.time_net.mlp.first.bias.unsqueeze(0))
-            if rows is not None:
-                return rows.view(*features.shape[:-1], network.output_dim)
-        return self.trunk.share(_TIME, self.time_net(t))
-
-    def _time_kernel(self) -> Network | None:
-        """Time network and time share of the first layer as one compiled network, None where there is none."""
-        mlp = self.time_net.mlp
-        if mlp is None or th.compiler.is_compiling():
-            return None
-        if self._compiled_time is None or not self._compiled_time.watch.same():
-            share = (self.trunk.first, f"weight_{_TIME}", None)
-            self._compiled_time = mlp.make_kernel(0, share, (self, self.time_net, self.trunk, self.trunk.first))
-        return self._compiled_time
-
-    def trunk_kernel(self) -> Network | None:
-        """The network behind the encoders in compiled form, None where there is none, or this module's calls are hooked."""
-        trunk: Any = self._modules["trunk"]
-        if not isinstance(trunk, MLP) or hooked(self) or "forward" in self.__dict__:
-            return None
-        return trunk.kernel(_ACTION)
+        if (encoded := self.compiled_times(t)) is not None:
+            return encoded
+        return self.trunk.share(TIME, self.time_net(t))
 
     def forward(self, x: th.Tensor, c: th.Tensor, e: th.Tensor) -> th.Tensor:
         """
@@ -262,7 +171,7 @@ class Denoiser(nn.Module):
             c = c.unsqueeze(1)
         # the dictionary skips nn.Module's slow attribute lookup, which counts in a chain of one-row calls
         trunk: Any = self._modules["trunk"]
-        return trunk.evaluate(_ACTION, x, c + e)  # type: ignore[no-any-return]
+        return trunk.evaluate(ACTION, x, c + e)  # type: ignore[no-any-return]
 
     def bind(self, c: th.Tensor, e: th.Tensor) -> "BoundDenoiser":
         """
@@ -283,56 +192,6 @@ class Denoiser(nn.Module):
         :return: Function of noisy actions, (batch, action_dim) or (batch, n, action_dim), and the number of the evaluation
         """
         return FreshDenoiser(self, features, t)
-
-    def run_chain(
-        self,
-        x: th.Tensor,
-        features: th.Tensor,
-        t: th.Tensor,
-        steps: th.Tensor,
-        draws: th.Tensor | None,
-        clip: tuple[float, float],
-    ) -> th.Tensor | None:
-        """
-        Encoders and a whole reverse chain by one call of the compiled kernels, without autograd.
-
-        :param x: Starting points, (batch, action_dim) or (batch, n, action_dim)
-        :param features: State features, (batch, feature_dim)
-        :param t: Diffusion times of the evaluations, (n_evaluations, n_times)
-        :param steps: See :meth:`BoundDenoiser.run_chain`
-        :param draws: See :meth:`BoundDenoiser.run_chain`
-        :param clip: See :meth:`BoundDenoiser.run_chain`
-        :return: See :meth:`BoundDenoiser.run_chain`
-        """
-        if th.compiler.is_compiling():
-            return None
-        encoded = self._encoded_chain
-        points = None if encoded is None else encoded.run(x, features, t, steps, draws, clip)
-        if points is not None or (encoded is not None and encoded.watch.same()):
-            return points
-        self._encoded_chain = encoded = self._make_encoded_chain()
-        return None if encoded is None else encoded.run(x, features, t, steps, draws, clip)
-
-    def _make_encoded_chain(self) -> EncodedChain | None:
-        states, network = self._state_kernel(), self.trunk_kernel()
-        if states is None or network is None:
-            return None
-        assert self.state_net is not None
-        return EncodedChain(
-            network, states, self.state_net.first, self.encode_time, self._time_sources(), Watch(self.modules())
-        )
-
-    def _time_sources(self) -> list[tuple[nn.Module, str]] | None:
-        """All parameters and buffers on which :meth:`encode_time` depends, None if it may depend on something else."""
-        if type(self.time_net.embedding) not in TIME_EMBEDDINGS.values():
-            return None
-        own = [
-            (m, name)
-            for m in self.time_net.modules()
-            for name, value in (m._parameters | m._buffers).items()
-            if value is not None
-        ]
-        return [*own, (self.trunk.first, f"weight_{_TIME}")]
 
     def full(self, x: th.Tensor, t: th.Tensor, features: th.Tensor) -> th.Tensor:
         """

@@ -1,12 +1,14 @@
-"""Features of the diffusion time: (..., 1) -> (..., dim), always computed in float32 or better."""
+"""The diffusion time as a network sees it: features, (..., 1) -> (..., dim), and the MLP behind them."""
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch as th
 from torch import nn
 
+from sb3_diffusion.networks.mlp import MLP
 from sb3_diffusion.numeric import integer
 
 
@@ -19,7 +21,7 @@ def _angular_frequencies(dim: int) -> th.Tensor:
 
 class TimeEmbedding(nn.Module):
     """
-    Base class of the time embeddings.
+    Base class of the time embeddings, which compute in float32 or better.
 
     :param dim: Number of features, even and positive
     """
@@ -143,3 +145,54 @@ def resolve_time_embedding(spec: str | type[TimeEmbedding]) -> type[TimeEmbeddin
     if isinstance(spec, type) and issubclass(spec, TimeEmbedding):
         return spec
     raise TypeError(f"time_embedding={spec!r} must be a name or a subclass of TimeEmbedding, not {type(spec).__name__}.")
+
+
+class TimeNetwork(nn.Module):
+    """
+    Time embedding with an optional MLP behind it, every layer of which is activated.
+
+    :param time_embedding: Name or class
+    :param time_dim: Number of features of the embedding
+    :param time_arch: Widths of the MLP, empty for none; None takes ``default_arch``,
+        or no MLP for the embeddings that are fed to the network directly
+    :param activation: Name or class
+    :param n_members: Number of stacked MLPs, None for a single network; the embedding itself is shared
+    :param default_arch: Widths of the MLP where ``time_arch`` is None
+    :param n_times: Numbers that make up a time; each gets its own features, with common frequencies
+    """
+
+    def __init__(
+        self,
+        time_embedding: str | type[TimeEmbedding],
+        time_dim: int,
+        time_arch: Sequence[int] | None,
+        activation: str | Callable[[], nn.Module],
+        n_members: int | None,
+        default_arch: Sequence[int],
+        n_times: int = 1,
+    ) -> None:
+        super().__init__()
+        self.n_times = n_times
+        self.embedding = resolve_time_embedding(time_embedding)(time_dim)
+        if time_arch is None:
+            time_arch = default_arch if self.embedding.wants_mlp else ()
+        input_dim = n_times * self.embedding.dim
+        self.mlp = MLP([input_dim], time_arch, None, activation, n_members) if len(time_arch) else None
+        self.output_dim = input_dim if self.mlp is None else self.mlp.output_dim
+
+    def forward(self, t: th.Tensor) -> th.Tensor:
+        """
+        :param t: (..., n_times)
+        :return: (..., output_dim); (members, ..., output_dim) for stacked MLPs
+        """
+        features = self.embed(t)
+        return features if self.mlp is None else self.mlp.full(features)
+
+    def embed(self, t: th.Tensor) -> th.Tensor:
+        """
+        What enters the MLP.
+
+        :param t: (..., n_times)
+        :return: (..., features), the embeddings of all times side by side
+        """
+        return self.embedding(t) if self.n_times == 1 else self.embedding(t.unsqueeze(-1)).flatten(-2)

@@ -243,7 +243,8 @@ class DiffusionPolicy(BasePolicy):
         self.acting = acting
         self._build_noise_bank(evaluation_steps or sampling_steps or diffusion_steps)
         for network in self.trained.values():
-            network.optimizer = self.optimizer_class(own_parameters(network), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+            trained: Any = network
+            trained.optimizer = self.optimizer_class(own_parameters(network), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """A new features extractor."""

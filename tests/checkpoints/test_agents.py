@@ -24,7 +24,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_diffusion
 from sb3_diffusion import DPMD, QSM, load_agent, load_normalization, save_agent
-from sb3_diffusion.checkpoints import agents as checkpoints
 from sb3_diffusion.checkpoints.plain import space_from_plain, space_to_plain
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.networks.backbones import BACKBONES
@@ -304,7 +303,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr("sb3_diffusion.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         model.save(path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -11,8 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_diffusion import DIME, FPMD, QSM, load_agent, save_agent
-from sb3_diffusion.checkpoints.allocation import at_most, held
-from sb3_diffusion.checkpoints.demands import check_counts
+from sb3_diffusion.checkpoints.demands import at_most, check_counts, held
 from tests.checkpoints.test_agents import baseline, edit_json, members_of, saved, write
 from tests.environments import PointEnv
 from tests.helpers import make

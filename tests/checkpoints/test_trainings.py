@@ -21,7 +21,8 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_diffusion.checkpoints.snapshot import Restoration, Snapshot, SnapshotServer
-from sb3_diffusion.checkpoints.store import CheckpointStore, DamagedCheckpoint, decode, encode
+from sb3_diffusion.checkpoints.store import CheckpointStore, DamagedCheckpoint
+from sb3_diffusion.checkpoints.tagged_json import decode, encode
 from sb3_diffusion.checkpoints.trainings import CannotContinue, TrainingCheckpoints, TrainingStopped
 from sb3_diffusion.taxonomy import available_methods
 from tests.environments import PointEnv
@@ -479,11 +480,16 @@ def test_damage_is_noticed(harm: str, tmp_path: Path) -> None:
         manifest.write_bytes(manifest.read_bytes()[:-20])
     else:
         manifest.unlink()
-    checkpoint, problems = store.latest()
-    assert checkpoint is not None and checkpoint.step == 10 and checkpoint.read("a.bin") == b"ten"
-    assert len(problems) == (harm != "manifest removed")
-    assert all("20.json" in problem or path.name in problem for problem in problems)
-    assert not manifest.exists()
+    files = sorted(tmp_path.iterdir())
+    for _ in range(2):  # a question, which changes nothing
+        checkpoint, problems = store.latest()
+        assert checkpoint is not None and checkpoint.step == 10 and checkpoint.read("a.bin") == b"ten"
+        assert len(problems) == (harm != "manifest removed")
+        assert all("20.json" in problem or path.name in problem for problem in problems)
+        assert sorted(tmp_path.iterdir()) == files
+    store.remove_newer(10)
+    assert store.steps() == [10] and not manifest.exists() and not path.exists()
+    assert store.latest() == (checkpoint, [])
 
 
 def test_checkpoints_roll(tmp_path: Path) -> None:
@@ -509,11 +515,12 @@ def test_write_errors_leave_the_previous_checkpoint(tmp_path: Path, monkeypatch:
         if 60 < len(written) < 100:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sb3_diffusion.checkpoints.store.os.fsync", fsync)
+    monkeypatch.setattr("sb3_diffusion.files.os.fsync", fsync)
     with pytest.warns(UserWarning, match="No space left on device") as caught, pytest.raises(Interruption):
         train(folder, sac, crash_at=85, env_id=PointEnv, every=10)
     assert len([warning for warning in caught if "No checkpoint could be written" in str(warning.message)]) == 1
     assert not list((folder / "resume").glob("*.part"))
+    monkeypatch.undo()  # there is room again
     assert_same_training(tmp_path, whole, train(folder, sac, resume=True, env_id=PointEnv, every=10))
 
 

@@ -1,10 +1,13 @@
 """Random draws: distributions, reproducibility, replay."""
 
+import ast
 import math
+from pathlib import Path
 
 import pytest
 import torch as th
 
+from sb3_diffusion import generative
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from tests.golden_tools import close
 
@@ -137,3 +140,11 @@ def test_recorded_draws_complain_clearly() -> None:
     for shape in [(4, 2), (3, 3), (3,), (2, 4)]:
         with pytest.raises(ValueError, match=r"'b\.eps' has shape \(3, 2\)"):
             noise.normal(shape, "b.eps", LIKE)
+
+
+def test_the_source_of_draws_has_one_name() -> None:
+    """``noise`` is a tensor; what draws it is ``randomness``."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(generative.__file__).parent.glob("*.py")]
+    arguments = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation]
+    names = [node.arg for node in arguments if "Randomness" in ast.unparse(node.annotation)]  # type: ignore[arg-type]
+    assert len(names) > 20 and set(names) == {"randomness"}

@@ -1,17 +1,20 @@
 """Where the compiled library comes from: compilers, caches, and what is not trusted."""
 
+import ctypes
 import os
 import platform
+import re
 import shutil
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sb3_diffusion import kernels
-from sb3_diffusion.kernels import library
+from sb3_diffusion.kernels import library, structures
 from sb3_diffusion.kernels.loader import open_library
 
 pytestmark = [
@@ -19,11 +22,31 @@ pytestmark = [
     pytest.mark.filterwarnings("error"),
 ]
 SOURCE = """
+#include <cstddef>
 #include <cstdint>
+struct Layer { void *weight, *bias; int64_t SIZES; };
+struct Network { void* layers; int64_t n_layers, activation; };
+struct Step {
+    float estimate_state, estimate_noise, low, high, state, noise, previous, noise_std;
+    float needs_estimate, clip_estimate, clip_state, is_midpoint;
+};
+struct Field { const char *structure, *name; int64_t offset, size; };
 extern "C" {
 #define F(name) void name() {}
 F(evaluate) F(pull_back) F(run_chain) F(encode_and_run_chain) F(pull_back_chain) F(mish) F(copy_pieces) F(pieces_equal)
-void structure_sizes(int64_t* sizes) { sizes[0] = LAYER, sizes[1] = 24, sizes[2] = 48; }
+#define WHOLE(type) {#type, "", 0, sizeof(type)}
+#define FIELD(type, name) {#type, #name, offsetof(type, name), sizeof(type::name)}
+const Field* structure_fields(int64_t* n) {
+    static const Field fields[] = {
+        WHOLE(Layer), FIELD(Layer, weight), FIELD(Layer, bias), FIELD(Layer, inputs), FIELD(Layer, outputs),
+        WHOLE(Network), FIELD(Network, layers), FIELD(Network, n_layers), FIELD(Network, activation),
+        WHOLE(Step), FIELD(Step, estimate_state), FIELD(Step, estimate_noise), FIELD(Step, low), FIELD(Step, high),
+        FIELD(Step, state), FIELD(Step, noise), FIELD(Step, previous), FIELD(Step, noise_std), FIELD(Step, needs_estimate),
+        FIELD(Step, clip_estimate), FIELD(Step, clip_state), FIELD(Step, is_midpoint)
+    };
+    *n = sizeof(fields) / sizeof(Field);
+    return fields;
+}
 }
 """
 
@@ -35,7 +58,7 @@ def quick_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     source.parent.mkdir()
     source.write_text(SOURCE)
     monkeypatch.setattr(library, "SOURCE", source)
-    monkeypatch.setattr(library, "FLAGS", ("-DLAYER=32",))
+    monkeypatch.setattr(library, "FLAGS", ("-DSIZES=inputs,outputs",))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
     kernels.load_kernels.cache_clear()
@@ -75,11 +98,70 @@ def test_a_damaged_library_is_made_anew(damage: str, folder: Path) -> None:
     assert kernels.build().read_bytes() != broken
 
 
-def test_a_library_with_other_structures_is_refused(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(library, "FLAGS", ("-DLAYER=40",))
-    with pytest.raises(kernels.KernelError, match=r"structures of \[40, 24, 48\] bytes instead of \[32, 24, 48\]"):
+@pytest.mark.parametrize(
+    ("sizes", "complaint"),
+    [
+        ("outputs,inputs", "Layer.inputs is 8 bytes at 24 in the library and 8 bytes at 16 in structures.py"),
+        ("inputs,outputs,more", "structure Layer is 40 bytes at 0 in the library and 32 bytes at 0 in structures.py"),
+    ],
+)
+def test_a_library_with_other_structures_is_refused(
+    sizes: str, complaint: str, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setattr(library, "FLAGS", (f"-DSIZES={sizes}",))
+    with pytest.raises(kernels.KernelError, match=re.escape(complaint)):
         kernels.build(check=open_library)
     assert not list(folder.iterdir())
+    with pytest.warns(UserWarning, match=re.escape(complaint)):  # PyTorch computes instead
+        assert kernels.load_kernels() is None
+
+
+def _renamed(fields: list[Any]) -> list[Any]:
+    return [("flavour" if name == "noise_std" else name, kind) for name, kind in fields]
+
+
+@pytest.mark.parametrize(
+    ("structure", "change", "complaint"),
+    [
+        # sizes alone would not tell
+        (
+            "Layer",
+            lambda fields: [fields[1], fields[0], *fields[2:]],
+            "Layer.bias is 8 bytes at 8 in the library and 8 bytes at 0",
+        ),
+        ("Network", lambda fields: [fields[0], fields[2], fields[1]], "Network.activation is 8 bytes at 16 in the library"),
+        ("Step", lambda fields: [*fields[:2], fields[3], fields[2], *fields[4:]], "Step.high is 4 bytes at 12 in the library"),
+        ("Step", _renamed, "Step.flavour is nothing in the library and 4 bytes at 28"),
+        ("Step", lambda fields: fields[:-1], "structure Step is 48 bytes at 0 in the library and 44 bytes at 0"),
+        ("Layer", lambda fields: [*fields[:2], ("inputs", ctypes.c_int32), fields[3]], "Layer.inputs is 8 bytes at 16 in the"),
+        ("Step", lambda fields: [(name, ctypes.c_double) for name, _ in fields], "structure Step is 48 bytes"),
+    ],
+)
+def test_mirrors_that_differ_in_a_field_are_refused(
+    structure: str, change: Callable[[list[Any]], list[Any]], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = kernels.build(check=open_library)
+    fields = change(list(structures.MIRRORS[structure]._fields_))
+    other = type("Other", (ctypes.Structure,), {"_fields_": fields})
+    monkeypatch.setitem(structures.MIRRORS, structure, other)
+    with pytest.raises(kernels.KernelError, match=re.escape(complaint)):
+        open_library(built)
+
+
+def test_a_structure_without_a_mirror_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = kernels.build()
+    monkeypatch.delitem(structures.MIRRORS, "Step")
+    with pytest.raises(
+        kernels.KernelError, match=r"structure Step is 48 bytes at 0 in the library and nothing in structures\.py"
+    ):
+        open_library(built)
+
+
+@pytest.mark.parametrize("function", ["structure_fields", "pull_back_chain"])
+def test_a_library_without_a_function_is_refused(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.SOURCE.write_text(SOURCE.replace(f"{function}(int64_t* n)", "other(int64_t* n)").replace(f"F({function})", ""))
+    with pytest.raises(kernels.KernelError, match=f"is another library: .*{function}"):
+        kernels.build(check=open_library)
 
 
 @pytest.mark.parametrize(

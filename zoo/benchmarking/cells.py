@@ -26,7 +26,7 @@ from typing import Any
 
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
-from sb3_diffusion.checkpoints.store import write_atomically
+from sb3_diffusion.files import write_atomically
 from sb3_diffusion.printable import printable
 
 from ..lease import lease

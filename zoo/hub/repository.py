@@ -20,7 +20,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from sb3_diffusion import save_agent
 from sb3_diffusion.checkpoints.archives import open_archive
-from sb3_diffusion.checkpoints.plain import parse_json
+from sb3_diffusion.checkpoints.tagged_json import parse_json
 from sb3_diffusion.printable import printable
 
 from ..machine import cpu_name

@@ -10,7 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
-from sb3_diffusion.checkpoints.agents import save_agent, write_file
+from sb3_diffusion.checkpoints.agents import save_agent
+from sb3_diffusion.files import write_atomically
 
 from ..lease import Taken
 from .folders import RunFolder, owner
@@ -69,7 +70,7 @@ def save_normalization(normalization: VecNormalize, path: Path) -> None:
     :param normalization: Normalised environments
     :param path: The file, of which the old content stays if the new one cannot be written
     """
-    write_file(path, pickle.dumps(normalization))
+    write_atomically(path, pickle.dumps(normalization))
 
 
 class Evaluation(EvalCallback):
@@ -120,7 +121,7 @@ class Evaluation(EvalCallback):
         content = io.BytesIO()
         np.savez(content, **columns)
         with going_on("evaluations.npz"):
-            write_file(f"{self.log_path}.npz", content.getvalue())
+            write_atomically(f"{self.log_path}.npz", content.getvalue())
 
     def _log(self, returns: list[float], lengths: list[int]) -> None:
         self.last_mean_reward = float(np.mean(returns))

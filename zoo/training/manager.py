@@ -26,9 +26,10 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from typing_extensions import override
 
 from sb3_diffusion import load_normalization
-from sb3_diffusion.checkpoints.agents import save_agent, write_file
+from sb3_diffusion.checkpoints.agents import save_agent
 from sb3_diffusion.checkpoints.snapshot import SnapshotServer
 from sb3_diffusion.checkpoints.trainings import CannotContinue
+from sb3_diffusion.files import write_atomically
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.printable import printable
 from sb3_diffusion.taxonomy import available_methods
@@ -444,7 +445,7 @@ class Manager(ExperimentManager):
             "lengths": [int(value) for value in lengths],
         }
         with going_on(FINAL_EVALUATION):
-            write_file(Path(self.save_path, FINAL_EVALUATION), json.dumps(evaluation).encode())
+            write_atomically(Path(self.save_path, FINAL_EVALUATION), json.dumps(evaluation).encode())
         mean, std = np.mean(returns), np.std(returns)
         kind = "deterministic" if self.deterministic_eval else "stochastic"
         print(

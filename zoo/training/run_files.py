@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sb3_diffusion.checkpoints.bounded import MAX_DEPTH, check_bounded, finite
+from sb3_diffusion.checkpoints.tagged_json import MAX_DEPTH, check_bounded, finite
 from sb3_diffusion.printable import printable
 
 MAX_BYTES = 1_000_000

@@ -8,7 +8,7 @@ it, is what it was started with: the copies in the folder ``started_with`` besid
 from pathlib import Path
 from typing import Any
 
-from sb3_diffusion.checkpoints.store import write_atomically
+from sb3_diffusion.files import write_atomically
 
 from .run_files import read_yaml
 

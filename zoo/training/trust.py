@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sb3_diffusion.checkpoints.store import write_atomically
+from sb3_diffusion.files import write_atomically
 from sb3_diffusion.printable import printable
 
 MARK, TAG = "trained_here", "trained_here.tag"

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from sb3_diffusion.checkpoints.bounded import check_bounded, finite
-from sb3_diffusion.checkpoints.plain import parse_json
+from sb3_diffusion.checkpoints.tagged_json import check_bounded, finite, parse_json
 
 
 def nested(depth: int) -> Any:
