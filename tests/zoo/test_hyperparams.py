@@ -13,7 +13,8 @@ from rl_zoo3.utils import ALGOS
 
 from sb3_diffusion.envs import DMC_TASKS
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.taxonomy import available_methods
+from sb3_diffusion.taxonomy import available_methods, get_method
+from tests.cases import case
 from zoo.training.manager import Manager, hyperparameter_file
 from zoo.training.registry import register_algorithms
 
@@ -107,10 +108,8 @@ def test_every_entry_trains(name: str, env_id: str, tmp_path: Path) -> None:
     small: dict[str, float] = {"buffer_size": 100, "learning_starts": 2, "batch_size": 4}
     if name == "ppo":
         small = {"n_steps": 4, "batch_size": 4, "n_epochs": 1, "n_envs": 1}
-    elif name in ("dacer", "dacerv2"):
-        small |= {"n_entropy_samples": 8, "n_entropy_states": 4}
-    elif name in ("dpmd", "fpmd"):
-        small |= {"n_particles": 4, "target_kl": 1.0}
+    elif name in OURS:
+        small |= case(get_method(name)).tiny
     options: dict[str, Any] = {"n_timesteps": 4, "eval_freq": -1, "log_interval": -1, "hyperparams": small}
     manager = Manager(argparse.Namespace(), name, env_id, str(tmp_path), **options)
     result = manager.setup_experiment()
