@@ -15,8 +15,10 @@ from sb3_diffusion.envs import DMC_TASKS
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.taxonomy import available_methods, get_method
 from tests.cases import case
-from zoo.training.manager import Manager, hyperparameter_file
+from zoo.training.manager import Manager
 from zoo.training.registry import register_algorithms
+from zoo.training.search_space import SEARCH
+from zoo.training.settings import hyperparameter_file
 
 register_algorithms()
 
@@ -37,7 +39,9 @@ STRUCTURE = re.compile(r"\s*\S+:( [&*]\w+)?")  # opens a mapping, or refers to o
 
 
 def load(name: str) -> dict[str, dict[str, Any]]:
-    return yaml.safe_load(hyperparameter_file(name).read_text(encoding="utf-8"))
+    """Environment -> its settings."""
+    entries = yaml.safe_load(hyperparameter_file(name).read_text(encoding="utf-8"))
+    return {env_id: entry for env_id, entry in entries.items() if env_id != SEARCH}
 
 
 def constructor_arguments(algorithm: type) -> set[str]:
@@ -48,9 +52,9 @@ def constructor_arguments(algorithm: type) -> set[str]:
 def distinct_entries() -> Iterator[tuple[str, str]]:
     """The first environment of every group that shares its settings."""
     for name in NAMES:
-        entries = load(name)
+        entries = load(name) if hyperparameter_file(name).is_file() else {}  # a missing file is another test's to report
         seen: list[tuple[dict[str, Any], bool]] = []
-        for env_id in ENVIRONMENTS:
+        for env_id in filter(entries.__contains__, ENVIRONMENTS):
             key = (entries[env_id], env_id.startswith("dm_control/"))
             if key not in seen:
                 seen.append(key)

@@ -31,7 +31,6 @@ from sb3_diffusion.checkpoints.snapshot import SnapshotServer
 from sb3_diffusion.checkpoints.trainings import CannotContinue
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.printable import printable
-from sb3_diffusion.taxonomy import available_methods
 
 from ..lease import Taken
 from . import fit, hyperparameters, settings, started_with, trust, tuning
@@ -43,10 +42,10 @@ from .folders import Name, RunFolder
 from .folders import make as make_folder
 from .full_disk import going_on, guard_monitor
 from .hyperparameters import SCHEDULES
-from .registry import DMC_PREFIX
+from .registry import DMC_PREFIX, use_search_space
 from .resume import Run, how_to_continue, make_checkpoints, mark_finished, note_extension, resume_command
 from .run_files import write_yaml
-from .settings import Settings
+from .settings import Settings, hyperparameter_file
 from .signals import Signals, leave_signals_to_trainer, start_worker_server
 from .starting_agent import StartingAgent
 from .tracking import make_logger
@@ -54,17 +53,6 @@ from .warmup import announce_warm_up
 
 FINAL_EVALUATION = "final_evaluation.json"
 DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
-
-
-def hyperparameter_file(algo: str) -> Path:
-    """
-    Our hyperparameter file of an algorithm (it does not exist for those of rl-zoo3 that are no baseline of ours).
-
-    :param algo: Name on the command line
-    """
-    here = Path(__file__).resolve().parents[1]
-    installed = here / "hyperparams"
-    return (installed if installed.is_dir() else here.parent / "hyperparams") / f"{algo}.yml"
 
 
 class Manager(ExperimentManager):
@@ -176,9 +164,8 @@ class Manager(ExperimentManager):
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
         hyperparameters.check(ALGOS[self.algo], self.settings, vars(rl_zoo3.exp_manager))
         policy_kwargs = hyperparams.get("policy_kwargs")
-        ours = {method.zoo_name for method in available_methods()}
-        if self.algo not in ours and isinstance(policy_kwargs, dict) and isinstance(policy_kwargs.get("activation_fn"), str):
-            # Our policies take the name, those of Stable-Baselines3 the class
+        named = isinstance(policy_kwargs, dict) and isinstance(policy_kwargs.get("activation_fn"), str)
+        if named and not _has_our_policies(ALGOS[self.algo]):  # ours take the name, those of Stable-Baselines3 the class
             activation = resolve_activation(policy_kwargs["activation_fn"])
             hyperparams["policy_kwargs"] = {**policy_kwargs, "activation_fn": activation}
         hyperparams, wrap, callbacks, wrap_vector = super()._preprocess_hyperparams(hyperparams)
@@ -285,6 +272,7 @@ class Manager(ExperimentManager):
         if self.storage is None or self.study_name is None:
             fail("train.py", f"--trial-id {trial_id} needs --storage and --study-name, which say whose trial it is")
         try:
+            use_search_space(self.algo, self.config)
             params = tuning.load_trial(self.storage, self.study_name, trial_id, self.algo)
         except ValueError as error:
             fail("train.py", str(error))
@@ -353,8 +341,12 @@ class Manager(ExperimentManager):
     def hyperparameters_optimization(self) -> None:
         if self.tensorboard_log is not None:
             print("The trials of a search write no TensorBoard files.")
+        try:
+            use_search_space(self.algo, self.config)
+        except ValueError as error:
+            fail("train.py", str(error))
         if self.algo not in HYPERPARAMS_SAMPLER:
-            fail("train.py", f"-optimize: there is no search space for {self.algo}")
+            fail("train.py", f"-optimize: there is no search space for {self.algo}; write one under search: in its settings")
         sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
         values = {key: str(value) for key, value in self._hyperparams.items()}
         attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": own_command(), **values}
@@ -451,6 +443,10 @@ class Manager(ExperimentManager):
             f"Evaluation after {model.num_timesteps} steps: mean reward {mean:.2f} +/- {std:.2f} "
             f"over {self.n_eval_episodes} {kind} episodes"
         )
+
+
+def _has_our_policies(algorithm: type[BaseAlgorithm]) -> bool:
+    return any(policy.__module__.startswith("sb3_diffusion.") for policy in algorithm.policy_aliases.values())
 
 
 def _wrap(wrap: Callable[[gym.Env], gym.Env] | None, env: gym.Env) -> gym.Env:
