@@ -31,6 +31,7 @@ from sb3_diffusion.checkpoints.snapshot import SnapshotServer
 from sb3_diffusion.checkpoints.trainings import CannotContinue
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.printable import printable
+from sb3_diffusion.taxonomy import registered_methods
 
 from ..lease import Taken
 from . import fit, hyperparameters, settings, started_with, trust, tuning
@@ -93,6 +94,8 @@ class Manager(ExperimentManager):
         ours = hyperparameter_file(algo)
         if kwargs.get("config") is None and ours.is_file():
             kwargs["config"] = str(ours)
+        if kwargs.get("config") is None and algo in registered_methods():
+            raise ValueError(f"there are no settings for {algo}; give --conf-file, or register it with settings=... .")
         args.resume_freq = resume_freq if run is None else run.every  # is stored with the other arguments
         super().__init__(args, algo, env_id, *positional, **kwargs)
         self.resume_freq = args.resume_freq
@@ -409,7 +412,9 @@ class Manager(ExperimentManager):
     def _enjoy_command(self) -> str:
         name = Name.parse(Path(self.save_path).name, self.env_name)
         exp_id = [] if name is None else ["--exp-id", name.exp_id]
-        return command("enjoy", "--algo", self.algo, "--env", self.env_name.gym_id, "-f", self.log_folder, *exp_id)
+        packages = getattr(self.args, "gym_packages", [])
+        imported = ["--gym-packages", *packages] if packages else []
+        return command("enjoy", "--algo", self.algo, "--env", self.env_name.gym_id, *imported, "-f", self.log_folder, *exp_id)
 
     def _evaluate(self, model: BaseAlgorithm) -> None:
         """Print the return of the trained agent, and write every episode to a file of the run."""

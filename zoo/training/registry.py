@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_diffusion.names import suggest
+from sb3_diffusion.names import closest, suggest
 from sb3_diffusion.taxonomy import BASELINES, CONTRIB, available_methods, get_method, load_algorithm, registered_methods
 
 from .command_line import CommandParser
@@ -98,7 +98,8 @@ def check_algorithm(name: str) -> None:
     try:
         method = get_method(name)
     except ValueError:
-        raise ValueError(f"unknown algorithm {name!r}; {suggest(name, names)}") from None
+        own = "" if closest(name, names) else " --gym-packages imports the module that registers one of your own."
+        raise ValueError(f"unknown algorithm {name!r}; {suggest(name, names)}{own}") from None
     if method.available:
         raise ValueError(f"unknown algorithm {name!r}; did you mean {method.zoo_name}?")
     available = ", ".join(other.zoo_name for other in available_methods())
