@@ -136,6 +136,8 @@ class Manager(ExperimentManager):
     def _own_settings(self) -> Settings:
         """Settings of the file, overwritten by those of a trial and of the command line."""
         entries = settings.read_entries(self.config)
+        if self.optimize_hyperparameters or self.trial_id is not None:
+            use_search_space(self.algo, self.config)
         candidates = [self.env_name.gym_id, "atari" if self._is_atari else "default"]
         chosen = settings.choose_entry(self.config, entries, candidates)
         if self.env_name.gym_id.startswith(DMC_PREFIX) and self.env_name.gym_id not in entries:
@@ -275,7 +277,6 @@ class Manager(ExperimentManager):
         if self.storage is None or self.study_name is None:
             fail("train.py", f"--trial-id {trial_id} needs --storage and --study-name, which say whose trial it is")
         try:
-            use_search_space(self.algo, self.config)
             params = tuning.load_trial(self.storage, self.study_name, trial_id, self.algo)
         except ValueError as error:
             fail("train.py", str(error))
@@ -344,10 +345,6 @@ class Manager(ExperimentManager):
     def hyperparameters_optimization(self) -> None:
         if self.tensorboard_log is not None:
             print("The trials of a search write no TensorBoard files.")
-        try:
-            use_search_space(self.algo, self.config)
-        except ValueError as error:
-            fail("train.py", str(error))
         if self.algo not in HYPERPARAMS_SAMPLER:
             fail("train.py", f"-optimize: there is no search space for {self.algo}; write one under search: in its settings")
         sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
