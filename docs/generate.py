@@ -2,11 +2,13 @@
 Write what follows from the taxonomy but has to be a file: ``python docs/generate.py`` (or ``make generate``).
 
 * ``sb3_diffusion/__init__.pyi``: the public names for type checkers and editors, which cannot follow lazy imports;
-* the table of the methods in ``README.md``, between two markers.
+* the table of the methods in ``README.md``;
+* the pages of the methods in the table of contents of ``docs/index.md``, and their names in ``docs/guide/zoo.md``.
 
 A test fails as long as one of them is not what this script would write.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,9 +18,6 @@ import sb3_diffusion
 from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, REFERENCE_POLICIES, Method, available_methods, methods_of
 
 ROOT = Path(__file__).resolve().parents[1]
-STUB = ROOT / "sb3_diffusion" / "__init__.pyi"
-README = ROOT / "README.md"
-START, END = "<!-- taxonomy:start -->\n", "\n<!-- taxonomy:end -->"
 
 
 def stub() -> str:
@@ -50,15 +49,38 @@ def _link(method: Method) -> str:
     return f"[**{method.name}**](docs/algorithms/{method.zoo_name}.md)" if method.available else method.name
 
 
-def readme() -> str:
-    """The file with the table of today."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
-    return f"{before}{START}{table()}{END}{rest.partition(END)[2]}"
+def pages() -> str:
+    """Pages of the table of contents."""
+    return "\n".join(f"algorithms/{method.zoo_name}" for method in available_methods())
+
+
+def names() -> str:
+    """What ``--algo`` may be."""
+    return ", ".join(f"`{method.zoo_name}`" for method in available_methods())
+
+
+# file -> what stands before and behind the text, and the text
+PASSAGES = {
+    "README.md": ("<!-- taxonomy:start -->\n", "\n<!-- taxonomy:end -->", table),
+    "docs/index.md": (":caption: Algorithms\n\n", "\nalgorithms/baselines", pages),
+    "docs/guide/zoo.md": ("a method of the [taxonomy](taxonomy.md) (", ")", names),
+}
+
+
+def contents() -> dict[Path, str]:
+    """File -> its content of today."""
+    found = {ROOT / "sb3_diffusion" / "__init__.pyi": stub()}
+    for name, (before, behind, text) in PASSAGES.items():
+        old = (ROOT / name).read_text(encoding="utf-8")
+        pattern = f"(?<={re.escape(before)}).*?(?={re.escape(behind)})"
+        found[ROOT / name], n_passages = re.subn(pattern, lambda _, new=text(): new, old, flags=re.DOTALL)
+        assert n_passages == 1, f"{name} has no passage between {before!r} and {behind!r}"
+    return found
 
 
 def main() -> None:
     """Write the files that differ."""
-    for path, content in ((STUB, stub()), (README, readme())):
+    for path, content in contents().items():
         if not path.is_file() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")
             print(f"Written: {path.relative_to(ROOT)}")

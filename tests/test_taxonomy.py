@@ -150,9 +150,8 @@ def test_a_missing_test_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_generated_files_are_those_of_the_taxonomy() -> None:
-    script = generate()
-    for path, content in ((script.STUB, script.stub()), (script.README, script.readme())):
-        assert path.read_text(encoding="utf-8") == content, f"{path.name} is outdated; run: make generate"
+    for path, content in generate().contents().items():
+        assert path.is_file() and path.read_text(encoding="utf-8") == content, f"{path.name} is outdated; run: make generate"
 
 
 def test_type_checkers_see_every_public_name() -> None:

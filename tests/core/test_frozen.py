@@ -70,7 +70,7 @@ def test_a_pretrained_backbone_stays_as_it_is(algorithm: Algorithm, share: bool,
     assert_all_moved(model, free)
 
     model.save(tmp_path / "model.zip")
-    extractor = {"policy_kwargs": {"features_extractor_class": PretrainedExtractor}}
+    extractor: dict[str, Any] = {"policy_kwargs": {"features_extractor_class": PretrainedExtractor}}
     loaded: tuple[Any, ...] = (
         algorithm.load(tmp_path / "model.zip", env=PointEnv(), device="cpu"),
         load_agent(tmp_path / "model.zip", env=PointEnv(), device="cpu", **extractor),

@@ -199,11 +199,9 @@ def test_particles_come_from_the_previous_policy_and_stay_in_the_box() -> None:
 # -- theorem ----------------------------------------------------------------------------------------------------------
 
 
-def uniform_start(model: DPMD) -> None:
+def uniform_start(model: Any) -> None:
     """Make the previous policy sample the uniform distribution, whatever its network."""
-    model.actor_target.sample = lambda context, noise, label, n: noise.uniform(  # type: ignore[assignment]
-        (len(context), n, 1), label, context, -1.0, 1.0
-    )
+    model.actor_target.sample = lambda context, noise, label, n: noise.uniform((len(context), n, 1), label, context, -1.0, 1.0)
 
 
 def test_two_steps_of_mirror_descent() -> None:

@@ -135,7 +135,7 @@ def test_entropy_coefficient_follows_its_schedule(tmp_path: pathlib.Path) -> Non
         with_logger(model).train(0)
         assert model.current_ent_coef is tensor and tensor.item() == pytest.approx(value)
     model.save(tmp_path / "model")
-    loaded = QVPO.load(tmp_path / "model", device="cpu")
+    loaded: Any = QVPO.load(tmp_path / "model", device="cpu")
     assert loaded.ent_coef(0.75) == pytest.approx(0.011)
     loaded._current_progress_remaining = 0.75
     with_logger(loaded).train(0)

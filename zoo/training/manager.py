@@ -169,10 +169,10 @@ class Manager(ExperimentManager):
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
         hyperparameters.check(ALGOS[self.algo], self.settings, vars(rl_zoo3.exp_manager))
         policy_kwargs = hyperparams.get("policy_kwargs")
-        named = isinstance(policy_kwargs, dict) and isinstance(policy_kwargs.get("activation_fn"), str)
-        if named and not _has_our_policies(ALGOS[self.algo]):  # ours take the name, those of Stable-Baselines3 the class
-            activation = resolve_activation(policy_kwargs["activation_fn"])
-            hyperparams["policy_kwargs"] = {**policy_kwargs, "activation_fn": activation}
+        activation = policy_kwargs.get("activation_fn") if isinstance(policy_kwargs, dict) else None
+        if isinstance(activation, str) and not _has_our_policies(ALGOS[self.algo]):
+            # Ours take the name, those of Stable-Baselines3 the class
+            hyperparams["policy_kwargs"] = {**(policy_kwargs or {}), "activation_fn": resolve_activation(activation)}
         hyperparams, wrap, callbacks, wrap_vector = super()._preprocess_hyperparams(hyperparams)
         if self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs  # also where they are from the settings
