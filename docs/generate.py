@@ -8,7 +8,6 @@ Write what follows from the taxonomy but has to be a file: ``python docs/generat
 A test fails as long as one of them is not what this script would write.
 """
 
-import re
 import sys
 from pathlib import Path
 
@@ -71,10 +70,10 @@ def contents() -> dict[Path, str]:
     """File -> its content of today."""
     found = {ROOT / "sb3_diffusion" / "__init__.pyi": stub()}
     for name, (before, behind, text) in PASSAGES.items():
-        old = (ROOT / name).read_text(encoding="utf-8")
-        pattern = f"(?<={re.escape(before)}).*?(?={re.escape(behind)})"
-        found[ROOT / name], n_passages = re.subn(pattern, lambda _, new=text(): new, old, flags=re.DOTALL)
-        assert n_passages == 1, f"{name} has no passage between {before!r} and {behind!r}"
+        head, start, rest = (ROOT / name).read_text(encoding="utf-8").partition(before)
+        _, end, tail = rest.partition(behind)
+        assert start and end, f"{name} has no passage between {before!r} and {behind!r}"
+        found[ROOT / name] = head + start + text() + end + tail
     return found
 
 

@@ -192,9 +192,10 @@ def methods_of(guidance: str, reference: str) -> list[Method]:
 
     :param guidance: Key of :data:`FAMILIES`
     :param reference: Key of :data:`REFERENCE_POLICIES`
-    :return: Its methods, available or not, in the order of the table
+    :return: Its methods in the order of the table: those of the paper, and others that are available
     """
-    return [method for method in METHODS if (method.guidance, method.reference) == (guidance, reference)]
+    shown = [method for method in METHODS if method.in_table or method.available]
+    return [method for method in shown if (method.guidance, method.reference) == (guidance, reference)]
 
 
 def get_method(name: str) -> Method:
