@@ -49,10 +49,12 @@ def case(method: Method) -> MethodCase:
     """The case of a method; a test that needs it fails with a sentence where there is none."""
     path = file_of(method)
     if not path.is_file():
-        pytest.fail(f"write {path.relative_to(ROOT)}, the tests of {method.name}, with its CASE (docs: contributing)", False)
+        pytest.fail(
+            f"write {path.relative_to(ROOT)}, the tests of {method.name}, with its CASE (docs: contributing)", pytrace=False
+        )
     found = getattr(importlib.import_module(f"tests.{method.guidance}.{path.stem}"), "CASE", None)
     if not isinstance(found, MethodCase):
-        pytest.fail(f"write CASE = MethodCase(...) in {path.relative_to(ROOT)} (docs: contributing)", False)
+        pytest.fail(f"write CASE = MethodCase(...) in {path.relative_to(ROOT)} (docs: contributing)", pytrace=False)
     return found
 
 

@@ -112,7 +112,7 @@ def test_marker_without_block_is_noticed() -> None:
 @pytest.mark.parametrize("method", available_methods(), ids=lambda method: method.name)
 def test_every_method_has_a_page_in_the_index(method: Method) -> None:
     page = DOCS / "algorithms" / f"{method.zoo_name}.md"
-    assert page.is_file(), f"{method.name} has no page docs/algorithms/{method.zoo_name}.md"
+    assert page.is_file(), f"write docs/algorithms/{method.zoo_name}.md, the page of {method.name} (docs: contributing)"
     text = page.read_text(encoding="utf-8")
     sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert sections == [
@@ -126,7 +126,7 @@ def test_every_method_has_a_page_in_the_index(method: Method) -> None:
         "Parameters",
     ]
     assert method.arxiv in text
-    assert str(method.class_path).replace(":", ".") in text
+    assert method.class_path.replace(":", ".") in text
     assert f"\nalgorithms/{method.zoo_name}\n" in (DOCS / "index.md").read_text(encoding="utf-8")
 
 

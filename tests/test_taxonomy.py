@@ -27,7 +27,7 @@ from sb3_diffusion.taxonomy import (
     load_algorithm,
     registered_methods,
 )
-from tests.cases import ROOT, case
+from tests.cases import ROOT, case, file_of
 
 DIRECTORY = ROOT / "sb3_diffusion"
 
@@ -132,8 +132,11 @@ def test_every_file_of_a_family_has_a_line() -> None:
 
 @pytest.mark.parametrize("method", available_methods(), ids=lambda method: method.zoo_name)
 def test_a_method_has_all_its_files(method: Method) -> None:
-    for name in (f"docs/algorithms/{method.zoo_name}.md", f"hyperparams/{method.zoo_name}.yml"):
-        assert (ROOT / name).is_file(), f"write {name}, which {method.name} lacks (docs: contributing)"
+    name = method.zoo_name
+    files = [file_of(method), ROOT / "docs" / "algorithms" / f"{name}.md", ROOT / "hyperparams" / f"{name}.yml"]
+    missing = [str(path.relative_to(ROOT)) for path in files if not path.is_file()]
+    if missing:
+        pytest.fail(f"write {' and '.join(missing)}, which {method.name} lacks (docs: contributing)", pytrace=False)
     assert case(method).operation_counts
 
 

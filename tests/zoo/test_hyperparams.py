@@ -38,9 +38,16 @@ SOURCES = re.compile(r"(Table 3|A\.3|Gym|DMC|SB3|RL Zoo, \S|ours: \S)")
 STRUCTURE = re.compile(r"\s*\S+:( [&*]\w+)?")  # opens a mapping, or refers to one
 
 
+def text_of(name: str) -> str:
+    """The file of an algorithm; a test fails with a sentence where there is none."""
+    if not hyperparameter_file(name).is_file():
+        pytest.fail(f"write hyperparams/{name}.yml (docs: contributing)", pytrace=False)
+    return hyperparameter_file(name).read_text(encoding="utf-8")
+
+
 def load(name: str) -> dict[str, dict[str, Any]]:
     """Environment -> its settings."""
-    entries = yaml.safe_load(hyperparameter_file(name).read_text(encoding="utf-8"))
+    entries = yaml.safe_load(text_of(name))
     return {env_id: entry for env_id, entry in entries.items() if env_id != SEARCH}
 
 
@@ -68,7 +75,7 @@ def test_entries_are_complete(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_value_says_where_it_comes_from(name: str) -> None:
-    for number, line in enumerate(hyperparameter_file(name).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_of(name).splitlines(), start=1):
         value, _, comment = line.partition(" # ")
         if not value.strip() or value.startswith("#") or STRUCTURE.fullmatch(value.rstrip()):
             continue

@@ -11,6 +11,7 @@ from stable_baselines3 import PPO
 
 from sb3_diffusion import DPMD, SDAC
 from sb3_diffusion.taxonomy import available_methods
+from tests.zoo.test_hyperparams import text_of
 from zoo.training.registry import register_algorithms, use_search_space
 from zoo.training.search_space import COMMON, convert_params, parse, search_space
 from zoo.training.settings import choose_entry, hyperparameter_file, read_entries, read_file
@@ -65,8 +66,7 @@ def test_the_distributions_are_those_of_the_file(algo: str, own: dict[str, Any])
 
 @pytest.mark.parametrize("algo", [method.zoo_name for method in available_methods()])
 def test_every_method_has_a_search_space_of_its_own(algo: str) -> None:
-    if not hyperparameter_file(algo).is_file():
-        pytest.fail(f"write hyperparams/{algo}.yml with an entry search")
+    text_of(algo)
     config = str(hyperparameter_file(algo))
     assert read_file(config).get("search"), f"write the entry search of hyperparams/{algo}.yml"
     assert "search" not in read_entries(config)
@@ -112,7 +112,7 @@ def test_a_wrong_entry_is_one_line(entry: Any, message: str) -> None:
 
 @pytest.mark.parametrize("entries", [None, [], "temperature", 3])
 def test_a_search_that_is_no_mapping_is_one_line(entries: Any) -> None:
-    with pytest.raises(ValueError, match=r"^settings file mine.yml, search: .* must be arguments with what to draw"):
+    with pytest.raises(ValueError, match=r"^settings file mine.yml, search: .* must be names of arguments with what to draw"):
         parse("mine.yml", entries)
 
 

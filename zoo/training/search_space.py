@@ -80,7 +80,7 @@ def parse(config: str, entries: Any) -> list[Dimension]:
     """
     where = f"settings file {config}, {SEARCH}"
     if not isinstance(entries, dict):
-        raise ValueError(f"{where}: {entries!r} must be arguments with what to draw, such as temperature: {FORMS}.")
+        raise ValueError(f"{where}: {entries!r} must be names of arguments with what to draw, such as temperature: {FORMS}.")
     return [_dimension(f"{where}: {name}", name, entry) for name, entry in entries.items()]
 
 
