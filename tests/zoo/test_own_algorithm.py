@@ -96,9 +96,9 @@ def test_it_is_searched(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert train(folder, *options, *search) == 0
     output = capsys.readouterr().out
     assert "1 trials (1 complete)" in output and "    temperature: 0." in output and "    tau: 0.0" in output
-    (folder / "wrong.yml").write_text(SETTINGS.replace("temperature", "temprature"), encoding="utf-8")
+    (folder / "wrong.yml").write_text(SETTINGS.replace("temperature", "temperatures"), encoding="utf-8")
     assert train(folder, *options, "-conf", "wrong.yml", *search) != 0
-    message = "search: OwnOne cannot be searched over 'temprature'; did you mean temperature?"
+    message = "search: OwnOne cannot be searched over 'temperatures'; did you mean temperature?"
     assert message in capsys.readouterr().err
 
 

@@ -118,7 +118,7 @@ def test_a_search_that_is_no_mapping_is_one_line(entries: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("temprature", "did you mean temperature"), ("env", "it is not searched"), ("policy_kwargs", "it is not searched")],
+    [("temperatures", "did you mean temperature"), ("env", "it is not searched"), ("policy_kwargs", "it is not searched")],
 )
 def test_an_argument_that_cannot_be_searched_is_named(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"search: SDAC cannot be searched over {name!r}; {message}"):
