@@ -83,7 +83,7 @@ setup(
     # The zoo is installed under a name of its own: nobody wants a top-level package called "zoo" in site-packages.
     package_dir={"sb3_diffusion_zoo": "zoo", "sb3_diffusion_zoo.hyperparams": "hyperparams"},
     package_data={
-        "sb3_diffusion": ["py.typed", "version.txt", "kernels/*.cpp"],
+        "sb3_diffusion": ["py.typed", "*.pyi", "version.txt", "kernels/*.cpp"],
         "sb3_diffusion_zoo": ["py.typed"],
         "sb3_diffusion_zoo.benchmarking": ["data/*"],
         "sb3_diffusion_zoo.hyperparams": ["*.yml"],

@@ -18,6 +18,7 @@ extensions = [
     "sphinx_copybutton",
     # ours, in docs/_ext
     "common_parameters",
+    "comparison",
     "mathml",
     "pretrained_table",
     "results_table",

@@ -24,8 +24,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from zoo.machine import cpu_name
-from zoo.training.manager import hyperparameter_file
 from zoo.training.run_files import read_yaml
+from zoo.training.settings import hyperparameter_file
 
 DATA = Path(__file__).parent / "data"
 PRICES = {"n_particles": "{} particles", "batch_size": "batches of {}", "diffusion_steps": "{} diffusion steps"}

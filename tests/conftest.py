@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 import torch as th
 
+from sb3_diffusion import taxonomy
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.taxonomy import available_methods
 
@@ -20,6 +21,13 @@ OFF_POLICY = [method for method in available_methods() if method.setting == "off
 def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The key that marks runs as the user's own is not that of whoever runs the tests."""
     with mock.patch.dict(os.environ, XDG_CONFIG_HOME=str(tmp_path_factory.mktemp("configuration"))):
+        yield
+
+
+@pytest.fixture
+def own_names() -> Iterator[None]:
+    """No class of the user's own has a name, and those that the test registers are forgotten."""
+    with mock.patch.dict(taxonomy._REGISTERED, clear=True):
         yield
 
 

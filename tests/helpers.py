@@ -17,49 +17,15 @@ from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update import Part
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from tests.cases import case_of
 from tests.environments import PointEnv
 
 TINY_POLICY: dict[str, Any] = {"net_arch": [16], "state_arch": [8], "time_dim": 8, "diffusion_steps": 3}
 
-TINY_ALGORITHM: dict[str, dict[str, Any]] = {
-    "SDAC": {"n_particles": 4, "n_action_candidates": 3},
-    "DACER": {"n_entropy_samples": 8, "n_entropy_states": 4},
-    "DACERv2": {"n_entropy_samples": 8, "n_entropy_states": 4},
-    "DIME": {"gradient_steps": 1, "policy_delay": 1, "v_min": -50.0, "v_max": 50.0, "n_atoms": 11},
-    "QSM": {"n_action_candidates": 3},
-    "MaxEntDP": {"n_particles": 4, "n_action_candidates": 3, "n_likelihood_steps": 3, "n_likelihood_samples": 2},
-    "QVPO": {"n_particles": 4, "n_action_candidates": 3, "n_uniform_actions": 2},
-    "iDEM": {"n_particles": 4, "n_action_candidates": 3},
-    "DPS": {"n_particles": 4, "n_action_candidates": 3},
-    "DPMD": {"n_particles": 4, "target_kl": 0.5, "actor_learning_rate": None, "n_action_candidates": 3},
-    "FPMD": {
-        "n_particles": 4,
-        "target_kl": 0.5,
-        "actor_learning_rate": None,
-        "evaluation_steps": None,
-        "n_action_candidates": 3,
-    },
-}
-"""Arguments that make the methods cheap; a method that is cheap anyway needs no entry."""
-
-TINY_POLICY_OF: dict[str, dict[str, Any]] = {"DIME": {"output_gain": 0.5}}
-"""Arguments of the policy without which a fresh actor does not depend on the observation."""
-
-WITH_TARGETS: dict[str, dict[str, Any]] = {"DIME": {"target_critics": True}}
-"""Arguments with which a method has target critics."""
-
-EVERY_UPDATE: dict[str, dict[str, Any]] = {
-    "DACER": {"alpha_update_interval": 1},
-    "DACERv2": {"alpha_update_interval": 1},
-    "DPMD": {"refresh_interval": 1},
-    "FPMD": {"refresh_interval": 1},
-}
-"""Arguments with which the rare parts of a method's update happen at every update."""
-
 
 def tiny_policy(algorithm: type[OffPolicyDiffusion]) -> dict[str, Any]:
     """Arguments of the policy of a model made by :func:`make`."""
-    return {**TINY_POLICY, **TINY_POLICY_OF.get(algorithm.__name__, {})}
+    return {**TINY_POLICY, **case_of(algorithm).tiny_policy}
 
 
 def make(algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = "DiffusionPolicy", **kwargs: Any) -> Any:
@@ -72,7 +38,7 @@ def make(algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = "Di
     """
     defaults = {"buffer_size": 500, "batch_size": 8, "learning_starts": 10, "learning_rate": 1e-3, "seed": 0, "device": "cpu"}
     policy_kwargs = {**tiny_policy(algorithm), **kwargs.pop("policy_kwargs", {})}
-    tiny = TINY_ALGORITHM.get(algorithm.__name__, {})
+    tiny = case_of(algorithm).tiny
     return algorithm(policy, PointEnv() if env is None else env, policy_kwargs=policy_kwargs, **{**defaults, **tiny, **kwargs})
 
 

@@ -22,17 +22,15 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
-import sb3_diffusion
 from sb3_diffusion import DiffusionPolicy
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.policies.names import POLICIES, CnnPolicy
-from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, REFERENCE_POLICIES, TAXONOMY, available_methods, get_method
+from tests.cases import case_of, wrong_arguments
 from tests.conftest import OFF_POLICY
 from tests.environments import PointEnv, vector_env
 from tests.helpers import (
-    EVERY_UPDATE,
     BatchNormExtractor,
     act,
     all_finite,
@@ -51,39 +49,6 @@ from tests.helpers import (
 )
 
 Algorithm = type[OffPolicyDiffusion]
-
-# -- taxonomy ---------------------------------------------------------------------------------------------------------
-
-
-def test_taxonomy_is_the_papers_table() -> None:
-    assert len(TAXONOMY) == 24 and len({method.zoo_name for method in TAXONOMY}) == 24
-    for method in TAXONOMY:
-        assert method.guidance in GUIDANCE_MECHANISMS and method.reference in REFERENCE_POLICIES
-        assert method.setting in ("off-policy", "on-policy", "offline")
-        assert get_method(method.zoo_name) is get_method(method.name) is method
-
-
-@pytest.mark.parametrize("method", available_methods(), ids=lambda method: method.zoo_name)
-def test_an_available_method_is_exported_and_lives_in_the_folder_of_its_guidance(method: Any) -> None:
-    cls = method.load()
-    assert cls.__name__ == method.name and getattr(sb3_diffusion, method.name) is cls
-    assert method.name in sb3_diffusion.__all__ and method.name in dir(sb3_diffusion)
-    assert cls.__module__.startswith(f"sb3_diffusion.{method.guidance}.")
-
-
-def test_a_method_that_is_not_available_says_so_in_one_line() -> None:
-    for method in TAXONOMY:
-        if not method.available:
-            with pytest.raises(ImportError) as caught:
-                getattr(sb3_diffusion, method.name)
-            message = str(caught.value)
-            assert message.startswith(method.name) and "\n" not in message
-            assert all(known.name in message for known in available_methods())
-    with pytest.raises(AttributeError, match="no attribute 'Sdak'"):
-        sb3_diffusion.Sdak  # noqa: B018
-    with pytest.raises(ValueError, match="did you mean SDAC"):
-        get_method("sdak")
-
 
 # -- constructor ------------------------------------------------------------------------------------------------------
 
@@ -188,68 +153,6 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"n_action_candidates": 0}, ["n_action_candidates=0", "at least 1"]),
 ]
 
-OWN_BAD_ARGUMENTS: dict[str, list[tuple[dict[str, Any], list[str]]]] = {
-    "SDAC": [
-        ({"temperature": 0.0}, ["temperature=0.0", "positive"]),
-        ({"n_particles": 0}, ["n_particles=0", "at least 1"]),
-    ],
-    "QSM": [
-        ({"temperature": -1.0}, ["temperature=-1.0", "positive"]),
-        ({"score_form": "x0"}, ["'x0'", "eps", "raw"]),
-        ({"exploration_noise": -0.5}, ["exploration_noise=-0.5", ">= 0"]),
-    ],
-    "DPMD": [
-        ({"n_particles": 0}, ["n_particles=0", "at least 1"]),
-        ({"weights": "square"}, ["'square'", "exp", "linear"]),
-        ({"target_kl": 1.5}, ["target_kl=1.5", "log(n_particles) = 1.39", "raise n_particles"]),
-        ({"target_kl": 0.0}, ["target_kl=0.0", "positive"]),
-        ({"initial_temperature": 0.0}, ["initial_temperature=0.0", "positive"]),
-        ({"temperature_learning_rate": -1.0}, ["temperature_learning_rate=-1.0", "0 for a fixed one"]),
-        ({"refresh_interval": 0}, ["refresh_interval=0", "at least 1"]),
-        ({"particle_noise": -0.1}, ["particle_noise=-0.1", ">= 0"]),
-        ({"loss_clip": 0.0}, ["loss_clip=0.0", "None"]),
-        ({"policy_kwargs": {"process": "flow"}}, ["'flow'", "velocity", "DPMD", "noise"]),
-    ],
-    "FPMD": [
-        ({"variant": "reflow"}, ["'reflow'", "rectified", "meanflow"]),
-        ({"evaluation_steps": 0}, ["evaluation_steps=0", "at least 1"]),
-        ({"variant": "meanflow", "instantaneous": 1.5}, ["instantaneous=1.5", "between 0 and 1"]),
-        ({"target_kl": 5.0}, ["target_kl=5.0", "log(n_particles)"]),
-        ({"policy_kwargs": {"process": "continuous"}}, ["'continuous'", "noise", "FPMD", "velocity"]),
-        ({"policy_kwargs": {"process": "meanflow"}}, ["'meanflow'", "average velocity", "FPMD"]),
-        ({"policy_kwargs": {"solver": "ddpm"}}, ["'ddpm'", "'flow'", "euler", "midpoint", "heun", "rk4"]),
-        ({"policy_kwargs": {"noise_schedule": "cosine"}}, ["'cosine'", "'flow'", "leave it out"]),
-        ({"variant": "meanflow", "policy_kwargs": {"solver": "rk4"}}, ["'rk4'", "'meanflow'", "euler"]),
-        ({"policy_kwargs": {"time_input": "logsnr"}}, ["time_input='logsnr'", "flow", "use 't'"]),
-        ({"variant": "meanflow", "policy_kwargs": {"time_input": "logsnr"}}, ["time_input='logsnr'", "flow", "use 't'"]),
-    ],
-    "DACER": [
-        ({"target_entropy": "automatic"}, ["'automatic'", "'auto'"]),
-        ({"initial_alpha": 0.0}, ["initial_alpha=0.0", "positive"]),
-        ({"alpha_update_interval": 0}, ["alpha_update_interval=0", "at least 1"]),
-        ({"n_entropy_samples": 0}, ["n_entropy_samples=0", "at least 1"]),
-        ({"n_entropy_states": 0}, ["n_entropy_states=0", "at least 1"]),
-    ],
-    "DIME": [
-        ({"target_run_cost": "automatic"}, ["'automatic'", "'auto'"]),
-        ({"max_actor_grad": 0.0}, ["max_actor_grad=0.0", "positive", "None"]),
-        ({"initial_alpha": 0.0}, ["initial_alpha=0.0", "positive"]),
-        ({"v_min": 20.0, "v_max": 10.0}, ["v_min=20.0", "v_max=10.0"]),
-        ({"n_atoms": 1}, ["n_atoms=1", "at least 2"]),
-        ({"batch_renorm": {"momentum": 1.0}}, ["momentum=1.0", "[0, 1)"]),
-        ({"policy_kwargs": {"process": "discrete"}}, ["'discrete'", "noise", "DIME", "control"]),
-        ({"policy_kwargs": {"solver": "ddim"}}, ["'ddim'", "'controlled'", "none"]),
-        ({"policy_kwargs": {"time_input": "logsnr"}}, ["'logsnr'", "'controlled'", "signal-to-noise"]),
-        ({"policy_kwargs": {"process_kwargs": {"prior_std": 0.0}}}, ["prior_std=0.0", "positive"]),
-    ],
-    "DACERv2": [
-        ({"field_weight": -1.0}, ["field_weight=-1.0", "pass 0"]),
-        ({"field_form": "x0"}, ["'x0'", "score", "eps"]),
-        ({"policy_kwargs": {"process": "controlled"}}, ["'controlled'", "control", "DACERv2", "noise"]),
-        ({"n_entropy_states": 0}, ["n_entropy_states=0", "at least 1"]),
-    ],
-}
-
 
 @pytest.mark.parametrize("kwargs, fragments", BAD_ARGUMENTS, ids=lambda value: str(value))
 def test_a_bad_argument_is_named_with_its_remedy(algorithm: Algorithm, kwargs: dict[str, Any], fragments: list[str]) -> None:
@@ -260,7 +163,7 @@ def test_a_bad_argument_is_named_with_its_remedy(algorithm: Algorithm, kwargs: d
 
 @pytest.mark.parametrize(
     "method, kwargs, fragments",
-    [(method, *case) for method in OFF_POLICY for case in OWN_BAD_ARGUMENTS.get(method.name, [])],
+    wrong_arguments(OFF_POLICY),
     ids=lambda value: getattr(value, "zoo_name", str(value)),
 )
 def test_a_bad_argument_of_the_method_is_named(method: Any, kwargs: dict[str, Any], fragments: list[str]) -> None:
@@ -401,7 +304,7 @@ def test_learning_goes_on_after_loading(trained: Any, tmp_path: pathlib.Path) ->
 
 
 def test_resumed_updates_equal_uninterrupted_ones(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
-    model = make_filled(algorithm, policy_delay=2, **EVERY_UPDATE.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, policy_delay=2, **case_of(algorithm).every_update)
     model.train(5, 8)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")

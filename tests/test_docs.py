@@ -34,7 +34,7 @@ from sb3_diffusion.networks.backbones import BACKBONES
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS
 from sb3_diffusion.policies.critic import CRITIC_HEADS
 from sb3_diffusion.policies.processes import PROCESSES
-from sb3_diffusion.taxonomy import Method, available_methods
+from sb3_diffusion.taxonomy import Method, available_methods, get_method
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -114,7 +114,7 @@ def test_marker_without_block_is_noticed() -> None:
 @pytest.mark.parametrize("method", available_methods(), ids=lambda method: method.name)
 def test_every_method_has_a_page_in_the_index(method: Method) -> None:
     page = DOCS / "algorithms" / f"{method.zoo_name}.md"
-    assert page.is_file(), f"{method.name} has no page docs/algorithms/{method.zoo_name}.md"
+    assert page.is_file(), f"write docs/algorithms/{method.zoo_name}.md, the page of {method.name} (docs: contributing)"
     text = page.read_text(encoding="utf-8")
     sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert sections == [
@@ -128,8 +128,24 @@ def test_every_method_has_a_page_in_the_index(method: Method) -> None:
         "Parameters",
     ]
     assert method.arxiv in text
-    assert str(method.class_path).replace(":", ".") in text
+    assert method.class_path.replace(":", ".") in text
     assert f"\nalgorithms/{method.zoo_name}\n" in (DOCS / "index.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("method", available_methods(), ids=lambda method: method.name)
+def test_every_online_method_is_compared(method: Method) -> None:
+    comparison = documentation_extension("comparison")
+    for name, n_cells in comparison.COMPARISONS.items():
+        if method.setting == "off-policy":
+            assert len(comparison.row(method, name)) == n_cells
+
+
+def test_a_page_without_a_comparison_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = documentation_extension("comparison")
+    monkeypatch.setattr(comparison, "PAGES", tmp_path)
+    (tmp_path / "qsm.md").write_text("# QSM\n\n% sampling: policy | one\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^write a line '% sampling: .* \| .*' on docs/algorithms/qsm.md$"):
+        comparison.row(get_method("qsm"), "sampling")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

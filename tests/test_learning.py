@@ -8,26 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_diffusion.taxonomy import Method, available_methods
-
-SETTINGS: dict[str, dict[str, Any]] = {
-    "SDAC": {"n_particles": 16, "learning_rate": 1e-3},
-    "MaxEntDP": {"n_particles": 16, "n_likelihood_steps": 10, "n_likelihood_samples": 8, "learning_rate": 1e-3},
-    "QVPO": {"n_particles": 16, "learning_rate": 1e-3},
-    "QSM": {"learning_rate": 1e-3},
-    "iDEM": {"n_particles": 16, "learning_rate": 1e-3},
-    "DPS": {"n_particles": 16, "learning_rate": 1e-3},
-    "DACER": {"reward_scale": 1.0, "alpha_update_interval": 20, "learning_rate": 1e-3},
-    "DIME": {
-        "v_min": -25.0,
-        "v_max": 5.0,
-        "initial_alpha": 0.1,
-        "learning_rate": 1e-3,
-        "gradient_steps": 1,
-        "policy_delay": 1,
-        "batch_renorm": {"warmup": 500},
-    },
-    "DACERv2": {"reward_scale": 1.0, "alpha_update_interval": 20, "learning_rate": 1e-3, "field_weight": 0.01},
-}
+from tests.cases import case
 
 
 class FollowEnv(gym.Env[np.ndarray, np.ndarray]):
@@ -59,7 +40,7 @@ def test_follows_the_observation(method: Method) -> None:
         seed=0,
         device="cpu",
         policy_kwargs={"net_arch": [64, 64], "state_arch": (32,), "time_dim": 16, "diffusion_steps": 5},
-        **SETTINGS.get(method.name, {}),
+        **case(method).learns_with,
     )
     model.learn(1_500)
     observations = np.linspace(-0.8, 0.8, 33, dtype=np.float32)[:, None]

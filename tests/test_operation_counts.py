@@ -1,15 +1,14 @@
 """
 What an update costs, counted instead of timed: operations, floating-point operations and host synchronisations.
 
-The counts of ``operation_counts.json`` are upper bounds. A change that lowers them may write them anew with
-``python -m tests.test_operation_counts``; one that raises them has to say why.
+The counts in the test file of each method are upper bounds. ``python -m tests.test_operation_counts <name>`` prints those of
+today. A change that lowers them may put them there; one that raises them has to say why.
 """
 
-import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +16,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_diffusion import kernels
-from sb3_diffusion.taxonomy import Method, available_methods
+from sb3_diffusion.taxonomy import Method, available_methods, get_method
+from tests.cases import ROOT, case, file_of
 from tests.helpers import make_filled, with_logger
 from zoo.flops import FlopCounter
 
-FILE = Path(__file__).with_name("operation_counts.json")
 METHODS = [method for method in available_methods() if method.setting == "off-policy"]
 # operations that make the host wait for the device
 SYNCHRONISING = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
@@ -77,12 +76,9 @@ def measure(method: Method) -> dict[str, int]:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_an_update_does_not_get_more_expensive(method: Method) -> None:
-    bounds = json.loads(FILE.read_text(encoding="utf-8"))
-    assert method.name in bounds, "run: python -m tests.test_operation_counts"
-    counts = measure(method)
-    grown = {
-        name: f"{count} > {bounds[method.name][name]}" for name, count in counts.items() if count > bounds[method.name][name]
-    }
+    bounds, counts = case(method).operation_counts, measure(method)
+    assert bounds.keys() == counts.keys(), f"write operation_counts={counts} in CASE of {file_of(method).relative_to(ROOT)}"
+    grown = {name: f"{count} > {bounds[name]}" for name, count in counts.items() if count > bounds[name]}
     assert not grown
 
 
@@ -135,4 +131,5 @@ def test_backpropagation_through_a_chain_is_one_compiled_node(monkeypatch: pytes
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({method.name: measure(method) for method in METHODS}, indent=2) + "\n", encoding="utf-8")
+    for chosen in map(get_method, sys.argv[1:] or [method.name for method in METHODS]):
+        print(f"{chosen.name}: operation_counts={measure(chosen)},")

@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument("--device", default=default.device, help="PyTorch device")
     training.add_argument("-params", "--hyperparams", nargs="+", default=[], help="overwrite settings, key:value")
     training.add_argument("--env-kwargs", nargs="+", default=[], help="arguments of the environments, key:value")
-    training.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
+    training.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments or algorithms")
     execution = run.add_argument_group("execution")
     execution.add_argument("--jobs", type=int, help="trainings at a time (default: processors / threads)")
     execution.add_argument("--retries", type=int, default=2, help="how often a failed training is started again")
@@ -72,9 +72,9 @@ def make_cells(args: argparse.Namespace) -> list[Cell]:
     :return: The grid
     :raises ValueError: If a name or a number makes no sense
     """
+    import_packages(args.gym_packages)
     for algo in args.algos:
         check_algorithm(algo)
-    import_packages(args.gym_packages)
     for env in args.envs:
         check_environment(env)
     if min(args.seeds) < 0:

@@ -76,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reward-log", default="", help="folder for monitor files")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed")
     parser.add_argument("--device", default="auto", help="PyTorch device")
-    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments or algorithms")
     parser.add_argument("--env-kwargs", nargs="+", action=Assignments, help="arguments of the environment")
     parser.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
     return parser.parse_args()

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from sb3_diffusion.taxonomy import available_methods
+from sb3_diffusion.taxonomy import BASELINES, CONTRIB, available_methods
 
 # Okabe and Ito's palette, distinguishable with every kind of colour vision; line styles carry the difference in print
 COLOURS = {
@@ -38,7 +38,8 @@ def title(algo: str) -> str:
     :param algo: Its name on the command line
     """
     names = {method.zoo_name: method.name for method in available_methods()}
-    return names.get(algo, f"{algo.upper()} (SB3)")
+    names |= {name: f"{name.upper()} (SB3)" for name in (*BASELINES, *CONTRIB)}
+    return names.get(algo, algo)
 
 
 def line_style(index: int, scheme: str = "light") -> dict[str, Any]:

@@ -43,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-name", "--repo-name", help="name of the repository (default: <algo>-<env>)")
     parser.add_argument("-f", "--folder", type=Path, default=Path(FOLDER), help="folder for downloaded agents")
     parser.add_argument("--revision", help="branch, tag or commit (default: the newest)")
-    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments or algorithms")
     return parser.parse_args()
 
 

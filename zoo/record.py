@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed")
     parser.add_argument("--device", default="cpu", help="PyTorch device (default: cpu)")
     parser.add_argument("--num-threads", type=whole_number(1, {-1: "the default"}), default=-1, help="threads of PyTorch")
-    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments or algorithms")
     parser.add_argument("--env-kwargs", nargs="+", action=Assignments, help="arguments of the environment")
     parser.add_argument(HERE, action="store_true", help="draw in this process, in one way only; shows errors in full")
     return parser.parse_args()

@@ -19,7 +19,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from taxonomy_table import markdown_table
 
-from sb3_diffusion.taxonomy import TAXONOMY
+from sb3_diffusion.taxonomy import METHODS
 
 
 def overview_table(data: Path, env: str) -> str:
@@ -31,7 +31,7 @@ def overview_table(data: Path, env: str) -> str:
     suffix = f"-{env.replace('/', '-')}"
     entries = json.loads((data / "results.json").read_text(encoding="utf-8"))
     algos = [name.removesuffix(suffix) for name in entries if name.endswith(suffix)]
-    order = {method.zoo_name: place for place, method in enumerate(TAXONOMY)}
+    order = {method.zoo_name: place for place, method in enumerate(METHODS)}
     rows = []
     for algo in sorted(algos, key=lambda name: (order.get(name, len(order)), name)):
         runs, entry = read_experiment(data, algo, env)

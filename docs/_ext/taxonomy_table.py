@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from sb3_diffusion import taxonomy
-from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, REFERENCE_POLICIES, TAXONOMY, Method
+from sb3_diffusion.taxonomy import FAMILIES, GUIDANCE_MECHANISMS, METHODS, REFERENCE_POLICIES, Method, methods_of
 
 
 def markdown_table(header: list[str], rows: list[list[str]], n_text: int | None = None) -> str:
@@ -39,7 +39,7 @@ def matrix() -> str:
     for guidance, title in GUIDANCE_MECHANISMS.items():
         cells = [f"[{title}](#{guidance.replace('_', '-')})"]
         for reference in REFERENCE_POLICIES:
-            methods = [method for method in TAXONOMY if (method.guidance, method.reference) == (guidance, reference)]
+            methods = methods_of(guidance, reference)
             cells.append(", ".join(f"**{link(method)}**" if method.available else method.name for method in methods))
         rows.append(cells)
     return markdown_table(["", *REFERENCE_POLICIES.values()], rows)
@@ -47,6 +47,8 @@ def matrix() -> str:
 
 def method_list(guidance: str | None, available: bool) -> str:
     """One row per method."""
+    shown = [method for method in METHODS if method.available or (method.in_table and not available)]
+    shown = [method for method in shown if guidance in (None, method.guidance)]
     rows = [
         [
             link(method),
@@ -55,14 +57,12 @@ def method_list(guidance: str | None, available: bool) -> str:
             f"[{method.paper}](https://arxiv.org/abs/{method.arxiv})",
             f"`{method.zoo_name}`" if method.available else "",
         ]
-        for method in TAXONOMY
-        if guidance in (None, method.guidance) and (method.available or not available)
+        for method in shown
     ]
     header = ["Method", "Reference policy", "Setting", "Paper", "`--algo`"]
     if guidance is None:
-        shown = [method for method in TAXONOMY if method.available or not available]
         for row, method in zip(rows, shown, strict=True):
-            row.insert(1, GUIDANCE_MECHANISMS[method.guidance])
+            row.insert(1, FAMILIES[method.guidance])
         header.insert(1, "Guidance")
     return markdown_table(header, rows)
 

@@ -246,20 +246,31 @@ class _Recipe:
 
 
 def load_agent(
-    path: str | Path | io.BufferedIOBase, env: GymEnv | str | None = None, device: th.device | str = "auto", **settings: Any
+    path: str | Path | io.BufferedIOBase,
+    env: GymEnv | str | None = None,
+    device: th.device | str = "auto",
+    *,
+    algorithm: type[BaseAlgorithm] | None = None,
+    **settings: Any,
 ) -> BaseAlgorithm:
     """
     Load an agent without running anything that is in the file.
 
+    The file names the algorithm: a method, an algorithm of Stable-Baselines3, or a class that was registered
+    (:func:`~sb3_diffusion.register_method`), which has to be registered again before. A file of any other class of the user's
+    own names none; then ``algorithm`` has to.
+
     :param path: The file that :func:`save_agent` or ``model.save`` wrote
     :param env: Environment to train on in. Without, the agent can only act, and has a replay buffer of one transition
     :param device: Device of the networks
+    :param algorithm: Class to build. Where the file names an algorithm, it has to be the class of that name or one that
+        derives from it
     :param settings: Arguments of the algorithm that replace those in the file; entries of ``policy_kwargs`` are merged
     :return: The agent
     :raises ValueError: If anything about the file is not as it has to be, naming the file, the member and the remedy
     """
     with _open(path) as archive:
-        recipe = _read_recipe(archive, settings)
+        recipe = _read_recipe(archive, algorithm, settings)
         saved = _read_weights(archive)
         normalized = NORMALIZATION in archive.sizes
     venv = None if env is None else _check_env(archive.name, recipe, env)
@@ -348,7 +359,7 @@ def _read_description(archive: Archive) -> dict[str, Any]:
     return description
 
 
-def _read_recipe(archive: Archive, settings: dict[str, Any]) -> _Recipe:
+def _read_recipe(archive: Archive, given: type[BaseAlgorithm] | None, settings: dict[str, Any]) -> _Recipe:
     description = _read_description(archive)
     where = f"{archive.name}: {DESCRIPTION}"
     for key, kinds in _ENTRIES.items():
@@ -356,9 +367,10 @@ def _read_recipe(archive: Archive, settings: dict[str, Any]) -> _Recipe:
             raise ValueError(f"{where}: {key!r} is missing or of the wrong type; the file is damaged.")
     settings = dict(settings)
     policy_kwargs = dict(settings.pop("policy_kwargs", None) or {})
-    _check_portable(where, description["not_portable"], settings, policy_kwargs)
+    replaced = {*settings, *(["algorithm"] if given is not None else [])}
+    _check_portable(where, description["not_portable"], replaced, policy_kwargs)
     policy = settings.pop("policy", None)
-    algorithm = _read_algorithm(where, str(description["algorithm"]))
+    algorithm = _choose_algorithm(where, description["algorithm"], given)
     check_no_unknown(algorithm, set(settings) - set(inspect.signature(algorithm).parameters))
     known = set(inspect.signature(algorithm).parameters) - set(_LOCAL_ARGUMENTS)
     unknown = sorted(set(description["arguments"]) - known)
@@ -385,13 +397,24 @@ def _read_recipe(archive: Archive, settings: dict[str, Any]) -> _Recipe:
         raise ValueError(f"{where}: {reason} Do not use the file, or, if you trust whoever made it, {_UNSAFE}.") from error
 
 
-def _read_algorithm(where: str, name: str) -> type[BaseAlgorithm]:
+def _choose_algorithm(where: str, name: str | None, given: type[BaseAlgorithm] | None) -> type[BaseAlgorithm]:
+    """The class that the file names. One that is given may derive from it, and is needed where the file names none we know."""
+    if given is not None and not (isinstance(given, type) and issubclass(given, BaseAlgorithm)):
+        raise TypeError(f"algorithm={given!r} must be the class of an algorithm; without it, the file says which.")
     try:
-        return load_algorithm(name)
+        named: type[BaseAlgorithm] = load_algorithm(str(name))
     except (ValueError, ImportError) as error:
+        if given is not None and name in (None, given.__name__.lower()):
+            return given
         raise ValueError(
-            f"{where}: algorithm={quoted(name)} is not in the registry of this version. {printable(error)}"
+            f"{where}: algorithm={quoted(str(name))} is not in the registry of this version. {printable(error)} "
+            "A class of your own is there once you have imported the module that registers it (sb3_diffusion.register_method)."
         ) from error
+    if given is not None and not issubclass(given, named):
+        raise ValueError(
+            f"{where}: algorithm={given.__name__} is not {named.__name__}, whose agent this is, nor derives from it."
+        )
+    return given or named
 
 
 def _check_portable(where: str, missing: dict[str, Any], settings: Iterable[str], policy_settings: Iterable[str]) -> None:
@@ -401,9 +424,10 @@ def _check_portable(where: str, missing: dict[str, Any], settings: Iterable[str]
             continue
         given = root not in ("algorithm", "observation_space", "action_space")
         remedy = f"pass {printable(root, 200)}=... to load_agent, or, " if given else ""
+        own = " Or pass algorithm=..., the class, to load_agent; one that is registered when it is saved needs neither."
         raise ValueError(
             f"{where}: {printable(argument, 200)} was {printable(what, 200)}, which has no plain form; "
-            f"{remedy}if you trust whoever made it, {_UNSAFE}."
+            f"{remedy}if you trust whoever made it, {_UNSAFE}.{own if root == 'algorithm' else ''}"
         )
 
 

@@ -23,13 +23,15 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_diffusion
-from sb3_diffusion import DPMD, QSM, load_agent, load_normalization, save_agent
+from sb3_diffusion import DPMD, QSM, load_agent, load_normalization, register_method, save_agent, taxonomy
+from sb3_diffusion.checkpoints.agents import described_algorithm, why_unsafe
 from sb3_diffusion.checkpoints.plain import space_from_plain, space_to_plain
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.networks.backbones import BACKBONES
 from sb3_diffusion.taxonomy import BASELINES, algorithm_name, available_methods, load_algorithm
+from tests.cases import case_of
 from tests.environments import OBSERVATIONS, PointEnv, vector_env
-from tests.helpers import EVERY_UPDATE, BatchNormExtractor, CautiousPolicy, act, assert_identical, make, observations
+from tests.helpers import BatchNormExtractor, CautiousPolicy, act, assert_identical, make, observations
 
 Edit = Callable[[dict[str, bytes]], dict[str, bytes]]
 
@@ -84,7 +86,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_algorithm_acts_and_trains_on(algorithm: type[OffPolicyDiffusion], tmp_path: Path) -> None:
-    model = make(algorithm, **EVERY_UPDATE.get(algorithm.__name__, {})).learn(30)
+    model = make(algorithm, **case_of(algorithm).every_update).learn(30)
     model.save(tmp_path / "agent")  # our own classes need no other function
     loaded: Any = load_agent(tmp_path / "agent")
     assert type(loaded) is algorithm and loaded.replay_buffer.buffer_size == 1
@@ -352,6 +354,50 @@ def test_an_algorithm_of_the_users_own_is_not_portable(tmp_path: Path) -> None:
     path = save_agent(make(Mine), tmp_path / "agent")
     with pytest.raises(ValueError, match=r"algorithm was the class .*Mine, which has no plain form; if you trust"):
         load_agent(path)
+
+
+class Registered(QSM):
+    """What a user registers."""
+
+
+class Unregistered(QSM):
+    """What a user does not."""
+
+
+def test_a_registered_class_is_saved_and_loaded_safely(tmp_path: Path, own_names: None) -> None:
+    assert register_method(Registered) is Registered
+    model = make(Registered)
+    path = save_agent(model, tmp_path / "agent")
+    assert described_algorithm(path) == "registered" and why_unsafe(path) is None
+    assert type(load_agent(path)) is Registered and same_actions(model, load_agent(path))
+    taxonomy._REGISTERED.clear()  # another session, which has not imported the module
+    with pytest.raises(ValueError, match=r"algorithm='registered' is not in the registry.*import.*register_method"):
+        load_agent(path)
+    assert type(load_agent(path, algorithm=Registered)) is Registered
+    with pytest.raises(ValueError, match="algorithm='registered' is not in the registry"):
+        load_agent(path, algorithm=Unregistered)
+
+
+def test_the_class_of_a_file_that_names_none_is_given(tmp_path: Path) -> None:
+    model = make(Unregistered)
+    path = save_agent(model, tmp_path / "agent")
+    assert described_algorithm(path) is None
+    with pytest.raises(ValueError, match=r"algorithm was the class .*Unregistered, which .* pass algorithm=\.\.\., the class"):
+        load_agent(path)
+    loaded = load_agent(path, algorithm=Unregistered)
+    assert type(loaded) is Unregistered and same_actions(model, loaded)
+    with pytest.raises(ValueError, match="SAC takes no argument"):
+        load_agent(path, algorithm=SAC)
+
+
+def test_a_class_that_is_given_must_be_what_the_file_names(agent: Path) -> None:
+    assert type(load_agent(agent, algorithm=QSM)) is QSM
+    assert type(load_agent(agent, algorithm=Unregistered)) is Unregistered
+    with pytest.raises(ValueError, match="algorithm=SAC is not QSM, whose agent this is, nor derives from it"):
+        load_agent(agent, algorithm=SAC)
+    wrong: Any = "qsm"
+    with pytest.raises(TypeError, match="algorithm='qsm' must be the class of an algorithm"):
+        load_agent(agent, algorithm=wrong)
 
 
 def test_settings_replace_arguments(agent: Path) -> None:

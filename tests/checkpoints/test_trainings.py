@@ -25,8 +25,9 @@ from sb3_diffusion.checkpoints.store import CheckpointStore, DamagedCheckpoint
 from sb3_diffusion.checkpoints.tagged_json import decode, encode
 from sb3_diffusion.checkpoints.trainings import CannotContinue, TrainingCheckpoints, TrainingStopped
 from sb3_diffusion.taxonomy import available_methods
+from tests.cases import case_of
 from tests.environments import PointEnv
-from tests.helpers import EVERY_UPDATE, assert_identical, make
+from tests.helpers import assert_identical, make
 
 ALGORITHMS = [method.load() for method in available_methods()]
 Build = Callable[[VecEnv], Any]
@@ -166,7 +167,7 @@ def check(tmp_path: Path, build: Build, crash_at: int = 101, **kwargs: Any) -> N
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.__name__)
 def test_every_algorithm(algorithm: Any, tmp_path: Path) -> None:
-    rare = EVERY_UPDATE.get(algorithm.__name__, {})
+    rare = case_of(algorithm).every_update
     settings = {"learning_starts": 20, "buffer_size": 80, "learning_rate": lambda progress: 1e-3 * progress, **rare}
     check(tmp_path, lambda env: make(algorithm, env, **settings), env_id=PointEnv)
 

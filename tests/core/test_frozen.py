@@ -16,8 +16,9 @@ from sb3_diffusion.checkpoints.agents import load_agent
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update import CudaGraphUpdate, Update
 from sb3_diffusion.policies.parts import own_parameters
+from tests.cases import case_of
 from tests.environments import PointEnv
-from tests.helpers import EVERY_UPDATE, assert_identical, collect, make, make_filled, sample_batch, with_logger
+from tests.helpers import assert_identical, collect, make, make_filled, sample_batch, with_logger
 
 Algorithm = type[OffPolicyDiffusion]
 DECAY: dict[str, Any] = {"optimizer_class": "AdamW", "optimizer_kwargs": {"weight_decay": 0.5}}
@@ -61,7 +62,7 @@ def in_backbone(name: str) -> bool:
 @pytest.mark.parametrize("share", [False, True])
 def test_a_pretrained_backbone_stays_as_it_is(algorithm: Algorithm, share: bool, tmp_path: pathlib.Path) -> None:
     policy_kwargs = {"features_extractor_class": PretrainedExtractor, "share_features_extractor": share, **DECAY}
-    settings = {"policy_delay": 1, "policy_kwargs": policy_kwargs, **EVERY_UPDATE.get(algorithm.__name__, {})}
+    settings = {"policy_delay": 1, "policy_kwargs": policy_kwargs, **case_of(algorithm).every_update}
     model = make(algorithm, **settings)
     frozen, free = snapshot(model, in_backbone), trainable(model)
     model.learn(16)
@@ -70,7 +71,7 @@ def test_a_pretrained_backbone_stays_as_it_is(algorithm: Algorithm, share: bool,
     assert_all_moved(model, free)
 
     model.save(tmp_path / "model.zip")
-    extractor = {"policy_kwargs": {"features_extractor_class": PretrainedExtractor}}
+    extractor: dict[str, Any] = {"policy_kwargs": {"features_extractor_class": PretrainedExtractor}}
     loaded: tuple[Any, ...] = (
         algorithm.load(tmp_path / "model.zip", env=PointEnv(), device="cpu"),
         load_agent(tmp_path / "model.zip", env=PointEnv(), device="cpu", **extractor),
@@ -94,7 +95,7 @@ PARTS: dict[str, Callable[[Any], list[Any]]] = {
 @pytest.mark.parametrize("part", PARTS)
 def test_parts_can_be_frozen_in_the_middle_of_a_training(algorithm: Algorithm, part: str) -> None:
     """Neither decay nor momentum of before moves them; unfrozen, they go on."""
-    model = make_filled(algorithm, policy_delay=1, policy_kwargs=DECAY, **EVERY_UPDATE.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, policy_delay=1, policy_kwargs=DECAY, **case_of(algorithm).every_update)
     model.train(2, 8)
     before = trainable(model)
     for module in PARTS[part](model):
@@ -159,7 +160,7 @@ def test_the_targets_of_frozen_critics_stay_equal_to_them(algorithm: Algorithm) 
     ],
 )
 def test_a_temperature_can_be_frozen(algorithm: Algorithm, find: Callable[[Any], th.nn.Parameter]) -> None:
-    model = make_filled(algorithm, policy_delay=1, **EVERY_UPDATE.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, policy_delay=1, **case_of(algorithm).every_update)
     number = find(model).requires_grad_(False)
     number.fill_(20.0)  # outside its range, to which a learned one is held
     model.train(3, 8)
@@ -225,7 +226,7 @@ def test_a_graph_belongs_to_what_was_trained_when_it_was_captured(monkeypatch: p
 
 @pytest.mark.expensive
 def test_compiled_updates_follow_what_is_frozen(algorithm: Algorithm) -> None:
-    rare = EVERY_UPDATE.get(algorithm.__name__, {})
+    rare = case_of(algorithm).every_update
     model = make_filled(algorithm, execution="compile", policy_delay=1, policy_kwargs=DECAY, **rare)
     model.train(2, 8)
     for frozen in (True, False):

@@ -10,8 +10,9 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from sb3_diffusion import DACER, DIME, DPMD
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from tests.cases import case_of
 from tests.environments import PointEnv
-from tests.helpers import EVERY_UPDATE, make, make_filled, with_logger
+from tests.helpers import make, make_filled, with_logger
 
 Algorithm = type[OffPolicyDiffusion]
 
@@ -89,7 +90,7 @@ def test_as_in_stable_baselines3(algorithm: Algorithm, tmp_path: pathlib.Path) -
 )
 def test_rates_of_temperatures(algorithm: Algorithm, argument: str, find: Any, tmp_path: pathlib.Path) -> None:
     """The optimizer's state, which is loaded after it is built, has the rate of before."""
-    rare = EVERY_UPDATE.get(algorithm.__name__, {})
+    rare = case_of(algorithm).every_update
     model = make_filled(algorithm, policy_delay=1, **{argument: 1e-2}, **rare)
     model.train(1, 8)
     model.save(tmp_path / "model")

@@ -17,10 +17,9 @@ from sb3_diffusion.core.metrics import MetricLog, TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.policies.parts import own_parameters
+from tests.cases import case_of
 from tests.environments import PointEnv
 from tests.helpers import (
-    EVERY_UPDATE,
-    WITH_TARGETS,
     act,
     all_finite,
     assert_identical,
@@ -77,7 +76,7 @@ def test_the_actor_is_updated_once_per_delay(algorithm: Algorithm, monkeypatch: 
 
 @pytest.mark.parametrize("tau", [0.25, 1.0])
 def test_target_critics_are_moving_averages(algorithm: Algorithm, tau: float) -> None:
-    model = make_filled(algorithm, tau=tau, **WITH_TARGETS.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, tau=tau, **case_of(algorithm).with_targets)
     th.testing.assert_close(flat_parameters(model.critic_target), flat_parameters(model.critic), rtol=0.0, atol=0.0)
     for _ in range(2):
         before = flat_parameters(model.critic_target)
@@ -102,7 +101,7 @@ def has_gradient(parameters_: Any) -> list[bool]:
 
 @pytest.mark.parametrize("share", [False, True])
 def test_the_actors_loss_reaches_the_actor_alone(algorithm: Algorithm, share: bool) -> None:
-    targets = WITH_TARGETS.get(algorithm.__name__, {})
+    targets = case_of(algorithm).with_targets
     model = make_filled(algorithm, PointEnv("image"), policy_kwargs={"share_features_extractor": share}, **targets)
     batch = sample_batch(model)
     clear_gradients(model)
@@ -119,7 +118,7 @@ def test_the_actors_loss_reaches_the_actor_alone(algorithm: Algorithm, share: bo
 def test_an_update_of_the_actor_leaves_the_critics_gradients_alone(
     algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_filled(algorithm, policy_delay=1, **WITH_TARGETS.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, policy_delay=1, **case_of(algorithm).with_targets)
     after_critic_step: list[list[th.Tensor]] = []
     actor_loss = model.actor_loss
 
@@ -160,7 +159,7 @@ def test_only_terminal_transitions_have_no_future(algorithm: Algorithm, n_steps:
 @pytest.mark.parametrize("end", ["terminate_after", "truncate_after"])
 def test_the_value_of_a_terminal_transition_is_its_reward(algorithm: Algorithm, end: str) -> None:
     env = PointEnv(**{end: 1})  # type: ignore[arg-type]
-    model = make_filled(algorithm, env, **WITH_TARGETS.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, env, **case_of(algorithm).with_targets)
     batch = sample_batch(model)
 
     def critic_loss(factor: float) -> float:
@@ -182,7 +181,7 @@ def test_the_value_of_a_terminal_transition_is_its_reward(algorithm: Algorithm, 
 @pytest.mark.parametrize("action_dim", [1, 21])
 def test_one_and_many_action_dimensions(algorithm: Algorithm, action_dim: int) -> None:
     env = PointEnv(action_space=spaces.Box(-1.0, 1.0, (action_dim,), np.float32))
-    every_update = EVERY_UPDATE.get(algorithm.__name__, {})
+    every_update = case_of(algorithm).every_update
     model = make_filled(algorithm, env, **every_update)
     before = flat_parameters(model.actor)
     model.train(2, 8)
@@ -235,7 +234,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch, model: Any, gradient_steps: int
 def test_train_reads_tensors_once_per_call(
     algorithm: Algorithm, max_grad_norm: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every_update = EVERY_UPDATE.get(algorithm.__name__, {})
+    every_update = case_of(algorithm).every_update
     model = make_filled(algorithm, policy_delay=1, max_grad_norm=max_grad_norm, **every_update)
     few, many = count_reads(monkeypatch, model, 2), count_reads(monkeypatch, model, 12)
     assert few == many
@@ -248,7 +247,7 @@ def test_train_reads_tensors_once_per_call(
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("place", ["rewards", "observations", "next_observations"])
 def test_a_non_finite_transition_stops_training(algorithm: Algorithm, place: str, value: float) -> None:
-    model = make_filled(algorithm, **EVERY_UPDATE.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, **case_of(algorithm).every_update)
     model.train(3, 8)
     getattr(model.replay_buffer, place)[:] = value
     with pytest.raises(TrainingDiverged) as caught:
@@ -277,7 +276,7 @@ def test_a_non_finite_dict_observation_is_named(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("network", ["actor", "critic"])
 def test_diverged_weights_stop_training(algorithm: Algorithm, network: str) -> None:
-    model = make_filled(algorithm, policy_delay=1, **EVERY_UPDATE.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, policy_delay=1, **case_of(algorithm).every_update)
     with th.no_grad():
         next(getattr(model, network).parameters()).fill_(np.nan)
     with pytest.raises(TrainingDiverged, match=r"The replay buffer is finite.*learning rate"):
@@ -301,7 +300,7 @@ def test_learn_stops_with_the_named_error(algorithm: Algorithm, tmp_path: pathli
 
 
 def run_updates(algorithm: Algorithm, execution: str, device: str = "cpu", n_updates: int = 8) -> Any:
-    settings: dict[str, Any] = {"policy_delay": 2, "max_grad_norm": 1.0, **EVERY_UPDATE.get(algorithm.__name__, {})}
+    settings: dict[str, Any] = {"policy_delay": 2, "max_grad_norm": 1.0, **case_of(algorithm).every_update}
     policy_kwargs = {"diffusion_steps": 2, "net_arch": [8], "state_arch": [4], "time_dim": 4}
     model = make_filled(algorithm, execution=execution, device=device, policy_kwargs=policy_kwargs, **settings)
     th.manual_seed(1)

@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 from sb3_diffusion import DiffusionPolicy
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.policies.parts import own_parameters
+from tests.cases import case_of
 from tests.environments import OBSERVATIONS, PointEnv, vector_env
 from tests.helpers import (
-    WITH_TARGETS,
     BatchNormExtractor,
     act,
     all_finite,
@@ -132,7 +132,7 @@ def test_custom_features_extractor(algorithm: Algorithm, share: bool, tmp_path: 
 
 
 def test_shared_features_extractor_belongs_to_the_actor(algorithm: Algorithm) -> None:
-    targets = WITH_TARGETS.get(algorithm.__name__, {})
+    targets = case_of(algorithm).with_targets
     model = make_filled(algorithm, policy_kwargs=custom(share_features_extractor=True), policy_delay=2, **targets)
     shared = model.actor.features_extractor
     assert model.critic.features_extractor is shared and model.critic_target.features_extractor is not shared
@@ -148,7 +148,7 @@ def test_shared_features_extractor_belongs_to_the_actor(algorithm: Algorithm) ->
 
 
 def test_separate_features_extractors_are_trained_by_their_own_losses(algorithm: Algorithm) -> None:
-    model = make_filled(algorithm, policy_kwargs=custom(), policy_delay=2, **WITH_TARGETS.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, policy_kwargs=custom(), policy_delay=2, **case_of(algorithm).with_targets)
     actor, critic, target = (net.features_extractor for net in (model.actor, model.critic, model.critic_target))
     assert len({id(actor), id(critic), id(target)}) == 3
     before_actor, before_critic = flat_parameters(actor), flat_parameters(critic)
@@ -163,7 +163,7 @@ def test_separate_features_extractors_are_trained_by_their_own_losses(algorithm:
 
 
 def test_networks_are_in_the_right_mode(algorithm: Algorithm) -> None:
-    model = make_filled(algorithm, policy_kwargs=custom(), **WITH_TARGETS.get(algorithm.__name__, {}))
+    model = make_filled(algorithm, policy_kwargs=custom(), **case_of(algorithm).with_targets)
     modes: list[tuple[bool, bool, bool]] = []
     update = model._run_update
 

@@ -17,6 +17,7 @@ from sb3_diffusion.networks.activations import Mish
 from sb3_diffusion.networks.backbones import BACKBONES
 from sb3_diffusion.networks.layers import LayerNorm
 from sb3_diffusion.policies.parts import own_parameters
+from tests.cases import case_of
 from tests.helpers import (
     CautiousPolicy,
     act,
@@ -153,9 +154,8 @@ def test_net_arch(algorithm: Algorithm) -> None:
     assert {12, 13} <= {size for p in model.actor.denoiser.trunk.parameters() for size in p.shape}
     assert {6} <= {size for p in model.actor.denoiser.parameters() for size in p.shape}
     default = algorithm("DiffusionPolicy", "Pendulum-v1", buffer_size=1, device="cpu")
-    width = {"DIME": 2048}.get(algorithm.__name__, 256)
     assert default.actor.encode(th.zeros(1, 3)).shape == (1, 256)
-    assert default.critic.encode(th.zeros(1, 3)).shape == (2, 1, width)
+    assert default.critic.encode(th.zeros(1, 3)).shape == (2, 1, case_of(algorithm).critic_width)
 
 
 def test_activation(algorithm: Algorithm) -> None:

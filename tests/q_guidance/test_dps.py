@@ -22,7 +22,14 @@ from tests.bandits import (
     total_variation,
     uniform_batch,
 )
+from tests.cases import MethodCase
 from tests.helpers import act, assert_identical, flat_parameters, make, make_filled, observations, rows, with_logger
+
+CASE = MethodCase(
+    tiny={"n_particles": 4, "n_action_candidates": 3},
+    learns_with={"n_particles": 16, "learning_rate": 0.001},
+    operation_counts={"operations": 1013, "kflop": 209, "synchronisations": 0},
+)
 
 ONLINE: dict[str, Any] = {"score_injection": "online", "normalize_gradient": False}
 

@@ -16,8 +16,15 @@ from tests.bandits import (
     total_variation,
     uniform_batch,
 )
+from tests.cases import MethodCase
 from tests.golden_algorithms import actor_step, check_targets, critic_step, draws, golden_batch, golden_model
 from tests.golden_tools import close, load
+
+CASE = MethodCase(
+    tiny={"n_particles": 4, "n_action_candidates": 3},
+    learns_with={"n_particles": 16, "learning_rate": 0.001},
+    operation_counts={"operations": 1113, "kflop": 209, "synchronisations": 0},
+)
 
 
 def flat(actions: th.Tensor) -> th.Tensor:

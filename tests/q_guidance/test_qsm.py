@@ -11,8 +11,20 @@ from tests.bandits import (
     give_critic,
     uniform_batch,
 )
+from tests.cases import MethodCase
 from tests.golden_algorithms import actor_step, check_targets, critic_step, draws, golden_batch, golden_model
 from tests.golden_tools import close, load
+
+CASE = MethodCase(
+    tiny={"n_action_candidates": 3},
+    learns_with={"learning_rate": 0.001},
+    wrong_arguments=[
+        ({"temperature": -1.0}, ["temperature=-1.0", "positive"]),
+        ({"score_form": "x0"}, ["'x0'", "eps", "raw"]),
+        ({"exploration_noise": -0.5}, ["exploration_noise=-0.5", ">= 0"]),
+    ],
+    operation_counts={"operations": 853, "kflop": 172, "synchronisations": 0},
+)
 
 
 def test_qsm_target_of_a_linear_value() -> None:

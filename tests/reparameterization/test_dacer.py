@@ -16,10 +16,25 @@ from tests.bandits import (
     give_critic,
     uniform_batch,
 )
+from tests.cases import MethodCase
 from tests.golden_algorithms import actor_step, check_gradients, check_targets, critic_step, draws, golden_batch, golden_model
 from tests.golden_tools import Case, close, load, sub
 from tests.golden_weights import critic_gradients
 from tests.helpers import part
+
+CASE = MethodCase(
+    tiny={"n_entropy_samples": 8, "n_entropy_states": 4},
+    every_update={"alpha_update_interval": 1},
+    learns_with={"reward_scale": 1.0, "alpha_update_interval": 20, "learning_rate": 0.001},
+    wrong_arguments=[
+        ({"target_entropy": "automatic"}, ["'automatic'", "'auto'"]),
+        ({"initial_alpha": 0.0}, ["initial_alpha=0.0", "positive"]),
+        ({"alpha_update_interval": 0}, ["alpha_update_interval=0", "at least 1"]),
+        ({"n_entropy_samples": 0}, ["n_entropy_samples=0", "at least 1"]),
+        ({"n_entropy_states": 0}, ["n_entropy_states=0", "at least 1"]),
+    ],
+    operation_counts={"operations": 913, "kflop": 129, "synchronisations": 0},
+)
 
 
 class FixedHeads:

@@ -11,7 +11,21 @@ from torch import nn
 from sb3_diffusion import DACER, DACERv2
 from sb3_diffusion.generative.randomness import RecordedDraws
 from tests.bandits import bandit_model, draw, fit, give_critic, uniform_batch
+from tests.cases import MethodCase
 from tests.helpers import assert_identical, make_filled
+
+CASE = MethodCase(
+    tiny={"n_entropy_samples": 8, "n_entropy_states": 4},
+    every_update={"alpha_update_interval": 1},
+    learns_with={"reward_scale": 1.0, "alpha_update_interval": 20, "learning_rate": 0.001, "field_weight": 0.01},
+    wrong_arguments=[
+        ({"field_weight": -1.0}, ["field_weight=-1.0", "pass 0"]),
+        ({"field_form": "x0"}, ["'x0'", "score", "eps"]),
+        ({"policy_kwargs": {"process": "controlled"}}, ["'controlled'", "control", "DACERv2", "noise"]),
+        ({"n_entropy_states": 0}, ["n_entropy_states=0", "at least 1"]),
+    ],
+    operation_counts={"operations": 1179, "kflop": 184, "synchronisations": 0},
+)
 
 FIVE: dict[str, Any] = {"policy_kwargs": {"diffusion_steps": 5}}
 W = [math.exp(0.4 * step - 1.8) for step in (5, 4, 3, 2, 1)]

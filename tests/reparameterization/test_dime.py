@@ -15,8 +15,38 @@ from sb3_diffusion.generative.controlled import PathSample
 from sb3_diffusion.networks.layers import BatchRenorm
 from sb3_diffusion.policies.parts import own_parameters
 from tests.bandits import bandit_model, draw, fit, gaussian_log_density, give_critic, total_variation, uniform_batch
+from tests.cases import MethodCase
 from tests.environments import PointEnv
 from tests.helpers import assert_identical, make, make_filled, parameters, sample_batch, with_logger
+
+CASE = MethodCase(
+    tiny={"gradient_steps": 1, "policy_delay": 1, "v_min": -50.0, "v_max": 50.0, "n_atoms": 11},
+    tiny_policy={"output_gain": 0.5},
+    with_targets={"target_critics": True},
+    learns_with={
+        "v_min": -25.0,
+        "v_max": 5.0,
+        "initial_alpha": 0.1,
+        "learning_rate": 0.001,
+        "gradient_steps": 1,
+        "policy_delay": 1,
+        "batch_renorm": {"warmup": 500},
+    },
+    critic_width=2048,
+    wrong_arguments=[
+        ({"target_run_cost": "automatic"}, ["'automatic'", "'auto'"]),
+        ({"max_actor_grad": 0.0}, ["max_actor_grad=0.0", "positive", "None"]),
+        ({"initial_alpha": 0.0}, ["initial_alpha=0.0", "positive"]),
+        ({"v_min": 20.0, "v_max": 10.0}, ["v_min=20.0", "v_max=10.0"]),
+        ({"n_atoms": 1}, ["n_atoms=1", "at least 2"]),
+        ({"batch_renorm": {"momentum": 1.0}}, ["momentum=1.0", "[0, 1)"]),
+        ({"policy_kwargs": {"process": "discrete"}}, ["'discrete'", "noise", "DIME", "control"]),
+        ({"policy_kwargs": {"solver": "ddim"}}, ["'ddim'", "'controlled'", "none"]),
+        ({"policy_kwargs": {"time_input": "logsnr"}}, ["'logsnr'", "'controlled'", "signal-to-noise"]),
+        ({"policy_kwargs": {"process_kwargs": {"prior_std": 0.0}}}, ["prior_std=0.0", "positive"]),
+    ],
+    operation_counts={"operations": 2453, "kflop": 365, "synchronisations": 0},
+)
 
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": {"pi": [64, 64], "qf": [16]}}}
 

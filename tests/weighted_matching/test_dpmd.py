@@ -12,6 +12,7 @@ from sb3_diffusion.core.update import polyak_update
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.policies.particles import kl_from_uniform, self_normalized_weights, sparse_weights
 from tests.bandits import bandit_model, draw, fit, give_critic, total_variation, uniform_batch
+from tests.cases import MethodCase
 from tests.golden_algorithms import (
     actor_step,
     check_targets,
@@ -24,6 +25,24 @@ from tests.golden_algorithms import (
 from tests.golden_tools import Case, close, load, sub
 from tests.golden_weights import load_denoiser
 from tests.helpers import assert_identical, make_filled, parameters, part, soften
+
+CASE = MethodCase(
+    tiny={"n_particles": 4, "target_kl": 0.5, "actor_learning_rate": None, "n_action_candidates": 3},
+    every_update={"refresh_interval": 1},
+    wrong_arguments=[
+        ({"n_particles": 0}, ["n_particles=0", "at least 1"]),
+        ({"weights": "square"}, ["'square'", "exp", "linear"]),
+        ({"target_kl": 1.5}, ["target_kl=1.5", "log(n_particles) = 1.39", "raise n_particles"]),
+        ({"target_kl": 0.0}, ["target_kl=0.0", "positive"]),
+        ({"initial_temperature": 0.0}, ["initial_temperature=0.0", "positive"]),
+        ({"temperature_learning_rate": -1.0}, ["temperature_learning_rate=-1.0", "0 for a fixed one"]),
+        ({"refresh_interval": 0}, ["refresh_interval=0", "at least 1"]),
+        ({"particle_noise": -0.1}, ["particle_noise=-0.1", ">= 0"]),
+        ({"loss_clip": 0.0}, ["loss_clip=0.0", "None"]),
+        ({"policy_kwargs": {"process": "flow"}}, ["'flow'", "velocity", "DPMD", "noise"]),
+    ],
+    operation_counts={"operations": 1225, "kflop": 428, "synchronisations": 0},
+)
 
 VALUES = th.tensor([[0.0, 1.0, 2.0, 3.0]])
 
@@ -180,11 +199,9 @@ def test_particles_come_from_the_previous_policy_and_stay_in_the_box() -> None:
 # -- theorem ----------------------------------------------------------------------------------------------------------
 
 
-def uniform_start(model: DPMD) -> None:
+def uniform_start(model: Any) -> None:
     """Make the previous policy sample the uniform distribution, whatever its network."""
-    model.actor_target.sample = lambda context, noise, label, n: noise.uniform(  # type: ignore[assignment]
-        (len(context), n, 1), label, context, -1.0, 1.0
-    )
+    model.actor_target.sample = lambda context, noise, label, n: noise.uniform((len(context), n, 1), label, context, -1.0, 1.0)
 
 
 def test_two_steps_of_mirror_descent() -> None:

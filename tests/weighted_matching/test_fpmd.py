@@ -12,9 +12,29 @@ from sb3_diffusion import DPMD, FPMD
 from sb3_diffusion.generative.flow import FlowMatching, MeanFlow, directional_derivative
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from tests.bandits import bandit_model, draw, fit, give_critic, total_variation, uniform_batch
+from tests.cases import MethodCase
 from tests.core.test_update import assert_same_training
 from tests.helpers import act, assert_identical, make, make_filled, observations, parameters
 from tests.weighted_matching.test_dpmd import uniform_start
+
+CASE = MethodCase(
+    tiny={"n_particles": 4, "target_kl": 0.5, "actor_learning_rate": None, "evaluation_steps": None, "n_action_candidates": 3},
+    every_update={"refresh_interval": 1},
+    wrong_arguments=[
+        ({"variant": "reflow"}, ["'reflow'", "rectified", "meanflow"]),
+        ({"evaluation_steps": 0}, ["evaluation_steps=0", "at least 1"]),
+        ({"variant": "meanflow", "instantaneous": 1.5}, ["instantaneous=1.5", "between 0 and 1"]),
+        ({"target_kl": 5.0}, ["target_kl=5.0", "log(n_particles)"]),
+        ({"policy_kwargs": {"process": "continuous"}}, ["'continuous'", "noise", "FPMD", "velocity"]),
+        ({"policy_kwargs": {"process": "meanflow"}}, ["'meanflow'", "average velocity", "FPMD"]),
+        ({"policy_kwargs": {"solver": "ddpm"}}, ["'ddpm'", "'flow'", "euler", "midpoint", "heun", "rk4"]),
+        ({"policy_kwargs": {"noise_schedule": "cosine"}}, ["'cosine'", "'flow'", "leave it out"]),
+        ({"variant": "meanflow", "policy_kwargs": {"solver": "rk4"}}, ["'rk4'", "'meanflow'", "euler"]),
+        ({"policy_kwargs": {"time_input": "logsnr"}}, ["time_input='logsnr'", "flow", "use 't'"]),
+        ({"variant": "meanflow", "policy_kwargs": {"time_input": "logsnr"}}, ["time_input='logsnr'", "flow", "use 't'"]),
+    ],
+    operation_counts={"operations": 1061, "kflop": 428, "synchronisations": 0},
+)
 
 PLAIN: dict[str, Any] = {"particle_noise": 0.0, "temperature_learning_rate": 0.0}
 

@@ -18,7 +18,14 @@ from tests.bandits import (
     total_variation,
     uniform_batch,
 )
+from tests.cases import MethodCase
 from tests.helpers import part
+
+CASE = MethodCase(
+    tiny={"n_particles": 4, "n_action_candidates": 3, "n_likelihood_steps": 3, "n_likelihood_samples": 2},
+    learns_with={"n_particles": 16, "n_likelihood_steps": 10, "n_likelihood_samples": 8, "learning_rate": 0.001},
+    operation_counts={"operations": 1529, "kflop": 226, "synchronisations": 0},
+)
 
 
 def flat(actions: th.Tensor) -> th.Tensor:

@@ -10,10 +10,17 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_diffusion import QVPO
 from sb3_diffusion.generative.randomness import RecordedDraws
 from tests.bandits import AnalyticCritic, bandit_model, draw, fit, give_critic, uniform_batch
+from tests.cases import MethodCase
 from tests.golden_algorithms import actor_step, check_gradients, check_targets, draws, golden_batch, golden_model
 from tests.golden_tools import Case, close, load, sub
 from tests.golden_weights import critic_gradients, denoiser_weights, load_denoiser
 from tests.helpers import flat_parameters, make, make_filled, part, sample_batch, with_logger
+
+CASE = MethodCase(
+    tiny={"n_particles": 4, "n_action_candidates": 3, "n_uniform_actions": 2},
+    learns_with={"n_particles": 16, "learning_rate": 0.001},
+    operation_counts={"operations": 1174, "kflop": 389, "synchronisations": 0},
+)
 
 
 def hand_model(**kwargs: Any) -> Any:
@@ -128,7 +135,7 @@ def test_entropy_coefficient_follows_its_schedule(tmp_path: pathlib.Path) -> Non
         with_logger(model).train(0)
         assert model.current_ent_coef is tensor and tensor.item() == pytest.approx(value)
     model.save(tmp_path / "model")
-    loaded = QVPO.load(tmp_path / "model", device="cpu")
+    loaded: Any = QVPO.load(tmp_path / "model", device="cpu")
     assert loaded.ent_coef(0.75) == pytest.approx(0.011)
     loaded._current_progress_remaining = 0.75
     with_logger(loaded).train(0)

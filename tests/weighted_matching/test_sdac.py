@@ -17,6 +17,7 @@ from tests.bandits import (
     total_variation,
     uniform_batch,
 )
+from tests.cases import MethodCase
 from tests.golden_algorithms import (
     check_gradients,
     check_step,
@@ -30,6 +31,16 @@ from tests.golden_algorithms import (
 from tests.golden_tools import close, load, sub
 from tests.golden_weights import denoiser_gradients
 from tests.helpers import part
+
+CASE = MethodCase(
+    tiny={"n_particles": 4, "n_action_candidates": 3},
+    learns_with={"n_particles": 16, "learning_rate": 0.001},
+    wrong_arguments=[
+        ({"temperature": 0.0}, ["temperature=0.0", "positive"]),
+        ({"n_particles": 0}, ["n_particles=0", "at least 1"]),
+    ],
+    operation_counts={"operations": 957, "kflop": 185, "synchronisations": 0},
+)
 
 
 def sdac_target(model: SDAC, eps_reverse: th.Tensor, values: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

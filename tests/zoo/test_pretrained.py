@@ -30,4 +30,5 @@ def test_the_promised_agents_are_there() -> None:
     names = {folder.name for folder in AGENTS}
     online = [method.zoo_name for method in available_methods() if method.setting != "offline"]
     promised = {f"{name}-{env}" for name in online for env in ("Pendulum-v1", "InvertedPendulum-v5")}
-    assert promised | {"dpmd-Hopper-v5", "sdac-Hopper-v5"} <= names
+    missing = sorted((promised | {"dpmd-Hopper-v5", "sdac-Hopper-v5"}) - names)
+    assert not missing, f"train and add {', '.join(f'zoo/pretrained/{name}' for name in missing)} (docs: contributing)"

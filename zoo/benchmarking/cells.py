@@ -52,7 +52,7 @@ class Settings:
     :param device: PyTorch device
     :param params: Settings that are overwritten, ``key:value``
     :param env_kwargs: Arguments of the environment, ``key:value``
-    :param gym_packages: Packages that register environments
+    :param gym_packages: Packages that register environments or algorithms
     """
 
     n_timesteps: int | None = None

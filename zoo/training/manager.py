@@ -32,7 +32,7 @@ from sb3_diffusion.checkpoints.trainings import CannotContinue
 from sb3_diffusion.files import write_atomically
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.printable import printable
-from sb3_diffusion.taxonomy import available_methods
+from sb3_diffusion.taxonomy import registered_methods
 
 from ..lease import Taken
 from . import fit, hyperparameters, settings, started_with, trust, tuning
@@ -44,10 +44,10 @@ from .folders import Name, RunFolder
 from .folders import make as make_folder
 from .full_disk import going_on, guard_monitor
 from .hyperparameters import SCHEDULES
-from .registry import DMC_PREFIX
+from .registry import DMC_PREFIX, use_search_space
 from .resume import Run, how_to_continue, make_checkpoints, mark_finished, note_extension, resume_command
 from .run_files import write_yaml
-from .settings import Settings
+from .settings import Settings, hyperparameter_file
 from .signals import Signals, leave_signals_to_trainer, start_worker_server
 from .starting_agent import StartingAgent
 from .tracking import make_logger
@@ -55,17 +55,6 @@ from .warmup import announce_warm_up
 
 FINAL_EVALUATION = "final_evaluation.json"
 DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
-
-
-def hyperparameter_file(algo: str) -> Path:
-    """
-    Our hyperparameter file of an algorithm (it does not exist for those of rl-zoo3 that are no baseline of ours).
-
-    :param algo: Name on the command line
-    """
-    here = Path(__file__).resolve().parents[1]
-    installed = here / "hyperparams"
-    return (installed if installed.is_dir() else here.parent / "hyperparams") / f"{algo}.yml"
 
 
 class Manager(ExperimentManager):
@@ -106,6 +95,8 @@ class Manager(ExperimentManager):
         ours = hyperparameter_file(algo)
         if kwargs.get("config") is None and ours.is_file():
             kwargs["config"] = str(ours)
+        if kwargs.get("config") is None and algo in registered_methods():
+            raise ValueError(f"there are no settings for {algo}; give --conf-file, or register it with settings=... .")
         args.resume_freq = resume_freq if run is None else run.every  # is stored with the other arguments
         super().__init__(args, algo, env_id, *positional, **kwargs)
         self.resume_freq = args.resume_freq
@@ -146,6 +137,8 @@ class Manager(ExperimentManager):
     def _own_settings(self) -> Settings:
         """Settings of the file, overwritten by those of a trial and of the command line."""
         entries = settings.read_entries(self.config)
+        if self.optimize_hyperparameters or self.trial_id is not None:
+            use_search_space(self.algo, self.config)
         candidates = [self.env_name.gym_id, "atari" if self._is_atari else "default"]
         chosen = settings.choose_entry(self.config, entries, candidates)
         if self.env_name.gym_id.startswith(DMC_PREFIX) and self.env_name.gym_id not in entries:
@@ -177,11 +170,10 @@ class Manager(ExperimentManager):
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
         hyperparameters.check(ALGOS[self.algo], self.settings, vars(rl_zoo3.exp_manager))
         policy_kwargs = hyperparams.get("policy_kwargs")
-        ours = {method.zoo_name for method in available_methods()}
-        if self.algo not in ours and isinstance(policy_kwargs, dict) and isinstance(policy_kwargs.get("activation_fn"), str):
-            # Our policies take the name, those of Stable-Baselines3 the class
-            activation = resolve_activation(policy_kwargs["activation_fn"])
-            hyperparams["policy_kwargs"] = {**policy_kwargs, "activation_fn": activation}
+        activation = policy_kwargs.get("activation_fn") if isinstance(policy_kwargs, dict) else None
+        if isinstance(activation, str) and not _has_our_policies(ALGOS[self.algo]):
+            # Ours take the name, those of Stable-Baselines3 the class
+            hyperparams["policy_kwargs"] = {**(policy_kwargs or {}), "activation_fn": resolve_activation(activation)}
         hyperparams, wrap, callbacks, wrap_vector = super()._preprocess_hyperparams(hyperparams)
         if self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs  # also where they are from the settings
@@ -355,7 +347,7 @@ class Manager(ExperimentManager):
         if self.tensorboard_log is not None:
             print("The trials of a search write no TensorBoard files.")
         if self.algo not in HYPERPARAMS_SAMPLER:
-            fail("train.py", f"-optimize: there is no search space for {self.algo}")
+            fail("train.py", f"-optimize: there is no search space for {self.algo}; write one under search: in its settings")
         sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
         values = {key: str(value) for key, value in self._hyperparams.items()}
         attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": own_command(), **values}
@@ -418,7 +410,9 @@ class Manager(ExperimentManager):
     def _enjoy_command(self) -> str:
         name = Name.parse(Path(self.save_path).name, self.env_name)
         exp_id = [] if name is None else ["--exp-id", name.exp_id]
-        return command("enjoy", "--algo", self.algo, "--env", self.env_name.gym_id, "-f", self.log_folder, *exp_id)
+        packages = getattr(self.args, "gym_packages", [])
+        imported = ["--gym-packages", *packages] if packages else []
+        return command("enjoy", "--algo", self.algo, "--env", self.env_name.gym_id, *imported, "-f", self.log_folder, *exp_id)
 
     def _evaluate(self, model: BaseAlgorithm) -> None:
         """Print the return of the trained agent, and write every episode to a file of the run."""
@@ -452,6 +446,10 @@ class Manager(ExperimentManager):
             f"Evaluation after {model.num_timesteps} steps: mean reward {mean:.2f} +/- {std:.2f} "
             f"over {self.n_eval_episodes} {kind} episodes"
         )
+
+
+def _has_our_policies(algorithm: type[BaseAlgorithm]) -> bool:
+    return any(policy.__module__.startswith("sb3_diffusion.") for policy in algorithm.policy_aliases.values())
 
 
 def _wrap(wrap: Callable[[gym.Env], gym.Env] | None, env: gym.Env) -> gym.Env:

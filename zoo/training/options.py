@@ -122,7 +122,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-conf", "--conf-file", metavar="FILE", help="settings, instead of those in hyperparams/ (.yml, .py)")
     group.add_argument("--env-kwargs", **words, help="arguments of the environment")
     group.add_argument("--eval-env-kwargs", **words, help="those of the evaluation's environment, if they differ")
-    group.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
+    group.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments or algorithms")
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

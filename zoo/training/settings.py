@@ -16,6 +16,9 @@ from typing import Any
 import yaml
 
 from sb3_diffusion.core.algorithm import DiffusionAlgorithm
+from sb3_diffusion.taxonomy import registered_methods
+
+from .search_space import SEARCH, parse
 
 FILE = "effective.yml"
 FAMILY = "dm_control"
@@ -55,9 +58,36 @@ class Setting:
 Settings = dict[str, Setting]
 
 
+def hyperparameter_file(algo: str) -> Path:
+    """
+    The file with the settings of an algorithm: ours, or what the user registered with a class. There is none for those of
+    rl-zoo3 that are no baseline of ours.
+
+    :param algo: Name on the command line
+    """
+    own = registered_methods().get(algo)
+    if own is not None and own.settings is not None:
+        return own.settings
+    here = Path(__file__).resolve().parents[1]
+    installed = here / "hyperparams"
+    return (installed if installed.is_dir() else here.parent / "hyperparams") / f"{algo}.yml"
+
+
 def read_entries(config: str) -> dict[str, Any]:
     """
     :param config: File (``.yml``, ``.yaml``, ``.py``) or Python module with settings, one entry per environment
+    :return: The entries; what is to be searched is checked, and left out
+    :raises ValueError: If it cannot be read
+    """
+    entries = read_file(config)
+    parse(config, entries.get(SEARCH, {}))
+    return {name: entry for name, entry in entries.items() if name != SEARCH}
+
+
+def read_file(config: str) -> dict[str, Any]:
+    """
+    :param config: See :func:`read_entries`
+    :return: All of it, also what is to be searched
     :raises ValueError: If it cannot be read
     """
     try:
