@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from zoo.machine import cpu_name
 from zoo.training.manager import hyperparameter_file
-from zoo.training.run_files import read_yaml
+from zoo.training.runs.text_files import read_yaml
 
 DATA = Path(__file__).parent / "data"
 PRICES = {"n_particles": "{} particles", "batch_size": "batches of {}", "diffusion_steps": "{} diffusion steps"}

@@ -28,9 +28,9 @@ from stable_baselines3.common.results_plotter import ts2xy
 from sb3_diffusion.printable import printable
 
 from .figures import Curve, caption, check_output, draw_runs, learning_axes, line_style, save, title
-from .training.command_line import CommandParser
-from .training.curve import read_evaluations
-from .training.errors import mistakes
+from .training.options.command_line import CommandParser
+from .training.options.errors import mistakes
+from .training.runs.curve import read_evaluations
 
 PROG = "plot.py"
 RUN_FOLDER = re.compile(r"(?P<env>.+?)_(?P<number>\d+)(_.+)?")  # with --uuid, the id follows the number

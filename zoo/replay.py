@@ -12,9 +12,9 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from .training.command_line import CommandParser, whole_number
-from .training.errors import mistakes
-from .training.registry import check_environment, register_algorithms
+from .training.options.command_line import CommandParser, whole_number
+from .training.options.errors import mistakes
+from .training.options.registry import check_environment, register_algorithms
 from .video import draw_elsewhere, encode, frame_rate, pictures
 
 PROG = "replay.py"

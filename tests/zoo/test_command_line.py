@@ -10,11 +10,11 @@ import pytest
 import rl_zoo3.train
 from torch import nn
 
-from zoo.training.command_line import evaluate, parse_assignment
-from zoo.training.commands import command
-from zoo.training.errors import explain, one_line
-from zoo.training.options import OWN, make_parser, parse_options, parse_own_options
-from zoo.training.registry import algorithm_names, register_algorithms
+from zoo.training.options.command_line import evaluate, parse_assignment
+from zoo.training.options.commands import command
+from zoo.training.options.errors import explain, one_line
+from zoo.training.options.registry import algorithm_names, register_algorithms
+from zoo.training.options.train import OWN, make_parser, parse_options, parse_own_options
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import pytest
 import torch as th
 from rl_zoo3.utils import ALGOS
 
-from zoo.training import curve, warmup
+from zoo.training import warmup
 from zoo.training.manager import Manager
-from zoo.training.registry import register_algorithms
+from zoo.training.options.registry import register_algorithms
+from zoo.training.runs import curve
 
 register_algorithms()
 

@@ -12,7 +12,7 @@ import pytest
 import zoo.lease
 from tests.zoo.in_process import SAC, TINY, train
 from zoo.lease import lease
-from zoo.training.folders import LOCK, Name, RunFolder, owner, run_folders
+from zoo.training.runs.folders import LOCK, Name, RunFolder, owner, run_folders
 
 ENV = "Pendulum-v1"
 UUID = "_1b4e28ba-2fa1-11d2-883f-0016d3cca427"
@@ -42,7 +42,7 @@ def test_a_folder_appears_between_looking_and_making(tmp_path: Path, monkeypatch
             mkdir(faster.pop())
         mkdir(path, *args)
 
-    monkeypatch.setattr("zoo.training.folders.os.mkdir", late)
+    monkeypatch.setattr("zoo.training.runs.folders.os.mkdir", late)
     assert RunFolder.claim(tmp_path, ENV).path == tmp_path / f"{ENV}_2"
 
 

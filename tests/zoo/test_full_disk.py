@@ -10,9 +10,9 @@ from stable_baselines3.common.logger import CSVOutputFormat
 from stable_baselines3.common.monitor import ResultsWriter
 
 from tests.zoo.in_process import SAC, TINY, train
-from zoo.training import full_disk
 from zoo.training.manager import Manager
-from zoo.training.resume import checkpoint_steps, finished
+from zoo.training.runs import full_disk
+from zoo.training.runs.resume import checkpoint_steps, finished
 from zoo.training.tracking import CompleteTensorBoard
 
 OPTIONS = [

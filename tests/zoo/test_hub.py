@@ -26,7 +26,7 @@ import zoo.enjoy
 from sb3_diffusion import SDAC
 from tests.zoo.hub_client import ROOT, Client, Result, environment
 from tests.zoo.hub_server import Fault, HubServer
-from zoo.training.run_files import read_yaml, write_yaml
+from zoo.training.runs.text_files import read_yaml, write_yaml
 
 TOKEN = "hf_canaryCANARYcanaryCANARY0123"
 ENV = "Pendulum-v1"

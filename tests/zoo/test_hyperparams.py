@@ -15,7 +15,7 @@ from sb3_diffusion.envs import DMC_TASKS
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.taxonomy import available_methods
 from zoo.training.manager import Manager, hyperparameter_file
-from zoo.training.registry import register_algorithms
+from zoo.training.options.registry import register_algorithms
 
 register_algorithms()
 

@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_diffusion import QSM
 from zoo import record, video
-from zoo.training.registry import register_algorithms
-from zoo.training.saved_agents import SavedAgent
+from zoo.training.options.registry import register_algorithms
+from zoo.training.runs.saved_agents import SavedAgent
 
 from .test_replay import pictures
 

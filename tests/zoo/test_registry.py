@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_diffusion.taxonomy import available_methods
 from zoo.training.manager import Manager
-from zoo.training.registry import check_algorithm, check_command_line, check_environment, register_algorithms
+from zoo.training.options.registry import check_algorithm, check_command_line, check_environment, register_algorithms
 
 from .test_hyperparams import constructor_arguments
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from zoo.hub.repository import read_results
-from zoo.training.run_files import MAX_BYTES, read_yaml, saved_env_kwargs, write_yaml
+from zoo.training.runs.text_files import MAX_BYTES, read_yaml, saved_env_kwargs, write_yaml
 
 BOMB = "!!python/object/apply:os.system ['touch {path}']"
 

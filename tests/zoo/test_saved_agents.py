@@ -16,12 +16,12 @@ import zoo.enjoy
 from sb3_diffusion.checkpoints.agents import NORMALIZATION
 from tests.zoo.in_process import SAC, TINY, train
 from zoo.hub.repository import write_repository
-from zoo.training import trust
-from zoo.training.folders import RunFolder
-from zoo.training.resume import checkpoint_steps, finished
-from zoo.training.run_files import read_yaml
-from zoo.training.saved_agents import NoAgent, SavedAgent, find_run
-from zoo.training.which_agent import Which
+from zoo.training.options.which_agent import Which
+from zoo.training.runs import trust
+from zoo.training.runs.folders import RunFolder
+from zoo.training.runs.resume import checkpoint_steps, finished
+from zoo.training.runs.saved_agents import NoAgent, SavedAgent, find_run
+from zoo.training.runs.text_files import read_yaml
 
 ENV = "Pendulum-v1"
 UUID = "_1b4e28ba-2fa1-11d2-883f-0016d3cca427"

@@ -18,10 +18,10 @@ from stable_baselines3 import PPO, SAC
 
 from sb3_diffusion import DACER
 from zoo import train
-from zoo.training import fit, hyperparameters
 from zoo.training.manager import Manager
-from zoo.training.registry import register_algorithms
-from zoo.training.settings import with_origin
+from zoo.training.options import fit, hyperparameters
+from zoo.training.options.registry import register_algorithms
+from zoo.training.options.settings import with_origin
 
 register_algorithms()
 

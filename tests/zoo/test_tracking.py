@@ -15,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from zoo.training.manager import Manager
-from zoo.training.registry import register_algorithms
+from zoo.training.options.registry import register_algorithms
 from zoo.training.tracking import check_tracking
 
 from .test_cli import ROOT, check, run, script

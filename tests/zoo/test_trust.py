@@ -20,11 +20,12 @@ from tests.checkpoints.test_agents import baseline, write
 from tests.zoo.test_resume import write_run
 from zoo import enjoy, push_to_hub, train
 from zoo.hub.client import HubError, Repository, check_secrets, push
-from zoo.training import trust, tuning
-from zoo.training.errors import fail
-from zoo.training.registry import register_algorithms
-from zoo.training.resume import continue_run
-from zoo.training.starting_agent import StartingAgent
+from zoo.training import tuning
+from zoo.training.options.errors import fail
+from zoo.training.options.registry import register_algorithms
+from zoo.training.runs import trust
+from zoo.training.runs.resume import continue_run
+from zoo.training.runs.starting_agent import StartingAgent
 
 ENV = "Pendulum-v1"
 SMALL = ["policy_kwargs:dict(net_arch=[8],diffusion_steps=2)", "n_particles:2", "buffer_size:1000", "batch_size:8"]
@@ -182,7 +183,7 @@ def test_resuming_a_strangers_run(foreign: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def _plain(path: Path) -> dict[str, Any]:
-    from zoo.training.run_files import read_yaml
+    from zoo.training.runs.text_files import read_yaml
 
     return read_yaml(path)
 

@@ -24,7 +24,7 @@ from sb3_diffusion.taxonomy import available_methods
 from tests.environments import PointEnv
 from zoo.training import tuning
 from zoo.training.manager import Manager
-from zoo.training.registry import convert_params, register_algorithms
+from zoo.training.options.registry import convert_params, register_algorithms
 
 from .test_cli import ROOT, TINY, check, run, script
 from .test_hyperparams import load

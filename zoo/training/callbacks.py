@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalizati
 from sb3_diffusion.checkpoints.agents import save_agent, write_file
 
 from ..lease import Taken
-from .folders import RunFolder, owner
-from .full_disk import going_on
+from .runs.folders import RunFolder, owner
+from .runs.full_disk import going_on
 from .warmup import is_warming_up
 
 

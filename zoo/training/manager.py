@@ -34,21 +34,23 @@ from sb3_diffusion.printable import printable
 from sb3_diffusion.taxonomy import available_methods
 
 from ..lease import Taken
-from . import fit, hyperparameters, settings, started_with, trust, tuning
+from . import tuning
 from .callbacks import Checkpoints, Evaluation, Ownership, SaveNormalization, save_normalization
-from .commands import command, own_command
-from .curve import print_curve
-from .errors import fail
-from .folders import Name, RunFolder
-from .folders import make as make_folder
-from .full_disk import going_on, guard_monitor
-from .hyperparameters import SCHEDULES
-from .registry import DMC_PREFIX
-from .resume import Run, how_to_continue, make_checkpoints, mark_finished, note_extension, resume_command
-from .run_files import write_yaml
-from .settings import Settings
-from .signals import Signals, leave_signals_to_trainer, start_worker_server
-from .starting_agent import StartingAgent
+from .options import fit, hyperparameters, settings
+from .options.commands import command, own_command
+from .options.errors import fail
+from .options.hyperparameters import SCHEDULES
+from .options.registry import DMC_PREFIX
+from .options.settings import Settings
+from .runs import started_with, trust
+from .runs.curve import print_curve
+from .runs.folders import Name, RunFolder
+from .runs.folders import make as make_folder
+from .runs.full_disk import going_on, guard_monitor
+from .runs.resume import Run, how_to_continue, make_checkpoints, mark_finished, note_extension, resume_command
+from .runs.signals import Signals, leave_signals_to_trainer, start_worker_server
+from .runs.starting_agent import StartingAgent
+from .runs.text_files import write_yaml
 from .tracking import make_logger
 from .warmup import announce_warm_up
 

@@ -30,7 +30,7 @@ from sb3_diffusion.printable import printable
 from .. import figures
 from . import ZOO
 from .importance import report_importance
-from .trust import EVALUATED, IMPORTED
+from .runs.trust import EVALUATED, IMPORTED
 
 SEARCH_OPTIONS = {
     **dict.fromkeys(["-optimize", "--optimize-hyperparameters", "--no-optim-plots"], True),

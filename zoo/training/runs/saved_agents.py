@@ -17,9 +17,9 @@ from sb3_diffusion.checkpoints.archives import open_archive
 
 from .folders import Name, owner, run_folders
 from .resume import checkpoint_steps, finished, resumable
-from .run_files import saved_env_kwargs
+from .text_files import saved_env_kwargs
 from .started_with import original
-from .which_agent import Which
+from ..options.which_agent import Which
 
 
 class NoAgent(ValueError):

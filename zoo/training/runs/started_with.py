@@ -10,7 +10,7 @@ from typing import Any
 
 from sb3_diffusion.checkpoints.store import write_atomically
 
-from .run_files import read_yaml
+from .text_files import read_yaml
 
 FOLDER = "started_with"
 FILES = ("config.yml", "args.yml")

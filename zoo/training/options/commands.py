@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from . import ZOO
+from .. import ZOO
 
 
 def own_command() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import SoftFileLease
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
-from ..lease import Taken, living_owner, take
+from ...lease import Taken, living_owner, take
 
 LOCK = "run.lease"
 _WORTH = re.compile(r".+\.zip|evaluations\.npz|final_evaluation\.json|replay_buffer\.pkl")

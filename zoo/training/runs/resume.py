@@ -17,10 +17,10 @@ from sb3_diffusion.checkpoints.store import CheckpointStore, write_atomically
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 
 from . import started_with
-from .commands import command
+from ..options.commands import command
 from .folders import RunFolder
-from .options import RESUME_EVERY, RESUME_SHARE
-from .run_files import read_yaml
+from ..options.train import RESUME_EVERY, RESUME_SHARE
+from .text_files import read_yaml
 from .trust import check_own, what_runs
 
 FOLDER = "resume"
