@@ -23,7 +23,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from zoo.machine import cpu_name
+from zoo.provenance import cpu_name
 from zoo.training.manager import hyperparameter_file
 from zoo.training.runs.text_files import read_yaml
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sb3_diffusion import kernels
 from sb3_diffusion.taxonomy import Method, available_methods
 from tests.helpers import make_filled, with_logger
-from zoo.flops import FlopCounter
+from zoo.speed.flops import FlopCounter
 
 FILE = Path(__file__).with_name("operation_counts.json")
 METHODS = [method for method in available_methods() if method.setting == "off-policy"]

@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     report.set_defaults(function=report_command)
     report.add_argument("-o", "--output", type=Path, help="folder of the report (default: report/ in that of the benchmark)")
     report.add_argument("--title", default="Benchmark", help="heading of the page")
-    report.add_argument("--max-video-mb", type=float, default=5.0, help="larger replay videos are not put into the page")
+    report.add_argument("--max-video-mb", type=float, default=5.0, help="larger videos are not put into the page")
     return parser
 
 

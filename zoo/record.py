@@ -16,11 +16,11 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
+from .hub.video import WRONG_ARGUMENTS, draw_elsewhere, encode, frame_rate, label, pictures, to_gif
 from .training.options.command_line import Assignments, CommandParser, whole_number
 from .training.options.errors import fail, mistakes
 from .training.options.registry import check_command_line, register_algorithms
 from .training.options.which_agent import add_options, chosen
-from .video import WRONG_ARGUMENTS, draw_elsewhere, encode, frame_rate, label, pictures, to_gif
 
 if TYPE_CHECKING:  # only the process that draws imports the libraries
     import numpy as np

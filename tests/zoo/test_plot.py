@@ -11,9 +11,8 @@ pytest.importorskip("matplotlib")
 from matplotlib import pyplot as plt
 from matplotlib.image import imread
 
+from tests.zoo.processes import check, run, script
 from zoo import figures, plot
-
-from .test_cli import check, run, script
 
 
 def make_run(folder: Path, returns: list[float], *, every: int = 100, offset: float = 0.0) -> Path:

@@ -18,8 +18,7 @@ import numpy as np
 from filelock import Timeout, lock_descriptor
 
 from ..lease import lease, owner_of
-from ..machine import cpu_name
-from ..provenance import git_commit, package_versions
+from ..provenance import cpu_name, git_commit, package_versions
 from ..training.manager import FINAL_EVALUATION
 from ..training.runs.folders import run_folders
 from ..training.runs.resume import drop_checkpoints, finished, resumable

@@ -1,5 +1,5 @@
 """
-Record a published agent as a small video: ``python zoo/replay.py zoo/pretrained/sdac-Pendulum-v1 --env Pendulum-v1``.
+Record a published agent as a small video: ``python zoo/hub/record.py zoo/pretrained/sdac-Pendulum-v1 --env Pendulum-v1``.
 
 ``zoo/record.py`` records runs of your own.
 """
@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 if not __package__:  # started as a file: make the folder that contains the package importable
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = Path(__file__).resolve().parent.name
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    __package__ = ".".join(Path(__file__).resolve().parts[-3:-1])
 
-from .training.options.command_line import CommandParser, whole_number
-from .training.options.errors import mistakes
-from .training.options.registry import check_environment, register_algorithms
+from ..training.options.command_line import CommandParser, whole_number
+from ..training.options.errors import mistakes
+from ..training.options.registry import check_environment, register_algorithms
 from .video import draw_elsewhere, encode, frame_rate, pictures
 
-PROG = "replay.py"
+PROG = "record.py"
 TIMEOUT = 600.0
 
 
@@ -64,7 +64,7 @@ def record_here(args: argparse.Namespace) -> None:
 
     :param args: Command line
     """
-    from .hub.published import PublishedAgent  # the parent process needs none of this
+    from .published import PublishedAgent  # the parent process needs none of this
 
     agent = PublishedAgent(args.folder, args.env)
     env = agent.make_env(seed=args.seed, render_mode="rgb_array")

@@ -22,12 +22,12 @@ from rl_zoo3.utils import ALGOS
 
 from sb3_diffusion.taxonomy import available_methods
 from tests.environments import PointEnv
+from tests.zoo.processes import ROOT, TINY, check, run, script
 from zoo.training import tuning
 from zoo.training.manager import Manager
 from zoo.training.options.registry import convert_params, register_algorithms
 
-from .test_cli import ROOT, TINY, check, run, script
-from .test_hyperparams import load
+from .options.test_hyperparams import load
 
 register_algorithms()
 

@@ -1,5 +1,5 @@
 """
-How cost grows: ``python zoo/benchmark_scaling.py --algo qsm`` (or ``python -m zoo.benchmark_scaling``).
+How cost grows: ``python zoo/speed/scaling.py --algo qsm`` (or ``python -m zoo.speed.scaling``).
 
 One quantity at a time leaves the sizes of Hopper: diffusion steps, particles, batch, width, sizes of observation and action,
 both at once as in larger tasks, threads, execution mode, and the number of environments per process. All points of a line are
@@ -20,8 +20,8 @@ from statistics import median
 from typing import Any, ClassVar
 
 if not __package__:  # started as a file: make the folder that contains the package importable
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = Path(__file__).resolve().parent.name
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    __package__ = ".".join(Path(__file__).resolve().parts[-3:-1])
 
 import numpy as np
 import torch as th
@@ -30,9 +30,10 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_diffusion.taxonomy import available_methods, get_method
 
-from .benchmark_speed import machine as describe_machine
-from .benchmark_speed import make_model, rate, report_load, silence
-from .machine import Load
+from .machine import Load, report_load
+from .report import conditions
+from .subject import make_model, silence
+from .timing import rate
 
 BASE: dict[str, Any] = {"obs_dim": 11, "action_dim": 3, "batch_size": 256, "width": 256, "diffusion_steps": 20}
 PARTICLES = (0.125, 0.25, 0.5, 1, 2)  # times the algorithm's default
@@ -75,7 +76,7 @@ def sizes(line: str, value: Any) -> dict[str, Any]:
     """
     :param line: Key of :data:`LINES`
     :param value: Value of the quantity
-    :return: What :func:`~zoo.benchmark_speed.make_model` has to know, as far as it differs from Hopper
+    :return: What :func:`~zoo.speed.subject.make_model` has to know, as far as it differs from Hopper
     """
     if line == "task":
         return dict(zip(("obs_dim", "action_dim"), TASKS[value], strict=True))
@@ -287,7 +288,7 @@ def main() -> None:
     """Measure line after line; each is saved as soon as it is complete."""
     args = parse_arguments()
     settings = ("env", "execution", "device", "threads", "repetitions", "seconds")
-    run = {"machine": describe_machine(args), "settings": {key: getattr(args, key) for key in settings}, "base": BASE}
+    run = {"machine": conditions(args), "settings": {key: getattr(args, key) for key in settings}, "base": BASE}
     turns = []
     for name in args.algo:
         for line in args.lines:

@@ -18,13 +18,13 @@ from sb3_diffusion.checkpoints.store import CheckpointStore
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from tests.helpers import assert_identical
 from tests.zoo.in_process import SAC, TINY, train
+from tests.zoo.processes import ROOT
 from zoo.training.callbacks import Evaluation
 from zoo.training.runs import signals as module
 from zoo.training.runs.resume import checkpoint_steps, finished
 from zoo.training.runs.signals import Interrupted, Signals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are different")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Training(TrainingCheckpoints):

@@ -1,4 +1,4 @@
-"""``zoo/benchmark_scaling.py``: laws, merging, and a run with a few points."""
+"""``zoo/speed/scaling.py``: laws, merging, and a run with a few points."""
 
 import json
 import os
@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from zoo.benchmark_scaling import LINES, POWERS, TASKS, default_particles, fit, merge, points
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.zoo.processes import script
+from zoo.speed.scaling import LINES, POWERS, TASKS, default_particles, fit, merge, points
 
 
 @pytest.mark.parametrize("power", [1, 2])
@@ -70,7 +69,7 @@ def test_command(tmp_path: Path) -> None:
     lines = ["--lines", "action_dim", "n_particles", "n_envs", "task", "--largest", "3", "--env", "Pendulum-v1"]
     effort = ["--repetitions", "1", "--seconds", "0.01", "--device", "cpu", "--output", "scaling.json"]
     result = subprocess.run(
-        [sys.executable, str(ROOT / "zoo" / "benchmark_scaling.py"), "--algo", "qsm", *lines, *effort],
+        [sys.executable, script("speed/scaling"), "--algo", "qsm", *lines, *effort],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

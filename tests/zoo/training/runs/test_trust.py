@@ -17,7 +17,7 @@ from stable_baselines3 import SAC
 
 from sb3_diffusion import SDAC, load_agent, save_agent
 from tests.checkpoints.test_agents import baseline, write
-from tests.zoo.test_resume import write_run
+from tests.zoo.training.runs.test_resume import write_run
 from zoo import enjoy, push_to_hub, train
 from zoo.hub.client import HubError, Repository, check_secrets, push
 from zoo.training import tuning

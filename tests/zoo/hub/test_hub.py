@@ -24,8 +24,9 @@ import yaml
 
 import zoo.enjoy
 from sb3_diffusion import SDAC
-from tests.zoo.hub_client import ROOT, Client, Result, environment
-from tests.zoo.hub_server import Fault, HubServer
+from tests.zoo.hub.client import Client, Result, environment
+from tests.zoo.hub.server import Fault, HubServer
+from tests.zoo.processes import script
 from zoo.training.runs.text_files import read_yaml, write_yaml
 
 TOKEN = "hf_canaryCANARYcanaryCANARY0123"
@@ -168,7 +169,7 @@ def test_scripts_as_a_user_calls_them(hub: Hub) -> None:
     variables = environment(hub.server.endpoint, hub.home, TOKEN)
 
     def call(name: str, *arguments: str) -> str:
-        command = [sys.executable, str(ROOT / "zoo" / f"{name}.py"), *arguments]
+        command = [sys.executable, script(name), *arguments]
         result = subprocess.run(command, cwd=hub.cwd, env=variables, capture_output=True, text=True, timeout=200)
         assert result.returncode == 0, result.stderr
         assert TOKEN not in result.stdout + result.stderr

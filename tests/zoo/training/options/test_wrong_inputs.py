@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.zoo.processes import ROOT, run, script
 from zoo import train
 from zoo.training.manager import Manager
-
-from .test_cli import ROOT, run, script
 
 SAC, DACER = "--algo sac --env Pendulum-v1", "--algo dacer --env Pendulum-v1"
 ODD = "--algo sac --gym-packages envs"
@@ -262,8 +261,8 @@ def test_a_failed_start_leaves_the_runs_of_others_alone(folder: Path, monkeypatc
         ("plot_toy", "--temperature -1", "temperature=-1.0 must be positive"),
         ("plot_toy", "--device gpu", "--device gpu is no device of PyTorch"),
         ("plot_toy", "--output toy.svg", "--output toy.svg: the picture is a PNG file"),
-        ("replay", "nowhere --env Pendulum-v0", "unknown environment 'Pendulum-v0'; did you mean Pendulum-v1?"),
-        ("replay", "nowhere --env Pendulum-v1", "nowhere"),
+        ("hub.record", "nowhere --env Pendulum-v0", "unknown environment 'Pendulum-v0'; did you mean Pendulum-v1?"),
+        ("hub.record", "nowhere --env Pendulum-v1", "nowhere"),
     ],
 )
 def test_the_other_commands_do_the_same(
@@ -275,12 +274,13 @@ def test_the_other_commands_do_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = files(folder)
-    monkeypatch.setattr(sys, "argv", [f"{command}.py", *shlex.split(options)])
+    name = command.rpartition(".")[2]
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *shlex.split(options)])
     with pytest.raises(SystemExit) as error:
         importlib.import_module(f"zoo.{command}").main()
     assert error.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{command}.py") and ": error: " in line and message in line
+    assert line.startswith(f"{name}.py") and ": error: " in line and message in line
     assert files(folder) == before
 
 

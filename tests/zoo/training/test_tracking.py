@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.zoo.processes import ROOT, check, run, script
 from zoo.training.manager import Manager
 from zoo.training.options.registry import register_algorithms
 from zoo.training.tracking import check_tracking
-
-from .test_cli import ROOT, check, run, script
 
 register_algorithms()
 

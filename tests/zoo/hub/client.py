@@ -15,7 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.zoo.processes import ROOT
+
 TOOLS = ("train", "push_to_hub", "load_from_hub", "enjoy")
 
 

@@ -1,22 +1,13 @@
-"""The machine under a benchmark: its name, its cores, and what other processes do on them meanwhile."""
+"""The machine under a benchmark: its cores, and what other processes do on them meanwhile."""
 
 import os
-import platform
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 PROC = Path("/proc")
 IDLE = (3, 4)  # columns of /proc/stat: idle, waiting for a disk
-
-
-def cpu_name() -> str:
-    """Name of the processor, as far as the system tells."""
-    cpuinfo = PROC / "cpuinfo"
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def busy_seconds() -> dict[int, float]:
@@ -100,3 +91,34 @@ def pin(count: int) -> list[int]:
     if cores:
         os.sched_setaffinity(0, cores)
     return cores
+
+
+def check_load(limit: float) -> None:
+    """
+    Refuse to compare on a machine that is busy with something else.
+
+    :param limit: Largest number of cores that may be busy
+    """
+    load = Load()
+    time.sleep(1.0)
+    busy = load.read()
+    if busy is not None and busy > limit:
+        sys.exit(
+            f"Other processes keep {busy:.2f} cores busy. Wait until they end, or allow it with --max-load {busy + 0.5:.1f}"
+        )
+
+
+def report_load(turns: list[dict[str, Any]], limit: float) -> None:
+    """
+    Tell what other processes did during the measurements.
+
+    :param turns: Measurements, each with its ``load``
+    :param limit: Largest number of cores that may be busy
+    """
+    loads = [turn["load"] for turn in turns if turn["load"] is not None]
+    if loads and max(loads) > limit:
+        disturbed = sum(load > limit for load in loads)
+        print(
+            f"\nWarning: other processes kept up to {max(loads):.2f} cores busy, more than {limit:g} in {disturbed} of "
+            f"{len(loads)} measurements. Figures of such a run are doubtful, with several threads they are worthless."
+        )

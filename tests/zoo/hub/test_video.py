@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sb3_diffusion import SDAC, save_agent
-from zoo import replay, video
+from zoo.hub import record, video
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -26,7 +26,7 @@ def test_size_is_kept(max_bytes: int, tmp_path: Path) -> None:
     imageio = pytest.importorskip("imageio.v3")
     pytest.importorskip("imageio_ffmpeg")
     path = tmp_path / "replay.mp4"
-    replay.encode(25.0, 60, iter(pictures(60)), path, max_bytes)
+    video.encode(25.0, 60, iter(pictures(60)), path, max_bytes)
     assert 1_000 < path.stat().st_size <= max_bytes
     frames = list(imageio.imiter(path))
     assert len(frames) == 60
@@ -44,13 +44,13 @@ def test_a_renderer_that_crashes_is_no_error(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv("DISPLAY", raising=False)
     target = tmp_path / "replay.mp4"
     target.write_bytes(b"an old video")
-    assert replay.record(tmp_path, "Pendulum-v1", target) == "the driver is upset"
+    assert record.record(tmp_path, "Pendulum-v1", target) == "the driver is upset"
     assert not target.exists()
 
 
 def test_no_agent_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    assert "contains no agent for Pendulum-v1" in replay.record(tmp_path, "Pendulum-v1", tmp_path / "replay.mp4")
+    assert "contains no agent for Pendulum-v1" in record.record(tmp_path, "Pendulum-v1", tmp_path / "replay.mp4")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_recording_of_an_agent(tmp_path: Path) -> None:
     model = SDAC("DiffusionPolicy", gym.make("Pendulum-v1"), buffer_size=10, policy_kwargs=policy_kwargs)
     save_agent(model, tmp_path / "sdac-Pendulum-v1.zip", optimizer_state=False)
     target = tmp_path / "replay.mp4"
-    problem = replay.record(tmp_path, "Pendulum-v1", target, steps=20, max_bytes=50_000)
+    problem = record.record(tmp_path, "Pendulum-v1", target, steps=20, max_bytes=50_000)
     if re.search("pip install|driver|device", problem):
         pytest.skip(problem)
     assert problem == ""

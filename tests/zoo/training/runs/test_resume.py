@@ -20,11 +20,11 @@ import torch as th
 import yaml
 
 from tests.helpers import assert_identical
+from tests.zoo.processes import ROOT
 from zoo.training.options.train import parse_own_options
 from zoo.training.runs import trust
 from zoo.training.runs.resume import checkpoint_steps, finished, open_run, resumable
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = "policy_kwargs:dict(net_arch=[16],diffusion_steps=2)"
 DACER = [
     "--algo",

@@ -1,5 +1,5 @@
 """
-See where the time of a training goes: ``python zoo/speed_shares.py --env Hopper-v5`` (or ``python -m zoo.speed_shares``).
+See where the time of a training goes: ``python zoo/speed/shares.py --env Hopper-v5`` (or ``python -m zoo.speed.shares``).
 
 Every algorithm trains on a real environment through its own ``learn()``, one update per transition. The wall-clock time of a
 step is split into environment, acting (``predict()``), storing and sampling transitions, update (``train()`` without sampling)
@@ -16,8 +16,8 @@ from statistics import median
 from typing import Any
 
 if not __package__:  # started as a file: make the folder that contains the package importable
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = Path(__file__).resolve().parent.name
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    __package__ = ".".join(Path(__file__).resolve().parts[-3:-1])
 
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
@@ -27,7 +27,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_diffusion.envs import quiet_mujoco
 from sb3_diffusion.taxonomy import available_methods, get_method
 
-from .benchmark_speed import BASELINES, machine, synchronize
+from .report import conditions
+from .subject import BASELINES
+from .timing import synchronize
 
 SECTIONS = ("environment", "acting", "storing", "sampling", "update", "rest")
 
@@ -196,7 +198,7 @@ def main() -> None:
     args = parse_arguments()
     results = measure(args)
     settings = {key: value for key, value in vars(args).items() if key != "output"}
-    report = {"machine": machine(args), "settings": settings, "results": results}
+    report = {"machine": conditions(args), "settings": settings, "results": results}
     args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\n{report['machine']['cpu']}, {args.threads} threads, device {args.device}, {args.env}; ms per step (share)\n")
     print(table(results))

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.zoo.processes import ROOT
 from zoo.benchmark import make_cells
 from zoo.benchmarking.cell_worker import Outcome, training_command, work
 from zoo.benchmarking.cells import Cell, CellFileError, Settings, expand, lease, plan, read, read_result
 from zoo.benchmarking.grid import LocalRunner, RayRunner, run_cells, summary
 
-ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_train.py")
 SHORT = Settings(n_timesteps=40, eval_freq=20, eval_episodes=2)
 DRIVER = """

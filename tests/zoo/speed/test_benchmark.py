@@ -1,4 +1,4 @@
-"""``zoo/benchmark_speed.py --against``: the protocol, with programs of a few lines on the other side."""
+"""``zoo/speed/benchmark.py --against``: the protocol, with programs of a few lines on the other side."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from zoo.benchmark_speed import compare, comparison_table, merge
-from zoo.external import External, ExternalError
-from zoo.machine import Load, busy_seconds, own_seconds, pin
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.zoo.processes import ROOT, check, run
+from tests.zoo.processes import script as path
+from zoo.speed.external import External, ExternalError
+from zoo.speed.machine import Load, busy_seconds, own_seconds, pin
+from zoo.speed.report import compare, comparison_table, merge
 
 HONEST = """
 import json, sys
@@ -58,7 +58,7 @@ def program(tmp_path: Path) -> Any:
 
 
 def script(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(ROOT / "zoo" / "benchmark_speed.py"), *arguments]
+    command = [sys.executable, path("speed/benchmark"), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
 
@@ -162,7 +162,7 @@ def test_against_a_program(program: Any, tmp_path: Path) -> None:
 
 
 def test_against_itself(tmp_path: Path) -> None:
-    rival = f"{sys.executable} {ROOT / 'zoo' / 'benchmark_speed.py'} --serve --device cpu"
+    rival = f"{sys.executable} {path('speed/benchmark')} --serve --device cpu"
     arguments = ["--algo", "qsm", *TINY, "--repetitions", "1", "--max-load", "1e9", "--against", rival]
     result = script(*arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -235,7 +235,7 @@ def test_work_of_others_is_load() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system cannot confine a process to cores")
 def test_children_inherit_the_cores() -> None:
-    code = "import os; from zoo.machine import pin; pin(1); import subprocess, sys; " + (
+    code = "import os; from zoo.speed.machine import pin; pin(1); import subprocess, sys; " + (
         "subprocess.run([sys.executable, '-c', 'import os; print(len(os.sched_getaffinity(0)))'])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60.0)
@@ -244,3 +244,19 @@ def test_children_inherit_the_cores() -> None:
 
 def test_nothing_to_pin() -> None:
     assert pin(10_000) == []
+
+
+def test_the_table_and_the_report(tmp_path: Path) -> None:
+    sizes = ["--batch-size", "8", "--width", "16", "--diffusion-steps", "2", "--n-particles", "2"]
+    effort = ["--repetitions", "2", "--seconds", "0.02", "--threads", "1"]
+    out = check(run(path("speed/benchmark"), "--algo", "sdac", "sac", "--device", "cpu", *sizes, *effort, cwd=tmp_path))
+    assert "| sdac |" in out
+    report = json.loads((tmp_path / "benchmark_speed.json").read_text(encoding="utf-8"))
+    assert report["settings"]["batch_size"] == 8
+    assert report["machine"]["versions"]["sb3_diffusion"]
+    for result in report["results"].values():
+        assert len(result["turns"]) == 2
+        assert 0.0 < result["share_of_ceiling"] < 1.5
+        assert result["peak_memory_mib"] > 0
+        for key in ("updates_per_second", "action_ms_1", "action_ms_1024", "gflop_per_update"):
+            assert result[key] > 0

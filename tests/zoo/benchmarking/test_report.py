@@ -232,7 +232,7 @@ def test_one_seed_and_nothing_at_all(tmp_path: Path) -> None:
     assert "<img" not in page
 
 
-def test_replays(tmp_path: Path) -> None:
+def test_videos(tmp_path: Path) -> None:
     small, large = (add_cell(tmp_path, "sac", "Hopper-v5", seed, 100.0) for seed in range(2))
     (small / "replay.mp4").write_bytes(b"small")
     published = large / "run" / "sac" / "Hopper-v5_1" / "hub" / "sac-Hopper-v5"  # as zoo/push_to_hub.py does
