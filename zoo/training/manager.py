@@ -13,7 +13,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import optuna
-import rl_zoo3.exp_manager
 from optuna.samplers import BaseSampler
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -176,7 +175,8 @@ class Manager(ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
-        hyperparameters.check(ALGOS[self.algo], self.settings, vars(rl_zoo3.exp_manager))
+        hyperparameters.check(ALGOS[self.algo], self.settings)
+        hyperparams = hyperparameters.parse_texts(hyperparams)
         policy_kwargs = hyperparams.get("policy_kwargs")
         ours = {method.zoo_name for method in available_methods()}
         if self.algo not in ours and isinstance(policy_kwargs, dict) and isinstance(policy_kwargs.get("activation_fn"), str):

@@ -1,7 +1,6 @@
 """Parts of the commands' parsers: errors of one line, ``key:value`` words, numbers with a least value."""
 
 import argparse
-import ast
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -12,13 +11,13 @@ from typing_extensions import override
 from sb3_diffusion.names import suggest
 
 from .errors import fail
+from .expressions import is_name_of_class, parse
 
 KEY = re.compile(r"[A-Za-z_]\w*")
 PLAIN_TEXT = re.compile(r"[A-Za-z_/~.][\w./~+:-]*")
+NUMBER = re.compile(r"\.\d+([eE][+-]?\d+)?")
 SCHEDULE = re.compile(r"lin_[\d.eE+-]+")
 WORDS = {"true": True, "false": False, "null": None, "none": None}
-MODULES = ("gym", "sb3", "th", "nn", "spaces")
-"""Names by which an expression may reach classes, as in rl-zoo3; with any other first word a dotted name is text."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -49,7 +48,7 @@ class CommandParser(argparse.ArgumentParser):
 
 class Assignments(argparse.Action):
     """
-    Collects ``key:value`` words in a dictionary. A value is a Python expression, as in rl-zoo3, or plain text, which needs no
+    Collects ``key:value`` words in a dictionary. A value is written as in rl-zoo3, or it is plain text, which needs no
     quotes: ``batch_size:512 learning_rate:lin_3e-4 policy_kwargs:dict(activation_fn=nn.ReLU)``.
     """
 
@@ -79,7 +78,7 @@ def parse_assignment(word: str) -> tuple[str, Any]:
 def evaluate(text: str) -> Any:
     """
     :param text: What stands behind the colon
-    :return: The value of the expression, or the text itself if it is a word, a dotted name, a path or a schedule
+    :return: The value, or the text itself if it is a word, a dotted name, a path or a schedule
     :raises ValueError: If it is neither
     """
     text = text.strip()
@@ -87,44 +86,12 @@ def evaluate(text: str) -> Any:
         return WORDS[text.lower()]
     if SCHEDULE.fullmatch(text):  # to Python, lin_3e-4 is a difference
         return text
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        if PLAIN_TEXT.fullmatch(text):
-            return text
-        reason = error.msg if isinstance(error, SyntaxError) else error
-        raise ValueError(f"{text!r} is no value ({reason}); close every bracket and quote") from None
-    if PLAIN_TEXT.fullmatch(text) and _first_word(tree) not in MODULES:
+    if PLAIN_TEXT.fullmatch(text) and not NUMBER.fullmatch(text) and not is_name_of_class(text):
         return text
     try:
-        return ast.literal_eval(tree)
-    except (ValueError, TypeError, MemoryError, RecursionError):
-        return _evaluate_expression(text)
-
-
-def _first_word(tree: ast.AST) -> str | None:
-    """``nn`` of ``nn.ReLU``."""
-    while isinstance(tree, ast.Attribute):
-        tree = tree.value
-    return tree.id if isinstance(tree, ast.Name) else None
-
-
-def _evaluate_expression(text: str) -> Any:
-    used = {node.id for node in ast.walk(ast.parse(text, mode="eval")) if isinstance(node, ast.Name)}
-    try:
-        # what the user types for a program of their own, with the names that rl-zoo3 documents
-        return eval(text, _modules() if used & set(MODULES) else {})
-    except Exception as error:
-        raise ValueError(f"{text!r} has no value ({type(error).__name__}: {error})") from None
-
-
-def _modules() -> dict[str, Any]:
-    """Imported for an expression that needs them only: they take seconds."""
-    import gymnasium as gym
-    import stable_baselines3 as sb3
-    import torch as th
-
-    return {"gym": gym, "sb3": sb3, "th": th, "nn": th.nn, "spaces": gym.spaces}
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no value ({error})") from None
 
 
 def whole_number(least: float = -math.inf, special: dict[int, str] | None = None) -> Callable[[str], int]:

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_diffusion.names import suggest
 
+from .expressions import parse
 from .settings import Settings
 
 SCHEDULES = ("learning_rate", "actor_learning_rate", "critic_learning_rate", "clip_range", "clip_range_vf", "delta_std")
@@ -27,7 +28,7 @@ OPTIONS = {"env": "--env", "device": "--device", "seed": "--seed", "verbose": "-
 """Arguments of an algorithm that the zoo gives it, with the options to set them."""
 
 EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
-"""Settings that rl-zoo3 evaluates where a file has text for them."""
+"""Settings that a file may hold as text, in the notation of :mod:`.expressions`."""
 
 DICTIONARIES = ("policy_kwargs", "replay_buffer_kwargs", "monitor_kwargs", "env_kwargs")
 NOISES = ("normal", "ornstein-uhlenbeck")
@@ -114,11 +115,10 @@ RULES = {
 """What is checked for every algorithm alike; the methods of this library check all their own arguments themselves."""
 
 
-def check(algorithm: type[BaseAlgorithm], settings: Settings, namespace: dict[str, Any]) -> None:
+def check(algorithm: type[BaseAlgorithm], settings: Settings) -> None:
     """
     :param algorithm: The algorithm
     :param settings: Its settings
-    :param namespace: Names by which expressions in a settings file reach classes
     :raises ValueError: For the first that cannot be right
     """
     arguments = _arguments(algorithm)
@@ -129,17 +129,17 @@ def check(algorithm: type[BaseAlgorithm], settings: Settings, namespace: dict[st
         if name not in arguments and name not in ZOO_SETTINGS:
             known = [argument for argument in (*arguments, *ZOO_SETTINGS) if argument not in OPTIONS]
             raise ValueError(f"{where}: {algorithm.__name__} has no argument {name!r}; {suggest(name, dict.fromkeys(known))}")
-        _check_value(where, name, setting.value, namespace)
+        _check_value(where, name, setting.value)
     for name in ("policy", "n_timesteps"):
         if name not in settings:
             raise ValueError(f"the setting {name} is missing; add it to the settings file, or give -params {name}:...")
     _check_noise(algorithm, settings, arguments)
-    _check_policy(algorithm, settings, namespace)
+    _check_policy(algorithm, settings)
 
 
-def _check_value(where: str, name: str, value: Any, namespace: dict[str, Any]) -> None:
+def _check_value(where: str, name: str, value: Any) -> None:
     if name in EXPRESSIONS and isinstance(value, str):
-        value = _evaluate(where, value, namespace)
+        value = _parse(where, value)
     if name in RULES and not RULES[name].allows(value):
         raise ValueError(f"{where} must be {RULES[name].text}.{_hint(value)}")
     if name == "normalize" and isinstance(value, dict):
@@ -167,12 +167,21 @@ def _hint(value: Any) -> str:
     return f" YAML takes {value} for text; write {int(number) if number.is_integer() else number!r}."
 
 
-def _evaluate(where: str, text: str, namespace: dict[str, Any]) -> Any:
+def parse_texts(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param hyperparams: Settings that were checked
+    :return: The same, with the value of each text that stands for one: rl-zoo3 would let Python evaluate it
+    """
+    return {
+        key: parse(value) if key in EXPRESSIONS and isinstance(value, str) else value for key, value in hyperparams.items()
+    }
+
+
+def _parse(where: str, text: str) -> Any:
     try:
-        return eval(text, dict(namespace))  # as rl-zoo3 will, see EXPRESSIONS
-    except Exception as error:
-        reason = error.msg if isinstance(error, SyntaxError) else error
-        raise ValueError(f"{where} cannot be evaluated: {type(error).__name__}: {reason}.") from error
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is no value: {error}.") from None
 
 
 def _check_names(where: str, owner: str, given: Iterable[Any], known: Iterable[str]) -> None:
@@ -224,7 +233,7 @@ def _check_noise(algorithm: type, settings: Settings, arguments: list[str]) -> N
         raise ValueError(f"{where} is half a noise; give noise_type and noise_std.")
 
 
-def _check_policy(algorithm: type[BaseAlgorithm], settings: Settings, namespace: dict[str, Any]) -> None:
+def _check_policy(algorithm: type[BaseAlgorithm], settings: Settings) -> None:
     name, origin = settings["policy"].value, settings["policy"].origin
     where = f"policy={name!r} ({origin})"
     if isinstance(name, str) and "." in name:
@@ -238,7 +247,7 @@ def _check_policy(algorithm: type[BaseAlgorithm], settings: Settings, namespace:
     if "policy_kwargs" not in settings:
         return
     kwargs, origin = settings["policy_kwargs"].value, settings["policy_kwargs"].origin
-    kwargs = _evaluate(f"policy_kwargs ({origin})", kwargs, namespace) if isinstance(kwargs, str) else kwargs
+    kwargs = _parse(f"policy_kwargs ({origin})", kwargs) if isinstance(kwargs, str) else kwargs
     known = inspect.signature(policy).parameters
     if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
         own = [key for key in known if key not in ("observation_space", "action_space", "lr_schedule")]

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from .expressions import parse
+
 FILE = "effective.yml"
 FAMILY = "dm_control"
 """Entry of a file for all tasks of the DeepMind Control Suite that have none of their own."""
@@ -155,8 +157,8 @@ def complete(model: Any, given: Settings, options: Settings, archive: str = "") 
 
 
 def _dictionary(value: Any) -> dict[str, Any]:
-    """The dictionary; a text that rl-zoo3 evaluates is kept whole."""
-    return value if isinstance(value, dict) else {"policy_kwargs": value} if value else {}
+    """The dictionary, which may be written as text."""
+    return (parse(value) if isinstance(value, str) else value) or {}
 
 
 def _defaults(cls: type) -> Settings:

@@ -1,8 +1,8 @@
 """
 Which runs are the user's own (docs: guide/security).
 
-Agents of rl-zoo3 are pickles, and strings in their settings are evaluated, so that whoever writes a run decides what the
-computer does that opens it. A training therefore leaves a mark in its folder that nobody else can make: a keyed checksum
+Agents of rl-zoo3 are pickles, and their settings name code to import, so that whoever writes a run decides what the computer
+does that opens it. A training therefore leaves a mark in its folder that nobody else can make: a keyed checksum
 (HMAC) of the number and the time that the disk has given to a file there. The key is a file of the user's. Whatever is
 downloaded, unpacked or copied gets another number and time, so that not even a mark that was once given away counts.
 """
@@ -23,9 +23,9 @@ from sb3_diffusion.printable import printable
 
 MARK, TAG = "trained_here", "trained_here.tag"
 KEY_BYTES = 32
-# What rl-zoo3 does with a setting, if it is text
-EVALUATED = ("normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs")
 IMPORTED = ("env_wrapper", "vec_env_wrapper", "callback")
+"""Settings that name code."""
+
 UNKNOWN = "not known as a run of yours (somebody else's, a copy, or one of an earlier version)"
 _NOTE = "Together with trained_here.tag this file shows that the run is its user's own. A copy of it shows nothing.\n"
 
@@ -77,11 +77,9 @@ def what_runs(hyperparams: Mapping[str, Any], command_line: Sequence[str]) -> st
     :param command_line: Options that its saved arguments become
     :return: What of them is run or obeyed when the run goes on, in one line
     """
-    evaluated = [key for key in EVALUATED if isinstance(hyperparams.get(key), str)]
     imported = [key for key in IMPORTED if hyperparams.get(key)]
     imported += ["policy"] if "." in str(hyperparams.get("policy", "")) else []
-    found = [f"{key} {printable(repr(hyperparams[key]), 500)} is evaluated" for key in evaluated]
-    found += [f"{key} {printable(repr(hyperparams[key]), 500)} is imported and run" for key in imported]
+    found = [f"{key} {printable(repr(hyperparams[key]), 500)} is imported and run" for key in imported]
     settings = f"of config.yml {'; '.join(found)}; " if found else ""
     return f"{settings}args.yml becomes the command line {printable(shlex.join(command_line), 1000)}"
 

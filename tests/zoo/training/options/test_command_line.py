@@ -112,7 +112,7 @@ def caught(function: Any, *args: Any) -> Exception:
 
 
 def test_only_messages_of_this_project_stand_alone() -> None:
-    assert explain(caught(evaluate, "foo(")) == "'foo(' is no value ('(' was never closed); close every bracket and quote"
+    assert explain(caught(evaluate, "foo(")) == "'foo(' is no value ('(' was never closed; close every bracket and quote)"
     # a bug in code of this project, and an error of other code
     assert explain(caught(evaluate, 3)).startswith("AttributeError: 'int' object has no attribute 'strip'; --traceback")
     assert explain(caught(int, "x")).startswith("ValueError: invalid literal for int()")

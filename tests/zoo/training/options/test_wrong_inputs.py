@@ -96,7 +96,7 @@ MISTAKES: list[tuple[str, str]] = [
     (f"{SAC} -conf steps.yml", "YAML takes 1e6 for text; write 1000000."),
     (f"{SAC} -conf bare.yml", "the setting policy is missing"),
     (f"{SAC} -conf endless.yml", "the setting n_timesteps is missing"),
-    (f"{SAC} -conf quoted.yml", "cannot be evaluated: SyntaxError"),
+    (f"{SAC} -conf quoted.yml", "policy_kwargs='dict(net_arch=[1,' (quoted.yml, entry Pendulum-v1) is no value: "),
     (f"{SAC} -conf raises.py", "settings file raises.py: ZeroDivisionError: division by zero"),
     (f"{SAC} -conf empty.py", "settings file empty.py holds no dictionary hyperparams"),
     (f"{SAC} --device cuda:77", "--device cuda:77: "),

@@ -81,7 +81,7 @@ def foreign(runs: Path, tmp_path: Path) -> Path:
     (run / "replay_buffer.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "proof")))
     (run / ENV / "vecnormalize.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "proof")))
     evil = f"__import__('pathlib').Path({str(tmp_path / 'proof')!r}).touch()"
-    settings = {"normalize": evil, "policy_kwargs": evil, "policy": "MlpPolicy", "n_timesteps": 60}
+    settings = {"normalize": evil, "policy_kwargs": evil, "policy": "evil.Policy", "n_timesteps": 60}
     (run / ENV / "config.yml").write_text(yaml.safe_dump(settings))
     return tmp_path
 
@@ -177,7 +177,7 @@ def test_resuming_a_strangers_run(foreign: Path, monkeypatch: pytest.MonkeyPatch
     arguments.write_text(yaml.safe_dump({**_plain(arguments), "conf": "evil.py", "gym_packages": ["evil"]}))
     message = refusal(train, monkeypatch, capsys, foreign, "--resume", str(run_in(foreign)))
     assert "is not known as a run of yours" in message and "add --trust-remote-code" in message
-    assert "policy_kwargs \"__import__('pathlib')" in message and "is evaluated" in message
+    assert "policy 'evil.Policy' is imported and run" in message
     assert "--gym-packages evil" in message and "--conf=evil.py" in message
     assert not (foreign / "proof").exists()
 
@@ -202,16 +202,16 @@ def test_resuming_with_leave(tmp_path: Path, capsys: Any) -> None:
 
 def test_what_runs() -> None:
     settings = {
-        "normalize": "dict(norm_obs=\x1b)",
+        "normalize": "dict(norm_obs=True)",
         "policy": "my.module.Policy",
         "env_wrapper": [{"my.Wrapper": {"x": 1}}],
-        "callback": "my.Callback",
+        "callback": "my.\x1bCallback",
         "policy_kwargs": {"net_arch": [8]},
         "vec_env_wrapper": None,
     }
     text = trust.what_runs(settings, ["--algo=sac", "--env-kwargs", "a:exit()"])
     assert text.isprintable() and "policy_kwargs" not in text and "vec_env_wrapper" not in text
-    for part in ("normalize 'dict(norm_obs=\\x1b)' is evaluated", "policy 'my.module.Policy' is imported", "my.Wrapper"):
+    for part in ("callback 'my.\\x1bCallback' is imported", "policy 'my.module.Policy' is imported", "my.Wrapper"):
         assert part in text
     assert text.endswith("args.yml becomes the command line --algo=sac --env-kwargs 'a:exit()'")
 
@@ -331,7 +331,7 @@ def test_a_strangers_study(tmp_path: Path, capsys: Any) -> None:
         study.add_trial(optuna.trial.create_trial(params={name: "exit()"}, distributions={name: values}, value=1.0))
     register_algorithms()
     for trial, name in enumerate(("policy_kwargs", "env_wrapper", "policy")):
-        with pytest.raises(ValueError, match=f"--trial-id {trial} sets {name}, which can run code"):
+        with pytest.raises(ValueError, match=f"--trial-id {trial} sets {name}, which no search draws"):
             tuning.load_trial(storage, "a\x1b[2Jb", trial, "sdac")
     with pytest.raises(ValueError, match=r"it has a\\x1b\[2Jb"):
         tuning.load_trial(storage, "other", 0, "sdac")
