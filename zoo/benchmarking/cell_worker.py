@@ -19,7 +19,7 @@ from filelock import Timeout, lock_descriptor
 
 from ..lease import lease, owner_of
 from ..provenance import cpu_name, git_commit, package_versions
-from ..training.manager import FINAL_EVALUATION
+from ..training.ending import FINAL_EVALUATION
 from ..training.runs.folders import run_folders
 from ..training.runs.resume import drop_checkpoints, finished, resumable
 from .cells import FORMAT, Cell, CellFileError, check, read, read_result, write

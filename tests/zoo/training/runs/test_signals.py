@@ -148,14 +148,14 @@ def test_signals_of_all_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             break
         assert train(pieces, "--resume", str(run)) == status
     end = {1: signal.SIGTERM}
-    evaluate_end = module_manager()._evaluate
+    evaluate_end = module_ending().evaluate
 
-    def at_the_end(self: Any, model: Any) -> None:
+    def at_the_end(self: Any, *args: Any) -> None:
         if end:
             signal.raise_signal(end.pop(1))
-        evaluate_end(self, model)
+        evaluate_end(self, *args)
 
-    monkeypatch.setattr(module_manager(), "_evaluate", at_the_end)
+    monkeypatch.setattr(module_ending(), "evaluate", at_the_end)
     assert train(pieces, "--resume", str(run)) == 143
     assert "The evaluation at the end was interrupted; repeat it with" in capfd.readouterr().out
     assert not finished(run) and checkpoint_steps(run)[-1] == 160
@@ -165,6 +165,12 @@ def test_signals_of_all_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         assert_identical(saved_policy(run / name), saved_policy(same / name), name)
     assert (run / "final_evaluation.json").read_bytes() == (same / "final_evaluation.json").read_bytes()
     assert (run / "evaluations.npz").stat().st_size == (same / "evaluations.npz").stat().st_size
+
+
+def module_ending() -> Any:
+    from zoo.training.ending import Ending
+
+    return Ending
 
 
 def module_manager() -> Any:
