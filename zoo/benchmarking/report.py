@@ -24,8 +24,7 @@ from matplotlib.figure import Figure
 
 from sb3_diffusion import __version__
 
-from ..figures import CONFIDENCE, MIN_RUNS, line_style, title
-from ..plot import draw
+from ..figures import CONFIDENCE, MIN_RUNS, draw_panels, line_style, title
 from .cells import DATA
 from .scores import (
     Aggregate,
@@ -339,7 +338,7 @@ def _curves(cells: list[CellState]) -> Picture | None:
             panels.setdefault(cell.env, {}).setdefault(cell.algo, []).append(curve)
     if not panels:
         return None
-    figure = draw(panels, "evaluation return\n(mean over episodes)")
+    figure = draw_panels(panels, "evaluation return\n(mean over episodes)")
     text = "Mean return over the episodes of every evaluation during training."
     return _picture(figure, f"Learning curves on {', '.join(panels)}", text)
 

@@ -28,8 +28,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sb3_diffusion.printable import printable
 
 from .. import figures
-from . import ZOO
 from .importance import report_importance
+from .options.commands import ZOO
 from .options.hyperparameters import EXPRESSIONS
 from .runs.trust import IMPORTED
 

@@ -4,7 +4,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from .. import ZOO
+ZOO = __name__.partition(".")[0]
+"""The name of the package of all commands, which depends on whether the library is installed or cloned."""
 
 
 def own_command() -> str:
