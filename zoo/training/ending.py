@@ -89,7 +89,12 @@ class Ending:
             training_env = self.model.get_env()
             assert training_env is not None
             sync_envs_normalization(training_env, env)
-        how = {"n_eval_episodes": n_episodes, "deterministic": deterministic, "return_episode_rewards": True, "warn": False}
+        how: dict[str, Any] = {
+            "n_eval_episodes": n_episodes,
+            "deterministic": deterministic,
+            "return_episode_rewards": True,
+            "warn": False,
+        }
         returns, lengths = evaluate_policy(self.model, env, **how)
         env.close()
         assert isinstance(returns, list) and isinstance(lengths, list)
