@@ -100,8 +100,8 @@ def test_whatever_is_none_of_the_forms_is_refused_and_not_run(
 
 
 def test_a_class_that_does_not_exist_is_named() -> None:
-    with pytest.raises(ValueError, match=r"nn\.Tahn: there is no Tahn; did you mean Tanh\?"):
-        evaluate("dict(activation_fn=nn.Tahn)")
+    with pytest.raises(ValueError, match=r"nn\.Relu: there is no Relu; did you mean ReLU\?"):
+        evaluate("dict(activation_fn=nn.Relu)")
 
 
 def test_a_list_may_be_repeated_within_reason() -> None:
