@@ -23,9 +23,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from zoo.machine import cpu_name
-from zoo.training.run_files import read_yaml
-from zoo.training.settings import hyperparameter_file
+from zoo.provenance import cpu_name
+from zoo.training.options.settings import hyperparameter_file
+from zoo.training.runs.text_files import read_yaml
 
 DATA = Path(__file__).parent / "data"
 PRICES = {"n_particles": "{} particles", "batch_size": "batches of {}", "diffusion_steps": "{} diffusion steps"}

@@ -19,7 +19,7 @@ from sb3_diffusion import kernels
 from sb3_diffusion.taxonomy import Method, available_methods, get_method
 from tests.cases import ROOT, case, file_of
 from tests.helpers import make_filled, with_logger
-from zoo.flops import FlopCounter
+from zoo.speed.flops import FlopCounter
 
 METHODS = [method for method in available_methods() if method.setting == "off-policy"]
 # operations that make the host wait for the device

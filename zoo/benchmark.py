@@ -21,9 +21,9 @@ if not __package__:  # started as a file: make the folder that contains the pack
 from .benchmarking.cell_worker import Outcome
 from .benchmarking.cells import Cell, Settings, expand, plan
 from .benchmarking.grid import LocalRunner, RayRunner, Runner, run_cells, summary
-from .training.command_line import CommandParser, parse_assignment
-from .training.errors import fail, refuse
-from .training.registry import check_algorithm, check_environment, import_packages
+from .training.options.command_line import CommandParser, parse_assignment
+from .training.options.errors import fail, refuse
+from .training.options.registry import check_algorithm, check_environment, import_packages
 
 PROG = "benchmark.py"
 NEEDED = 'install what is missing with: pip install -c constraints.txt -e ".[benchmark]"'
@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     report.set_defaults(function=report_command)
     report.add_argument("-o", "--output", type=Path, help="folder of the report (default: report/ in that of the benchmark)")
     report.add_argument("--title", default="Benchmark", help="heading of the page")
-    report.add_argument("--max-video-mb", type=float, default=5.0, help="larger replay videos are not put into the page")
+    report.add_argument("--max-video-mb", type=float, default=5.0, help="larger videos are not put into the page")
     return parser
 
 

@@ -20,7 +20,7 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from .training.registry import check_command_line
+from .training.options.registry import check_command_line
 
 if __name__ == "__main__":  # names are checked before the imports below, which take seconds
     check_command_line("enjoy.py", sys.argv[1:])
@@ -40,12 +40,12 @@ from .hub.client import Repository
 from .hub.published import PRETRAINED, PublishedAgent, agent_name, with_due_care
 from .hub.repository import read_results, read_source
 from .load_from_hub import FOLDER, fetch
-from .training.command_line import Assignments, CommandParser, whole_number
-from .training.device import check_device
-from .training.errors import mistakes
-from .training.registry import register_algorithms
-from .training.saved_agents import NoAgent, SavedAgent, find_run
-from .training.which_agent import add_options, chosen
+from .training.options.command_line import Assignments, CommandParser, whole_number
+from .training.options.device import check_device
+from .training.options.errors import mistakes
+from .training.options.registry import register_algorithms
+from .training.options.which_agent import add_options, chosen
+from .training.runs.saved_agents import NoAgent, SavedAgent, find_run
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -24,6 +25,7 @@ CONFIDENCE = 0.95
 MIN_RUNS = 3
 """An interval is drawn from this number of runs on."""
 
+MAX_COLUMNS = 3
 MAX_POINTS = 200
 """Runs with different steps are compared at no more than so many."""
 
@@ -157,6 +159,43 @@ def caption(n_runs: Sequence[int]) -> str:
     if max(n_runs) >= MIN_RUNS:
         parts.append(f"bands: {CONFIDENCE:.0%} bootstrap interval of the mean (from {MIN_RUNS} runs on)".replace("%", " %"))
     return "; ".join(parts)
+
+
+def draw_panels(panels: dict[str, dict[str, list[Curve]]], value: str) -> Figure:
+    """
+    Learning curves, with a panel for every environment.
+
+    :param panels: Environment -> algorithm -> one curve per run
+    :param value: What the vertical axis shows
+    """
+    columns = min(len(panels), MAX_COLUMNS)
+    rows = -(-len(panels) // columns)
+    # an algorithm looks the same in all panels
+    algos = list(dict.fromkeys(algo for curves in panels.values() for algo in curves))
+    from matplotlib import pyplot as plt  # which shows a figure that it has made; nothing else here is ever shown
+
+    figure = plt.figure(figsize=(2.2 + 4.0 * columns, 0.5 + 3.0 * rows), layout="constrained")
+    handles: dict[str, Artist] = {}
+    for index, (env, groups) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, index)
+        learning_axes(axes, env, value)
+        for algo, curves in groups.items():
+            counts = {len(others[algo]) for others in panels.values() if algo in others}
+            label = f"{title(algo)}\n({_runs(counts)})"
+            try:
+                draw_runs(axes, curves, label, line_style(algos.index(algo)))
+            except ValueError as error:
+                raise ValueError(f"the runs of {algo} on {env} cannot be averaged: {error}; plot them apart") from error
+        handles |= {str(handle.get_label()): handle for handle in axes.get_legend_handles_labels()[0]}
+    figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False)
+    figure.supxlabel(caption([len(curves) for groups in panels.values() for curves in groups.values()]), fontsize=8)
+    return figure
+
+
+def _runs(counts: set[int]) -> str:
+    """Number of runs behind a curve, which may differ from panel to panel."""
+    low, high = min(counts), max(counts)
+    return f"{low} run" if high == 1 else f"{low} runs" if low == high else f"{low} to {high} runs"
 
 
 def check_output(path: Path) -> None:

@@ -15,7 +15,7 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from .training.registry import check_command_line
+from .training.options.registry import check_command_line
 
 if __name__ == "__main__":  # names are checked before the imports below, which take seconds
     check_command_line("load_from_hub.py", sys.argv[1:])
@@ -26,9 +26,9 @@ from sb3_diffusion.printable import printable
 from .hub.client import Repository, download
 from .hub.published import agent_name
 from .hub.repository import read_results
-from .training.command_line import CommandParser
-from .training.errors import fail, refuse
-from .training.registry import register_algorithms
+from .training.options.command_line import CommandParser
+from .training.options.errors import fail, refuse
+from .training.options.registry import register_algorithms
 
 PROG = "load_from_hub.py"
 FOLDER = "hub"

@@ -20,21 +20,18 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib import rc_context
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 from stable_baselines3.common.results_plotter import ts2xy
 
 from sb3_diffusion.printable import printable
 
-from .figures import Curve, caption, check_output, draw_runs, learning_axes, line_style, save, title
-from .training.command_line import CommandParser
-from .training.curve import read_evaluations
-from .training.errors import mistakes
+from .figures import Curve, check_output, draw_panels, save
+from .training.options.command_line import CommandParser
+from .training.options.errors import mistakes
+from .training.runs.curve import read_evaluations
 
 PROG = "plot.py"
 RUN_FOLDER = re.compile(r"(?P<env>.+?)_(?P<number>\d+)(_.+)?")  # with --uuid, the id follows the number
-MAX_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -149,39 +146,6 @@ def _number(run: Run) -> int:
     return int(match["number"])
 
 
-def draw(panels: dict[str, dict[str, list[Curve]]], value: str) -> Figure:
-    """
-    :param panels: Environment -> algorithm -> one curve per run
-    :param value: What the vertical axis shows
-    """
-    columns = min(len(panels), MAX_COLUMNS)
-    rows = -(-len(panels) // columns)
-    # an algorithm looks the same in all panels
-    algos = list(dict.fromkeys(algo for curves in panels.values() for algo in curves))
-    figure = plt.figure(figsize=(2.2 + 4.0 * columns, 0.5 + 3.0 * rows), layout="constrained")
-    handles: dict[str, Artist] = {}
-    for index, (env, groups) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(rows, columns, index)
-        learning_axes(axes, env, value)
-        for algo, curves in groups.items():
-            counts = {len(others[algo]) for others in panels.values() if algo in others}
-            label = f"{title(algo)}\n({_runs(counts)})"
-            try:
-                draw_runs(axes, curves, label, line_style(algos.index(algo)))
-            except ValueError as error:
-                raise ValueError(f"the runs of {algo} on {env} cannot be averaged: {error}; plot them apart") from error
-        handles |= {str(handle.get_label()): handle for handle in axes.get_legend_handles_labels()[0]}
-    figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False)
-    figure.supxlabel(caption([len(curves) for groups in panels.values() for curves in groups.values()]), fontsize=8)
-    return figure
-
-
-def _runs(counts: set[int]) -> str:
-    """Number of runs behind a curve, which may differ from panel to panel."""
-    low, high = min(counts), max(counts)
-    return f"{low} run" if high == 1 else f"{low} runs" if low == high else f"{low} to {high} runs"
-
-
 def collect(runs: Sequence[Run], reader: Reader, *, skip: bool) -> dict[str, dict[str, list[Curve]]]:
     """
     :param runs: Trainings
@@ -240,7 +204,7 @@ def main() -> None:
         runs = [identify(folder) for folder in args.runs] or find_runs(args.log_folder, args.algo, args.env)
         panels = collect(runs, reader, skip=not args.runs)
         with rc_context({"svg.hashsalt": "plot"}):
-            figure = draw(panels, reader.value)
+            figure = draw_panels(panels, reader.value)
             save(figure, args.output)
     print(f"Saved as {args.output}")
     if args.show and matplotlib.get_backend().lower() == "agg":

@@ -1,4 +1,4 @@
-"""Where a number comes from: releases of the libraries and commit of this repository."""
+"""Where a number comes from: releases of the libraries, commit of this repository, and the processor."""
 
 import contextlib
 import importlib.metadata
@@ -30,3 +30,13 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}{' with local changes' if changed else ''}"
+
+
+def cpu_name() -> str:
+    """Name of the processor, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -14,7 +14,7 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from .training.registry import check_command_line
+from .training.options.registry import check_command_line
 
 if __name__ == "__main__":  # names are checked before the imports below, which take seconds
     check_command_line("push_to_hub.py", sys.argv[1:])
@@ -27,14 +27,14 @@ from sb3_diffusion.printable import printable
 from .hub.client import Repository, check_secrets, contents, push, redact
 from .hub.published import agent_name
 from .hub.repository import read_results, write_repository
-from .training.command_line import Assignments, CommandParser, whole_number
-from .training.device import check_device
-from .training.errors import fail, refuse
-from .training.registry import register_algorithms
-from .training.saved_agents import find_run
-from .training.started_with import changes
-from .training.trust import check_own
-from .training.which_agent import add_options, chosen
+from .training.options.command_line import Assignments, CommandParser, whole_number
+from .training.options.device import check_device
+from .training.options.errors import fail, refuse
+from .training.options.registry import register_algorithms
+from .training.options.which_agent import add_options, chosen
+from .training.runs.saved_agents import find_run
+from .training.runs.started_with import changes
+from .training.runs.trust import check_own
 
 quiet_mujoco()
 

@@ -16,18 +16,18 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from .training.command_line import Assignments, CommandParser, whole_number
-from .training.errors import fail, mistakes
-from .training.registry import check_command_line, register_algorithms
-from .training.which_agent import add_options, chosen
-from .video import WRONG_ARGUMENTS, draw_elsewhere, encode, frame_rate, label, pictures, to_gif
+from .hub.video import WRONG_ARGUMENTS, draw_elsewhere, encode, frame_rate, label, pictures, to_gif
+from .training.options.command_line import Assignments, CommandParser, whole_number
+from .training.options.errors import fail, mistakes
+from .training.options.registry import check_command_line, register_algorithms
+from .training.options.which_agent import add_options, chosen
 
 if TYPE_CHECKING:  # only the process that draws imports the libraries
     import numpy as np
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
 
-    from .training.saved_agents import SavedAgent
+    from .training.runs.saved_agents import SavedAgent
 
 PROG = "record.py"
 HERE = "--in-this-process"
@@ -68,7 +68,7 @@ def find_agents(args: argparse.Namespace) -> "list[SavedAgent]":
     :param args: Command line
     :raises ValueError: If there is none
     """
-    from .training.saved_agents import NoAgent, SavedAgent, candidates, find_run
+    from .training.runs.saved_agents import NoAgent, SavedAgent, candidates, find_run
 
     env_kwargs = {**(args.env_kwargs or {}), "render_mode": "rgb_array"}
     if not args.training:
@@ -135,7 +135,7 @@ def open_agent(args: argparse.Namespace, agent: "SavedAgent") -> "tuple[BaseAlgo
     :param agent: Who acts
     """
     from .hub.published import with_due_care
-    from .training.saved_agents import SavedAgent
+    from .training.runs.saved_agents import SavedAgent
 
     careful = with_due_care(agent, args.trust_remote_code)
     options: Any = {} if isinstance(careful, SavedAgent) else {"env_kwargs": agent.env_kwargs}
@@ -195,7 +195,7 @@ def draw_in_this_process(args: argparse.Namespace) -> None:
     """
     from sb3_diffusion.envs import quiet_mujoco
 
-    from .training.device import check_device
+    from .training.options.device import check_device
 
     with mistakes(PROG, args.traceback):
         check_device(args.device)

@@ -14,10 +14,10 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from .training.errors import mistakes
-from .training.options import make_parser, parse_options, parse_own_options
-from .training.registry import check_names
-from .training.settings import read_entries
+from .training.options.errors import mistakes
+from .training.options.registry import check_names
+from .training.options.settings import read_entries
+from .training.options.train import make_parser, parse_options, parse_own_options
 
 PROG = "train.py"
 
@@ -35,7 +35,7 @@ def main() -> None:
     run = None
     with mistakes(PROG, own.traceback):
         if own.resume is not None:
-            from .training.resume import continue_run
+            from .training.runs.resume import continue_run
 
             continued = continue_run(own.resume, own.resume_freq, arguments, own.trust_remote_code)
             if continued is None:
@@ -51,8 +51,8 @@ def main() -> None:
 
         from sb3_diffusion.envs import quiet_mujoco
 
+        from .training.runs.signals import Signals
         from .training.session import train  # takes seconds
-        from .training.signals import Signals
         from .training.tracking import check_tracking
 
         check_tracking(PROG, arguments)

@@ -1,5 +1,5 @@
 """
-Directive ``scaling``: the results of ``zoo/benchmark_scaling.py`` in ``docs/data/scaling.json``, as one of
+Directive ``scaling``: the results of ``zoo/speed/scaling.py`` in ``docs/data/scaling.json``, as one of
 
     ```{scaling} laws
     ```

@@ -1,5 +1,5 @@
 """
-Directive ``shares``: a report of ``zoo/speed_shares.py`` as a table.
+Directive ``shares``: a report of ``zoo/speed/shares.py`` as a table.
 
     ```{shares} shares-cpu.json
     ```
@@ -31,7 +31,7 @@ TITLES = {
 
 def shares_text(report: dict[str, Any]) -> str:
     """
-    :param report: What ``zoo/speed_shares.py`` saved
+    :param report: What ``zoo/speed/shares.py`` saved
     :return: The table and what it depends on, as Markdown
     """
     machine, settings = report["machine"], report["settings"]

@@ -1,5 +1,5 @@
 """
-Directive ``speed``: a report of ``zoo/benchmark_speed.py`` as a table.
+Directive ``speed``: a report of ``zoo/speed/benchmark.py`` as a table.
 
     ```{speed} speed-cpu.json
     ```
@@ -56,7 +56,7 @@ def versus_table(results: dict[str, dict[str, Any]], rival: str) -> str:
 
 def versus_text(report: dict[str, Any]) -> list[str]:
     """
-    :param report: What ``zoo/benchmark_speed.py --against`` saved
+    :param report: What ``zoo/speed/benchmark.py --against`` saved
     :return: How the ratios came about, as Markdown lines
     """
     against = report["against"]
@@ -91,7 +91,7 @@ def speed_table(results: dict[str, dict[str, Any]]) -> str:
 
 def speed_text(report: dict[str, Any]) -> str:
     """
-    :param report: What ``zoo/benchmark_speed.py`` saved
+    :param report: What ``zoo/speed/benchmark.py`` saved
     :return: The table and what it depends on, as Markdown
     """
     machine, settings, against = report["machine"], report["settings"], report.get("against")

@@ -1,10 +1,6 @@
 """The scripts as a user runs them, each in a process of its own."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,35 +10,13 @@ from stable_baselines3 import TD3
 
 from sb3_diffusion import DACER, load_agent
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "-n",
-    "60",
-    "--eval-freq",
-    "30",
-    "--eval-episodes",
-    "1",
-    "--seed",
-    "1",
-    "-params",
-    "learning_starts:40",
-    "buffer_size:200",
-]
+from .processes import ROOT, TINY, check, run, script
 
-
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    environment.pop("DISPLAY", None)
-    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
-
-
-def script(name: str) -> str:
-    return str(ROOT / "zoo" / f"{name}.py")
-
-
-def check(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+COMMANDS = sorted(
+    str(path.relative_to(ROOT / "zoo").with_suffix(""))
+    for path in (ROOT / "zoo").rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text("utf-8")
+)
 
 
 def test_train_then_enjoy(tmp_path: Path) -> None:
@@ -90,9 +64,7 @@ def test_dm_control_as_module(tmp_path: Path) -> None:
     assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
 
 
-@pytest.mark.parametrize(
-    "command", sorted(path.stem for path in (ROOT / "zoo").glob("*.py") if "__main__" in path.read_text("utf-8"))
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str, tmp_path: Path) -> None:
     """A percent sign in a help text is enough to break it."""
     assert "usage:" in check(run(script(command), "--help", cwd=tmp_path))
@@ -122,35 +94,3 @@ def test_saved_settings_are_those_of_the_file(tmp_path: Path) -> None:
     assert saved["learning_starts"] == 40
     agent = load_agent(config.parents[1] / "Pendulum-v1.zip")
     assert type(agent) is TD3 and agent.num_timesteps == 60
-
-
-def test_benchmark_speed(tmp_path: Path) -> None:
-    sizes = ["--batch-size", "8", "--width", "16", "--diffusion-steps", "2", "--n-particles", "2"]
-    effort = ["--repetitions", "2", "--seconds", "0.02", "--threads", "1"]
-    out = check(run(script("benchmark_speed"), "--algo", "sdac", "sac", "--device", "cpu", *sizes, *effort, cwd=tmp_path))
-    assert "| sdac |" in out
-    report = json.loads((tmp_path / "benchmark_speed.json").read_text(encoding="utf-8"))
-    assert report["settings"]["batch_size"] == 8
-    assert report["machine"]["versions"]["sb3_diffusion"]
-    for result in report["results"].values():
-        assert len(result["turns"]) == 2
-        assert 0.0 < result["share_of_ceiling"] < 1.5
-        assert result["peak_memory_mib"] > 0
-        for key in ("updates_per_second", "action_ms_1", "action_ms_1024", "gflop_per_update"):
-            assert result[key] > 0
-
-
-def test_speed_shares(tmp_path: Path) -> None:
-    effort = ["--repetitions", "2", "--warmup", "20", "--steps", "20", "--threads", "1", "--batch-size", "8", "--n-envs", "2"]
-    args = ["--env", "Pendulum-v1", "--algo", "qsm", "sac", "--device", "cpu", "--buffer-size", "100"]
-    out = check(run(script("speed_shares"), *args, *effort, cwd=tmp_path))
-    assert "| qsm |" in out
-    report = json.loads((tmp_path / "speed_shares.json").read_text(encoding="utf-8"))
-    assert report["settings"]["env"] == "Pendulum-v1"
-    for result in report["results"].values():
-        assert len(result["turns"]) == 2
-        assert set(result["shares"]) == {"environment", "acting", "storing", "sampling", "update", "rest"}
-        assert all(share > 0.0 for share in result["shares"].values())
-        for turn in result["turns"]:
-            assert sum(turn.values()) > 0.0
-        assert result["ms"]["update"] > result["ms"]["sampling"]

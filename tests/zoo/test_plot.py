@@ -11,9 +11,8 @@ pytest.importorskip("matplotlib")
 from matplotlib import pyplot as plt
 from matplotlib.image import imread
 
+from tests.zoo.processes import check, run, script
 from zoo import figures, plot
-
-from .test_cli import check, run, script
 
 
 def make_run(folder: Path, returns: list[float], *, every: int = 100, offset: float = 0.0) -> Path:
@@ -52,7 +51,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None
 
 def figure_of(logs: Path, reader: plot.Reader, **search: Any) -> Any:
     runs = plot.find_runs(logs, search.get("algos"), search.get("envs"))
-    return plot.draw(plot.collect(runs, reader, skip=True), reader.value)
+    return figures.draw_panels(plot.collect(runs, reader, skip=True), reader.value)
 
 
 def test_a_folder_gives_a_readable_png(logs: Path) -> None:

@@ -14,8 +14,7 @@ import torch as th
 from sb3_diffusion.envs import boltzmann_density, boltzmann_entropy, get_toy, toy_dataset
 from sb3_diffusion.taxonomy import Method, available_methods, get_method
 from tests.helpers import parameters
-
-from .test_cli import check, run, script
+from tests.zoo.processes import check, run, script
 
 pytest.importorskip("matplotlib")
 from matplotlib.image import imread

@@ -11,11 +11,11 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_diffusion import QSM
-from zoo import record, video
-from zoo.training.registry import register_algorithms
-from zoo.training.saved_agents import SavedAgent
-
-from .test_replay import pictures
+from tests.zoo.hub.test_video import pictures
+from zoo import record
+from zoo.hub import video
+from zoo.training.options.registry import register_algorithms
+from zoo.training.runs.saved_agents import SavedAgent
 
 register_algorithms()
 

@@ -18,11 +18,10 @@ import numpy as np
 from filelock import Timeout, lock_descriptor
 
 from ..lease import lease, owner_of
-from ..machine import cpu_name
-from ..provenance import git_commit, package_versions
-from ..training.folders import run_folders
-from ..training.manager import FINAL_EVALUATION
-from ..training.resume import drop_checkpoints, finished, resumable
+from ..provenance import cpu_name, git_commit, package_versions
+from ..training.ending import FINAL_EVALUATION
+from ..training.runs.folders import run_folders
+from ..training.runs.resume import drop_checkpoints, finished, resumable
 from .cells import FORMAT, Cell, CellFileError, check, read, read_result, write
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"

@@ -24,8 +24,7 @@ from matplotlib.figure import Figure
 
 from sb3_diffusion import __version__
 
-from ..figures import CONFIDENCE, MIN_RUNS, line_style, title
-from ..plot import draw
+from ..figures import CONFIDENCE, MIN_RUNS, draw_panels, line_style, title
 from .cells import DATA
 from .scores import (
     Aggregate,
@@ -41,7 +40,7 @@ from .scores import (
 )
 
 ABSENT = "\N{EN DASH}"
-CARD, REPLAY = "README.md", "replay.mp4"
+CARD, VIDEO = "README.md", "replay.mp4"
 MAX_CARD_CHARACTERS = 100_000
 
 
@@ -289,14 +288,14 @@ def media(cells: list[CellState], root: Path, max_video_mb: float) -> dict[str, 
     """
     videos, large, cards = [], [], []
     for cell in cells:
-        replay, card = _find(cell.folder, REPLAY), _find(cell.folder, CARD)
-        if replay is not None:
-            size = replay.stat().st_size
+        video, card = _find(cell.folder, VIDEO), _find(cell.folder, CARD)
+        if video is not None:
+            size = video.stat().st_size
             if size <= max_video_mb * 1e6:
-                videos.append({"run": _name(cell), "data": _address("video/mp4", replay.read_bytes())})
+                videos.append({"run": _name(cell), "data": _address("video/mp4", video.read_bytes())})
             else:
                 limit = f"{size / 1e6:.1f} MB, more than {max_video_mb:g} MB"
-                large.append(f"The replay of {_name(cell)} is not shown ({limit}): {replay.relative_to(root)}")
+                large.append(f"The video of {_name(cell)} is not shown ({limit}): {video.relative_to(root)}")
         if card is not None:
             with card.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(MAX_CARD_CHARACTERS + 1)
@@ -339,7 +338,7 @@ def _curves(cells: list[CellState]) -> Picture | None:
             panels.setdefault(cell.env, {}).setdefault(cell.algo, []).append(curve)
     if not panels:
         return None
-    figure = draw(panels, "evaluation return\n(mean over episodes)")
+    figure = draw_panels(panels, "evaluation return\n(mean over episodes)")
     text = "Mean return over the episodes of every evaluation during training."
     return _picture(figure, f"Learning curves on {', '.join(panels)}", text)
 

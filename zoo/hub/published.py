@@ -21,10 +21,10 @@ from sb3_diffusion import load_agent, load_normalization
 from sb3_diffusion.checkpoints.agents import why_unsafe
 from sb3_diffusion.printable import printable, quoted
 
-from ..training.run_files import read_yaml, saved_env_kwargs
-from ..training.saved_agents import SavedAgent
-from ..training.started_with import original
-from ..training.trust import UNKNOWN, is_own
+from ..training.runs.saved_agents import SavedAgent
+from ..training.runs.started_with import original
+from ..training.runs.text_files import read_yaml, saved_env_kwargs
+from ..training.runs.trust import UNKNOWN, is_own
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 MAX_STACK = 100

@@ -23,14 +23,13 @@ from sb3_diffusion.checkpoints.archives import open_archive
 from sb3_diffusion.checkpoints.tagged_json import parse_json
 from sb3_diffusion.printable import printable
 
-from ..machine import cpu_name
-from ..provenance import git_commit, package_versions
-from ..replay import record
-from ..training.run_files import read_yaml, saved_env_kwargs, write_yaml
-from ..training.saved_agents import SavedAgent
-from ..training.started_with import original
+from ..provenance import cpu_name, git_commit, package_versions
+from ..training.runs.saved_agents import SavedAgent
+from ..training.runs.started_with import original
+from ..training.runs.text_files import read_yaml, saved_env_kwargs, write_yaml
 from .model_card import model_card
 from .published import PublishedAgent, agent_name
+from .record import record
 
 MB = 1_000_000
 SETTINGS = ("config.yml", "args.yml", "env_kwargs.yml")

@@ -1,4 +1,1 @@
-"""Trainings: algorithms and settings, the manager over rl-zoo3's, what a run leaves behind, searching, resuming, tracking."""
-
-#: The name of the package of all commands, which depends on whether the library is installed or cloned.
-ZOO = __name__.rpartition(".")[0]
+"""Trainings: the manager over rl-zoo3's, searching, tracking, what is done at the end."""

@@ -14,8 +14,8 @@ from sb3_diffusion.checkpoints.agents import save_agent
 from sb3_diffusion.files import write_atomically
 
 from ..lease import Taken
-from .folders import RunFolder, owner
-from .full_disk import going_on
+from .runs.folders import RunFolder, owner
+from .runs.full_disk import going_on
 from .warmup import is_warming_up
 
 

@@ -1,7 +1,6 @@
 """rl-zoo3's experiment manager with our settings, DeepMind Control tasks and a report at the end."""
 
 import argparse
-import json
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,49 +10,46 @@ from pprint import pprint
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import optuna
-import rl_zoo3.exp_manager
 from optuna.samplers import BaseSampler
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize, sync_envs_normalization
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from typing_extensions import override
 
 from sb3_diffusion import load_normalization
-from sb3_diffusion.checkpoints.agents import save_agent
 from sb3_diffusion.checkpoints.snapshot import SnapshotServer
 from sb3_diffusion.checkpoints.trainings import CannotContinue
-from sb3_diffusion.files import write_atomically
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.printable import printable
 from sb3_diffusion.taxonomy import registered_methods
 
 from ..lease import Taken
-from . import fit, hyperparameters, settings, started_with, trust, tuning
-from .callbacks import Checkpoints, Evaluation, Ownership, SaveNormalization, save_normalization
-from .commands import command, own_command
-from .curve import print_curve
-from .errors import fail
-from .folders import Name, RunFolder
-from .folders import make as make_folder
-from .full_disk import going_on, guard_monitor
-from .hyperparameters import SCHEDULES
-from .registry import DMC_PREFIX, use_search_space
-from .resume import Run, how_to_continue, make_checkpoints, mark_finished, note_extension, resume_command
-from .run_files import write_yaml
-from .settings import Settings, hyperparameter_file
-from .signals import Signals, leave_signals_to_trainer, start_worker_server
-from .starting_agent import StartingAgent
+from . import tuning
+from .callbacks import Checkpoints, Evaluation, Ownership, SaveNormalization
+from .ending import Ending
+from .options import fit, hyperparameters, settings
+from .options.commands import own_command
+from .options.errors import fail
+from .options.hyperparameters import SCHEDULES
+from .options.registry import DMC_PREFIX, use_search_space
+from .options.settings import Settings, hyperparameter_file
+from .runs import started_with, trust
+from .runs.curve import print_curve
+from .runs.folders import RunFolder
+from .runs.folders import make as make_folder
+from .runs.full_disk import going_on, guard_monitor
+from .runs.resume import Run, make_checkpoints, mark_finished, note_extension, resume_command
+from .runs.signals import Signals, leave_signals_to_trainer, start_worker_server
+from .runs.starting_agent import StartingAgent
+from .runs.text_files import write_yaml
 from .tracking import make_logger
 from .warmup import announce_warm_up
 
-FINAL_EVALUATION = "final_evaluation.json"
 DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
 
 
@@ -168,7 +164,8 @@ class Manager(ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
-        hyperparameters.check(ALGOS[self.algo], self.settings, vars(rl_zoo3.exp_manager))
+        hyperparameters.check(ALGOS[self.algo], self.settings)
+        hyperparams = hyperparameters.parse_texts(hyperparams)
         policy_kwargs = hyperparams.get("policy_kwargs")
         activation = policy_kwargs.get("activation_fn") if isinstance(policy_kwargs, dict) else None
         if isinstance(activation, str) and not _has_our_policies(ALGOS[self.algo]):
@@ -374,78 +371,26 @@ class Manager(ExperimentManager):
             self.folder.release()
 
     def _finish(self, model: BaseAlgorithm) -> None:
+        ending = Ending(model, Path(self.save_path), self.env_name, self.checkpoints.last_step)
         if self.checkpoints.complete or self.checkpoints.stopped:
-            self._save_agent(model)
+            ending.save(with_replay_buffer=self.save_replay_buffer)
         if self.checkpoints.complete:
-            try:
-                if self.n_eval_episodes > 0:
-                    self._evaluate(model)
-            except KeyboardInterrupt:
-                print(f"The evaluation at the end was interrupted; repeat it with: {resume_command(self.save_path)}")
-                raise
+            if self.n_eval_episodes > 0:
+                self._evaluate(ending)
             with going_on("finished.json"):
                 mark_finished(self.save_path, self.params_path, model.num_timesteps)
         else:
-            print(how_to_continue(Path(self.save_path), self.checkpoints.last_step, model.num_timesteps))
+            print(ending.how_to_continue())
         print_curve(Path(self.save_path))
-        if Path(self.save_path, f"{self.env_name}.zip").is_file():
-            print(f"Watch it with: {self._enjoy_command()}")
+        ending.say_how_to_watch(self.algo, self.log_folder, getattr(self.args, "gym_packages", []))
 
-    def _save_agent(self, model: BaseAlgorithm) -> None:
-        """Save the agent, for Stable-Baselines3's algorithms with what load_agent needs, and what belongs to it."""
-        archive = Path(self.save_path) / f"{self.env_name}.zip"
+    def _evaluate(self, ending: Ending) -> None:
         try:
-            save_agent(model, archive)
-            if (normalization := model.get_vec_normalize_env()) is not None:
-                save_normalization(normalization, Path(self.params_path, "vecnormalize.pkl"))
-        except OSError as error:
-            again = how_to_continue(Path(self.save_path), self.checkpoints.last_step, model.num_timesteps)
-            print(f"train.py: error: the agent could NOT be saved as {archive} ({error}). {again}", file=sys.stderr)
-            raise SystemExit(1) from None
-        print(f"Agent saved as {archive}")
-        if self.save_replay_buffer and hasattr(model, "save_replay_buffer"):
-            with going_on("replay_buffer.pkl"):
-                model.save_replay_buffer(Path(self.save_path) / "replay_buffer.pkl")
-
-    def _enjoy_command(self) -> str:
-        name = Name.parse(Path(self.save_path).name, self.env_name)
-        exp_id = [] if name is None else ["--exp-id", name.exp_id]
-        packages = getattr(self.args, "gym_packages", [])
-        imported = ["--gym-packages", *packages] if packages else []
-        return command("enjoy", "--algo", self.algo, "--env", self.env_name.gym_id, *imported, "-f", self.log_folder, *exp_id)
-
-    def _evaluate(self, model: BaseAlgorithm) -> None:
-        """Print the return of the trained agent, and write every episode to a file of the run."""
-        env = self.create_envs(1, eval_env=True)
-        if model.get_vec_normalize_env() is not None:
-            training_env = model.get_env()
-            assert training_env is not None
-            sync_envs_normalization(training_env, env)
-        returns, lengths = evaluate_policy(
-            model,
-            env,
-            n_eval_episodes=self.n_eval_episodes,
-            deterministic=self.deterministic_eval,
-            return_episode_rewards=True,
-            warn=False,
-        )
-        env.close()
-        assert isinstance(returns, list) and isinstance(lengths, list)
-        evaluation = {
-            "timesteps": model.num_timesteps,
-            "budget": self.n_timesteps,
-            "deterministic": self.deterministic_eval,
-            "returns": [float(value) for value in returns],
-            "lengths": [int(value) for value in lengths],
-        }
-        with going_on(FINAL_EVALUATION):
-            write_atomically(Path(self.save_path, FINAL_EVALUATION), json.dumps(evaluation).encode())
-        mean, std = np.mean(returns), np.std(returns)
-        kind = "deterministic" if self.deterministic_eval else "stochastic"
-        print(
-            f"Evaluation after {model.num_timesteps} steps: mean reward {mean:.2f} +/- {std:.2f} "
-            f"over {self.n_eval_episodes} {kind} episodes"
-        )
+            env = self.create_envs(1, eval_env=True)
+            ending.evaluate(env, self.n_eval_episodes, self.deterministic_eval, self.n_timesteps)
+        except KeyboardInterrupt:
+            print(f"The evaluation at the end was interrupted; repeat it with: {resume_command(self.save_path)}")
+            raise
 
 
 def _has_our_policies(algorithm: type[BaseAlgorithm]) -> bool:

@@ -9,15 +9,15 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
-from . import settings
-from .device import check_device
-from .errors import held_back, mistakes
 from .manager import Manager
-from .options import default_options
-from .registry import register_algorithms
-from .resume import Run
-from .settings import Setting
-from .signals import Signals
+from .options import settings
+from .options.device import check_device
+from .options.errors import held_back, mistakes
+from .options.registry import register_algorithms
+from .options.settings import Setting
+from .options.train import default_options
+from .runs.resume import Run
+from .runs.signals import Signals
 from .tracking import start_tracking
 
 

@@ -12,9 +12,9 @@ import stable_baselines3
 from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 from typing_extensions import override
 
-from .commands import own_command
-from .errors import fail
-from .full_disk import GuardedLogger
+from .options.commands import own_command
+from .options.errors import fail
+from .runs.full_disk import GuardedLogger
 
 
 class CompleteTensorBoard(TensorBoardOutputFormat):

@@ -28,9 +28,10 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sb3_diffusion.printable import printable
 
 from .. import figures
-from . import ZOO
 from .importance import report_importance
-from .trust import EVALUATED, IMPORTED
+from .options.commands import ZOO
+from .options.hyperparameters import EXPRESSIONS
+from .runs.trust import IMPORTED
 
 SEARCH_OPTIONS = {
     **dict.fromkeys(["-optimize", "--optimize-hyperparameters", "--no-optim-plots"], True),
@@ -121,9 +122,9 @@ def load_trial(storage: str, study_name: str, trial_id: int, algo: str) -> dict[
     trial = trials[trial_id]
     if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         raise ValueError(f"--trial-id {trial_id} is {_state(trial)}; choose one that is complete or pruned")
-    code = sorted(set(trial.params) & {*EVALUATED, *IMPORTED, "policy"})
+    code = sorted(set(trial.params) & {*EXPRESSIONS, *IMPORTED, "policy"})
     if code:  # no search of ours or of rl-zoo3 draws them
-        raise ValueError(f"--trial-id {trial_id} sets {code[0]}, which can run code; nothing of the study was run")
+        raise ValueError(f"--trial-id {trial_id} sets {code[0]}, which no search draws; nothing of the study was run")
     return trial.params
 
 
