@@ -120,7 +120,7 @@ def test_every_entry_trains(name: str, env_id: str, tmp_path: Path) -> None:
     if name == "ppo":
         small = {"n_steps": 4, "batch_size": 4, "n_epochs": 1, "n_envs": 1}
     elif name in OURS:
-        small |= case(get_method(name)).tiny
+        small |= {key: value for key, value in case(get_method(name)).tiny.items() if value is not None}
     options: dict[str, Any] = {"n_timesteps": 4, "eval_freq": -1, "log_interval": -1, "hyperparams": small}
     manager = Manager(argparse.Namespace(), name, env_id, str(tmp_path), **options)
     result = manager.setup_experiment()
