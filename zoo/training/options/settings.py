@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from sb3_diffusion.core.algorithm import DiffusionAlgorithm
 from sb3_diffusion.taxonomy import registered_methods
 
 from .expressions import parse
@@ -172,7 +171,7 @@ def complete(model: Any, given: Settings, options: Settings, archive: str = "") 
         defaults = {name: Setting(getattr(model, name, item.value), archive) for name, item in defaults.items()}
         policy_kwargs = Setting(model.policy_kwargs, archive)
         given = {name: item for name, item in given.items() if name != "policy"}
-    ours = isinstance(model, DiffusionAlgorithm)
+    ours = hasattr(model, "policy_requirements")
     prescribed = {**model.policy_settings(), **model.policy_requirements()} if ours else {}
     if "noise_type" in given:
         defaults["action_noise"] = Setting(model.action_noise, "noise_type and noise_std")

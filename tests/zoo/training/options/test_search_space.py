@@ -13,7 +13,7 @@ from sb3_diffusion import DPMD, SDAC
 from sb3_diffusion.taxonomy import available_methods
 from tests.zoo.training.options.test_hyperparams import text_of
 from zoo.training.options.registry import register_algorithms, use_search_space
-from zoo.training.options.search_space import COMMON, convert_params, parse, search_space
+from zoo.training.options.search_space import COMMON, convert_params, parse_search, search_space
 from zoo.training.options.settings import choose_entry, hyperparameter_file, read_entries, read_file
 
 register_algorithms()
@@ -106,14 +106,14 @@ def test_what_an_algorithm_lacks_is_not_drawn() -> None:
 )
 def test_a_wrong_entry_is_one_line(entry: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^settings file mine.yml, search: temperature: .*{message}") as caught:
-        parse("mine.yml", {"temperature": entry})
+        parse_search("mine.yml", {"temperature": entry})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("entries", [None, [], "temperature", 3])
 def test_a_search_that_is_no_mapping_is_one_line(entries: Any) -> None:
     with pytest.raises(ValueError, match=r"^settings file mine.yml, search: .* must be names of arguments with what to draw"):
-        parse("mine.yml", entries)
+        parse_search("mine.yml", entries)
 
 
 @pytest.mark.parametrize(
