@@ -15,7 +15,7 @@ from sb3_diffusion.numeric import integer
 
 FORMAT = 2
 """Of the parts; 1 had another dialect in its JSON, which is still read."""
-_MANIFEST = re.compile(r"checkpoint_(\d+)\.json")
+_MANIFEST = re.compile(r"checkpoint_(\d+)(?:_(\d+))?\.json")
 _PART = re.compile(r".+-[0-9a-f]{16}(\.\w+)?|.+\.part")
 
 Entry = dict[str, Any]
@@ -35,12 +35,14 @@ class Checkpoint:
     :param step: Number of environment steps
     :param parts: Files by their names
     :param format: Number of the format in which it was written
+    :param updates: Number of updates, the second clock of a training
     """
 
     folder: Path
     step: int
     parts: dict[str, Entry]
     format: int = FORMAT
+    updates: int = 0
 
     def read(self, name: str) -> bytes:
         """
@@ -84,12 +86,13 @@ class CheckpointStore:
         self.folder = Path(folder)
         self.keep = integer("keep", keep, low=1)
 
-    def save(self, step: int, parts: Iterable[tuple[str, bytes | Entry]]) -> Checkpoint:
+    def save(self, step: int, parts: Iterable[tuple[str, bytes | Entry]], updates: int = 0) -> Checkpoint:
         """
         Write a checkpoint, and remove the oldest beyond ``keep``.
 
         :param step: Number of environment steps
         :param parts: Names, and contents or (for a part of the previous checkpoint that belongs to this one, too) entries
+        :param updates: Number of updates: two checkpoints at one step, with updates in between, are two checkpoints
         :return: The checkpoint
         :raises OSError: If it cannot be written; earlier checkpoints are intact then
         """
@@ -98,12 +101,12 @@ class CheckpointStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, content in parts:
                 entries[name] = self._write_part(name, content) if isinstance(content, bytes) else content
-            body = {"format": FORMAT, "step": step, "parts": entries}
+            body = {"format": FORMAT, "step": step, "updates": updates, "parts": entries}
             manifest = json.dumps({"sha256": _body_digest(body), "body": body}, indent=1).encode()
-            write_atomically(self.folder / f"checkpoint_{step:012d}.json", manifest)
+            write_atomically(self.folder / f"checkpoint_{step:012d}_{updates:012d}.json", manifest)
         finally:
             self.remove_unused()
-        return Checkpoint(self.folder, step, entries)
+        return Checkpoint(self.folder, step, entries, updates=updates)
 
     def _write_part(self, name: str, content: bytes) -> Entry:
         digest = hashlib.sha256(content).hexdigest()
@@ -125,33 +128,33 @@ class CheckpointStore:
                 checkpoint = self._open(manifest)
                 checkpoint.verify()
             except DamagedCheckpoint as error:
-                problems.append(f"checkpoint {_step(manifest)} is damaged: {error}")
+                problems.append(f"checkpoint {_clocks(manifest)[0]} is damaged: {error}")
                 continue
             return checkpoint, problems
         return None, problems
 
-    def remove_newer(self, step: int) -> None:
+    def remove_newer(self, checkpoint: Checkpoint) -> None:
         """
-        Remove the checkpoints behind a step, once a training goes on from there: they would count as the newest.
+        Remove the checkpoints behind one, once a training goes on from there: they would count as the newest.
 
-        :param step: Number of environment steps
+        :param checkpoint: The checkpoint
         """
         for manifest in self._manifests():
-            if _step(manifest) > step:
+            if _clocks(manifest) > (checkpoint.step, checkpoint.updates):
                 manifest.unlink()
         self.remove_unused()
 
     def _manifests(self) -> list[Path]:
         """Newest first."""
         found = [path for path in self.folder.glob("checkpoint_*.json") if _MANIFEST.fullmatch(path.name)]
-        return sorted(found, key=_step, reverse=True)
+        return sorted(found, key=_clocks, reverse=True)
 
     def __len__(self) -> int:
         return len(self._manifests())
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints in ascending order, whether or not they are intact."""
-        return sorted(map(_step, self._manifests()))
+        return sorted(_clocks(manifest)[0] for manifest in self._manifests())
 
     def _open(self, manifest: Path) -> Checkpoint:
         try:
@@ -164,7 +167,7 @@ class CheckpointStore:
             raise DamagedCheckpoint(f"the checksum of {manifest} is wrong")
         if body["format"] not in (1, FORMAT):
             raise DamagedCheckpoint(f"{manifest} has format {body['format']}, this version reads formats 1 and {FORMAT}")
-        return Checkpoint(self.folder, body["step"], body["parts"], body["format"])
+        return Checkpoint(self.folder, body["step"], body["parts"], body["format"], body.get("updates", 0))
 
     def remove_unused(self) -> None:
         """Remove checkpoints beyond ``keep``, and files that belong to none."""
@@ -190,7 +193,8 @@ def _body_digest(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _step(manifest: Path) -> int:
+def _clocks(manifest: Path) -> tuple[int, int]:
+    """Environment steps, and updates (0 in the names that earlier versions gave)."""
     match = _MANIFEST.fullmatch(manifest.name)
     assert match is not None
-    return int(match[1])
+    return int(match[1]), int(match[2] or 0)

@@ -12,7 +12,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_diffusion.checkpoints.store import Checkpoint, CheckpointStore
 from sb3_diffusion.checkpoints.training_state import TrainingState, constructor_arguments, why_not
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, optional, real
+
+CLOCKS = ("steps", "updates")
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -33,12 +36,13 @@ class TrainingCheckpoints(BaseCallback):
     Put this callback last in the list.
 
     :param folder: Folder of the checkpoints
-    :param every: Environment steps between two checkpoints; 0 for none
+    :param every: Steps of the clock between two checkpoints; 0 for none
     :param keep: Number of checkpoints to keep
     :param resume: Continue from the newest intact checkpoint, if there is one
     :param files: Files that belong to the training, such as the best model so far: stored with each checkpoint and put back
     :param max_share: Save less often where saving would take more than this share of the time; ``None`` for no such limit
     :param verbose: 1 reports from which step the training continues
+    :param clock: What ``every`` counts: ``"steps"`` of the environments or ``"updates"``, for trainings on stored data
     """
 
     def __init__(
@@ -50,10 +54,12 @@ class TrainingCheckpoints(BaseCallback):
         files: Sequence[str | Path] = (),
         max_share: float | None = 0.02,
         verbose: int = 1,
+        clock: str = "steps",
     ):
         super().__init__(verbose)
         self.store = CheckpointStore(folder, keep)
         self.every = integer("every", every, low=0, remedy="0 writes no checkpoints")
+        self.clock = choice("clock", clock, CLOCKS)
         self.resume = resume
         self.files = [Path(path) for path in files]
         self.max_share = optional(real, "max_share", max_share, above=0, remedy="None is for no limit")
@@ -62,7 +68,7 @@ class TrainingCheckpoints(BaseCallback):
         self.stopped = False
         """Whether ``learn()`` was ended by :meth:`request`, with a checkpoint unless there was a reason to write none."""
         self._checkpoint: Checkpoint | None = None
-        self._saved_at: int | None = None
+        self._saved_at: tuple[int, int] | None = None
         self._not_before = 0.0
         self._n_rollouts = 0
         self._warned = False
@@ -113,7 +119,7 @@ class TrainingCheckpoints(BaseCallback):
             self._restore()
         elif self._due() or (self._requested and self._may_save()):
             self._save()
-        if self._stop and (self._saved_at == self.model.num_timesteps or self.every == 0):
+        if self._stop and (self._saved_at == self._now() or self.every == 0):
             self._end()
         self._n_rollouts += 1
 
@@ -140,25 +146,31 @@ class TrainingCheckpoints(BaseCallback):
         """On-policy algorithms count rollouts up to the next log line in a local variable."""
         return self.every > 0 and (self._log_interval is None or self._n_rollouts % self._log_interval == 0)
 
+    def _now(self) -> tuple[int, int]:
+        """Both clocks of the training: environment steps, updates. Nothing assumes that the first moves."""
+        return self.model.num_timesteps, getattr(self.model, "_n_updates", 0)
+
     def _due(self) -> bool:
         if self.every == 0:
             return False
         if self._saved_at is None:
             return True  # so that there is always something to continue from
-        if self.model.num_timesteps - self._saved_at < self.every or not self._may_save():
+        clock = CLOCKS.index(self.clock)
+        if self._now()[clock] - self._saved_at[clock] < self.every or not self._may_save():
             return False
         return time.monotonic() >= self._not_before
 
     def _save(self) -> None:
         start = time.monotonic()
         self._requested = False
-        if self._checkpoint is not None and self._saved_at == self._checkpoint.step == self.model.num_timesteps:
+        saved = None if self._checkpoint is None else (self._checkpoint.step, self._checkpoint.updates)
+        if saved is not None and self._saved_at == saved == self._now():
             return  # it is there already
-        self._saved_at = self.model.num_timesteps
+        self._saved_at = step, updates = self._now()
         extra = {"n_rollouts": self._n_rollouts, "n_calls": self.n_calls}
         try:
             parts = self.training_state.parts(self.store.folder, self._checkpoint, extra)
-            self._checkpoint = self.store.save(self.model.num_timesteps, parts)
+            self._checkpoint = self.store.save(step, parts, updates)
             self.training_state.written()
         except OSError as error:
             if not self._warned:
@@ -181,9 +193,10 @@ class TrainingCheckpoints(BaseCallback):
             extra, lost = self.training_state.restore(self._checkpoint)
         except ValueError as error:
             raise CannotContinue(" ".join(str(error).split())) from error
-        self.store.remove_newer(self._checkpoint.step)
+        self.store.remove_newer(self._checkpoint)
         self._n_rollouts, self.n_calls = extra["n_rollouts"], extra["n_calls"]
-        self._saved_at = self.num_timesteps = self.model.num_timesteps
+        self.num_timesteps = self.model.num_timesteps
+        self._saved_at = self._now()
         if self._log_interval is not None:
             _shift_iterations(self.logger, self._n_rollouts)
         self._say(f"Continuing at step {self.model.num_timesteps}.")

@@ -470,7 +470,7 @@ def test_damage_is_noticed(harm: str, tmp_path: Path) -> None:
     store.save(10, [("a.bin", b"ten"), ("b.bin", b"shared")])
     store.save(20, [("a.bin", b"twenty"), ("b.bin", b"shared")])
     (path,) = [path for path in tmp_path.glob("a-*.bin") if path.read_bytes() == b"twenty"]
-    manifest = tmp_path / "checkpoint_000000000020.json"
+    manifest = tmp_path / "checkpoint_000000000020_000000000000.json"
     if harm == "truncate":
         path.write_bytes(b"twen")
     elif harm == "flip":
@@ -486,11 +486,53 @@ def test_damage_is_noticed(harm: str, tmp_path: Path) -> None:
         checkpoint, problems = store.latest()
         assert checkpoint is not None and checkpoint.step == 10 and checkpoint.read("a.bin") == b"ten"
         assert len(problems) == (harm != "manifest removed")
-        assert all("20.json" in problem or path.name in problem for problem in problems)
+        assert all(manifest.name in problem or path.name in problem for problem in problems)
         assert sorted(tmp_path.iterdir()) == files
-    store.remove_newer(10)
+    assert checkpoint is not None
+    store.remove_newer(checkpoint)
     assert store.steps() == [10] and not manifest.exists() and not path.exists()
     assert store.latest() == (checkpoint, [])
+
+
+def test_two_checkpoints_at_one_step(tmp_path: Path) -> None:
+    """Updates are a clock of their own: a training on stored data takes no step in any environment."""
+    store = CheckpointStore(tmp_path, keep=3)
+    for updates in (0, 500, 1000):
+        store.save(0, [("a.bin", str(updates).encode())], updates)
+    store.save(0, [("a.bin", b"again")], 1000)
+    assert len(store) == 3 and store.steps() == [0, 0, 0]
+    newest, _ = store.latest()
+    assert newest is not None and (newest.step, newest.updates) == (0, 1000) and newest.read("a.bin") == b"again"
+    (tmp_path / newest.parts["a.bin"]["file"]).unlink()
+    older, problems = store.latest()
+    assert older is not None and older.updates == 500 and len(problems) == 1
+    store.remove_newer(older)
+    assert len(store) == 2
+    store.save(1, [("a.bin", b"a step")], 1000)
+    newest, _ = store.latest()
+    assert newest is not None and newest.step == 1
+
+
+def test_names_of_the_version_before(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(10, [("a.bin", b"ten")])
+    (manifest,) = tmp_path.glob("checkpoint_*.json")
+    manifest.rename(tmp_path / "checkpoint_000000000010.json")
+    newest, _ = store.latest()
+    assert newest is not None and (newest.step, newest.updates) == (10, 0)
+    store.save(20, [("a.bin", b"twenty")], 7)
+    assert store.steps() == [10, 20]
+
+
+def test_a_clock_of_updates(tmp_path: Path) -> None:
+    checkpoints = TrainingCheckpoints(tmp_path, every=8, keep=100, max_share=None, clock="updates")
+    model = make(ALGORITHMS[0], learning_starts=10, gradient_steps=2).learn(30, callback=checkpoints)
+    saved = [checkpoints.store._open(path) for path in sorted(tmp_path.glob("checkpoint_*.json"))]
+    updates = [checkpoint.updates for checkpoint in saved]
+    assert updates == sorted(set(updates)) and updates[0] == 0 and updates[-1] == model._n_updates == 40
+    assert all(later - earlier >= 8 for earlier, later in zip(updates[:-2], updates[1:-1], strict=True))
+    with pytest.raises(ValueError, match=r"Unknown clock='episodes'; known are steps, updates"):
+        TrainingCheckpoints(tmp_path, clock="episodes")
 
 
 def test_checkpoints_roll(tmp_path: Path) -> None:

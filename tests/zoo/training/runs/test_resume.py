@@ -54,7 +54,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 def newest_step(run: Path) -> int:
     """Step of the newest checkpoint; -1 before the run has its settings, 0 before it has a checkpoint."""
-    steps = [int(path.stem.removeprefix("checkpoint_")) for path in run.glob("resume/checkpoint_*.json")]
+    steps = [int(path.stem.split("_")[1]) for path in run.glob("resume/checkpoint_*.json")]
     return max(steps, default=0 if any(run.glob("*/args.yml")) else -1)
 
 
