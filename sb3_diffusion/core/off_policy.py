@@ -19,11 +19,11 @@ from sb3_diffusion.core.algorithm import DiffusionAlgorithm, replaced
 from sb3_diffusion.core.arguments import check_schedule, check_train_freq
 from sb3_diffusion.core.metrics import MetricLog, Metrics
 from sb3_diffusion.core.model_buffer import ModelBuffer, check_buffer_kwargs, check_environments
-from sb3_diffusion.core.spaces import check_action_space, check_observation_space
 from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.update import CudaGraphActing, Part, check_execution, polyak_update
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.replay import BUFFERS, TensorReplayBuffer, default_buffer_class
+from sb3_diffusion.envs.spaces import check_action_space, check_observation_space
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import check_no_unknown, choice
 from sb3_diffusion.numeric import integer, optional, real

@@ -26,7 +26,6 @@ from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
 from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import extractor_for, is_vector_space, make_extractor
-from sb3_diffusion.policies.modes import train_unless_frozen
 from sb3_diffusion.policies.multiplier import Multiplier
 from sb3_diffusion.policies.parts import (
     Module,
@@ -35,6 +34,7 @@ from sb3_diffusion.policies.parts import (
     optimizer_settings,
     own_parameters,
     per_network,
+    train_unless_frozen,
 )
 
 NOISE_BANK_SEED = 0

@@ -10,11 +10,11 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.arguments import OffPolicyArguments
 from sb3_diffusion.core.distributional import dsac_loss
 from sb3_diffusion.core.metrics import Metrics
-from sb3_diffusion.core.mixture import mixture_entropy
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.exploration import mixture_entropy
 from sb3_diffusion.policies.multiplier import Multiplier
 
 ALPHA_RANGE = (math.exp(-5.0), math.exp(3.0))

@@ -16,8 +16,8 @@ from sb3_diffusion.data.batch import Batch, joined
 from sb3_diffusion.generative.controlled import ControlledDiffusion, ControlledSampler, PathSample
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.modes import train_unless_frozen
 from sb3_diffusion.policies.multiplier import Multiplier
+from sb3_diffusion.policies.parts import train_unless_frozen
 
 ALPHA_RANGE = (math.exp(-10.0), math.exp(5.0))
 """An entropy that the policy cannot reach would drive alpha to infinity."""

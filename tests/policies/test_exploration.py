@@ -3,8 +3,8 @@
 import pytest
 import torch as th
 
-from sb3_diffusion.core.mixture import mixture_entropy
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.policies.exploration import mixture_entropy
 
 
 @pytest.mark.parametrize("dim", [1, 3])

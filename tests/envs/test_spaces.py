@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from sb3_diffusion import QSM
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.spaces import check_action_space
+from sb3_diffusion.envs.spaces import check_action_space
 from tests.environments import PointEnv
 from tests.helpers import act, make, observations
 
