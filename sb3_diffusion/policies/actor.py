@@ -148,18 +148,18 @@ class DiffusionActor(ObservationModel, BasePolicy):
         """
         return self.denoiser.bind(context, self.encode_time(times.view(len(times), -1)))
 
-    def add_noise(self, actions: th.Tensor, noise: Randomness, label: str) -> NoisyActions:
+    def add_noise(self, actions: th.Tensor, randomness: Randomness, label: str) -> NoisyActions:
         """
         Run the forward process to a random time per action.
 
         :param actions: Clean actions ``(batch, action_dim)`` or ``(batch, n, action_dim)``
-        :param noise: Source of times and noise
+        :param randomness: Source of times and noise
         :param label: Prefix of the names of the draws
         :return: The noisy actions and what led to them
         """
-        t = self.process.sample_time((*actions.shape[:-1], 1), noise, f"{label}.t", like=actions)
+        t = self.process.sample_time((*actions.shape[:-1], 1), randomness, f"{label}.t", like=actions)
         alpha, sigma = self.process.coefficients(t)
-        eps = noise.normal(actions.shape, f"{label}.eps", like=actions)
+        eps = randomness.normal(actions.shape, f"{label}.eps", like=actions)
         return NoisyActions(alpha * actions + sigma * eps, t, alpha, sigma, eps)
 
     def denoise(self, x_t: th.Tensor, t: th.Tensor, context: th.Tensor) -> th.Tensor:
@@ -176,7 +176,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
     def act(
         self,
         observations: PyTorchObs,
-        noise: Randomness,
+        randomness: Randomness,
         label: str,
         n_candidates: int | None = None,
         evaluating: bool = False,
@@ -186,7 +186,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
         Actions for observations that nothing else needs encoded, by the chain of ``sampling_steps``.
 
         :param observations: Batch of observations
-        :param noise: Source of the starting point and of the step noise
+        :param randomness: Source of the starting point and of the step noise
         :param label: Prefix of the names of the draws
         :param n_candidates: Independent samples per row, ``None`` for one without a candidate axis
         :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
@@ -198,7 +198,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
         denoise = self.denoiser.bind_features(features, self._network_time(times.view(times.shape[0], -1)))
         # not len(): that would be a constant of an exported policy
         shape = self._sample_shape(features.shape[0], n_candidates)
-        return chain.sample(denoise, shape, noise, label, clip_output=clip_output)
+        return chain.sample(denoise, shape, randomness, label, clip_output=clip_output)
 
     def _sample_shape(self, batch: int, n_candidates: int | None) -> tuple[int, ...]:
         return (batch, self.action_dim) if n_candidates is None else (batch, n_candidates, self.action_dim)
@@ -206,7 +206,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
     def sample(
         self,
         context: th.Tensor,
-        noise: Randomness,
+        randomness: Randomness,
         label: str,
         n_candidates: int | None = None,
         clip_output: bool = True,
@@ -215,7 +215,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
         Run the update's chain (``diffusion_steps``), differentiable unless called under ``no_grad``.
 
         :param context: Result of :meth:`encode`, ``(batch, hidden)``
-        :param noise: Source of the starting point and of the step noise
+        :param randomness: Source of the starting point and of the step noise
         :param label: Prefix of the names of the draws
         :param n_candidates: Independent samples per row, ``None`` for one without a candidate axis
         :param clip_output: Clamp the result to [-1, 1]; the clamp has no gradient outside the box
@@ -223,7 +223,8 @@ class DiffusionActor(ObservationModel, BasePolicy):
         """
         chain = self.update_chain
         denoise = self.bind(context, chain.times)
-        return chain.sample(denoise, self._sample_shape(len(context), n_candidates), noise, label, clip_output=clip_output)
+        shape = self._sample_shape(context.shape[0], n_candidates)
+        return chain.sample(denoise, shape, randomness, label, clip_output=clip_output)
 
     def forward(self, observations: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """

@@ -371,7 +371,7 @@ class DiffusionPolicy(BasePolicy):
         self,
         observations: PyTorchObs,
         n_candidates: int,
-        noise: Randomness,
+        randomness: Randomness,
         label: str = "act",
         critic: CriticEnsemble | None = None,
         evaluating: bool = False,
@@ -381,7 +381,7 @@ class DiffusionPolicy(BasePolicy):
 
         :param observations: Batch of observations
         :param n_candidates: Chains per observation
-        :param noise: Source of the draws
+        :param randomness: Source of the draws
         :param label: Prefix of the names of the draws
         :param critic: The critics that choose, ``None`` for the trained ones
         :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
@@ -389,8 +389,8 @@ class DiffusionPolicy(BasePolicy):
         """
         actor: Any = self._modules[self.acting]  # skips nn.Module's slow attribute lookup
         if n_candidates == 1:
-            return actor.act(observations, noise, label, evaluating=evaluating)  # type: ignore[no-any-return]
-        candidates = actor.act(observations, noise, label, n_candidates, evaluating)
+            return actor.act(observations, randomness, label, evaluating=evaluating)  # type: ignore[no-any-return]
+        candidates = actor.act(observations, randomness, label, n_candidates, evaluating)
         critic = self.critic if critic is None else critic
         return best_candidates(candidates, critic.q(candidates, critic.encode(observations)).amin(0))
 

@@ -23,16 +23,16 @@ class ExplorationNoise(nn.Module):
         self.scale = real("exploration_noise", scale, low=0, remedy="pass a standard deviation >= 0")
         self._factor = (factor,)  # in a tuple, so that the policy's number is not registered a second time
 
-    def forward(self, actions: th.Tensor, noise: Randomness, label: str) -> th.Tensor:
+    def forward(self, actions: th.Tensor, randomness: Randomness, label: str) -> th.Tensor:
         """
         :param actions: Actions in [-1, 1], any shape
-        :param noise: Source of the draw
+        :param randomness: Source of the draw
         :param label: Name of the draw
         :return: Noisy actions in [-1, 1], same shape
         """
         if self.scale == 0.0:
             return actions
-        draw, factor = noise.normal(actions.shape, label, like=actions), self._factor[0]
+        draw, factor = randomness.normal(actions.shape, label, like=actions), self._factor[0]
         if factor is None:
             noisy = th.add(actions, draw, alpha=self.scale)
         elif (
@@ -46,7 +46,7 @@ class ExplorationNoise(nn.Module):
 
 def mixture_entropy(
     samples: th.Tensor,
-    noise: Randomness,
+    randomness: Randomness,
     label: str = "mixture",
     n_components: int = 3,
     n_iterations: int = 50,
@@ -58,7 +58,7 @@ def mixture_entropy(
     entropy, tight for separated components.
 
     :param samples: ``(batch, n_samples, dim)``; each batch row gets its own mixture
-    :param noise: Source of the initial centres
+    :param randomness: Source of the initial centres
     :param label: Name of the draws
     :param n_components: Components per mixture (at most ``n_samples``)
     :param n_iterations: Steps of expectation maximisation
@@ -69,7 +69,7 @@ def mixture_entropy(
     x = samples.double()  # covariances of nearly deterministic policies do not survive float32
     n, dim = x.shape[1:]
     k = min(n_components, n)
-    responsibilities = _nearest(x, _spread_centres(x, k, noise, label))
+    responsibilities = _nearest(x, _spread_centres(x, k, randomness, label))
     eye = regularization * th.eye(dim, dtype=x.dtype, device=x.device)
     for _ in range(n_iterations):
         weights, means, covariances = _maximize(x, responsibilities, eye)
@@ -79,10 +79,10 @@ def mixture_entropy(
     return (weights * (component_entropy - weights.log())).sum(1).to(dtype)
 
 
-def _spread_centres(x: th.Tensor, k: int, noise: Randomness, label: str) -> th.Tensor:
+def _spread_centres(x: th.Tensor, k: int, randomness: Randomness, label: str) -> th.Tensor:
     """k-means++: each next centre is a sample drawn with probability proportional to its squared distance to the others."""
     batch, n, _ = x.shape
-    uniforms = noise.uniform((k, batch, 1), f"{label}.centres", like=x)
+    uniforms = randomness.uniform((k, batch, 1), f"{label}.centres", like=x)
     rows = th.arange(batch, device=x.device)
     centres = [x[rows, (uniforms[0, :, 0] * n).long().clamp(max=n - 1)]]
     for uniform in uniforms[1:]:

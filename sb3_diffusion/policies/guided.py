@@ -69,7 +69,7 @@ class GuidedActor(DiffusionActor):
     def act(
         self,
         observations: PyTorchObs,
-        noise: Randomness,
+        randomness: Randomness,
         label: str,
         n_candidates: int | None = None,
         evaluating: bool = False,
@@ -77,12 +77,12 @@ class GuidedActor(DiffusionActor):
     ) -> th.Tensor:
         """See :meth:`DiffusionActor.act`; the chain is that of :meth:`sample`."""
         chain = self.evaluation_chain if evaluating else self.acting_chain
-        return self._follow_critics(chain, self.encode(observations), noise, label, n_candidates, clip_output)
+        return self._follow_critics(chain, self.encode(observations), randomness, label, n_candidates, clip_output)
 
     def sample(
         self,
         context: th.Tensor,
-        noise: Randomness,
+        randomness: Randomness,
         label: str,
         n_candidates: int | None = None,
         clip_output: bool = True,
@@ -91,19 +91,19 @@ class GuidedActor(DiffusionActor):
         Run the update's chain; the noise of every step is estimated from fresh particles named ``"<label>.particles"``.
 
         :param context: Result of :meth:`encode`
-        :param noise: Source of the starting point, the step noise and the particles
+        :param randomness: Source of the starting point, the step noise and the particles
         :param label: Prefix of the names of the draws
         :param n_candidates: Independent samples per row, ``None`` for one without a candidate axis
         :param clip_output: Clamp the result to [-1, 1]
         :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         """
-        return self._follow_critics(self.update_chain, context, noise, label, n_candidates, clip_output)
+        return self._follow_critics(self.update_chain, context, randomness, label, n_candidates, clip_output)
 
     def _follow_critics(
         self,
         chain: ChainSampler,
         context: th.Tensor,
-        noise: Randomness,
+        randomness: Randomness,
         label: str,
         n_candidates: int | None,
         clip_output: bool,
@@ -114,14 +114,14 @@ class GuidedActor(DiffusionActor):
         def denoise(x: th.Tensor, k: int) -> th.Tensor:
             x_t = x.reshape(-1, action_dim)  # candidates become rows
             alpha, sigma = self.process.coefficients(times[k : k + 1])
-            a_0, slope = propose_clean(x_t, alpha, sigma, self.n_particles, self.proposal, noise, f"{label}.particles")
+            a_0, slope = propose_clean(x_t, alpha, sigma, self.n_particles, self.proposal, randomness, f"{label}.particles")
             candidates = a_0.reshape(batch, -1, action_dim)
             values, gradients = particle_value_gradients(self._guides[0], candidates, context)
             eps, _ = boltzmann_noise(values.view(a_0.shape[:2]), gradients.view(a_0.shape), slope, sigma, self.temperature)
             return eps.view(x.shape)
 
         with th.no_grad():
-            return chain.sample(denoise, self._sample_shape(batch, n_candidates), noise, label, clip_output=clip_output)
+            return chain.sample(denoise, self._sample_shape(batch, n_candidates), randomness, label, clip_output=clip_output)
 
     def forward(self, observations: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """See :meth:`DiffusionActor.forward`."""

@@ -21,7 +21,7 @@ PROPOSALS = ("truncated", "normal_clip", "normal")
 
 
 def reverse_sample(
-    x_t: th.Tensor, alpha: th.Tensor, sigma: th.Tensor, n_particles: int, noise: Randomness, label: str
+    x_t: th.Tensor, alpha: th.Tensor, sigma: th.Tensor, n_particles: int, randomness: Randomness, label: str
 ) -> tuple[th.Tensor, th.Tensor]:
     """
     Draw clean actions from the posterior under a uniform prior on the box, given a noisy action.
@@ -34,14 +34,14 @@ def reverse_sample(
     :param alpha: Signal coefficients ``(batch, 1)``
     :param sigma: Noise coefficients ``(batch, 1)``
     :param n_particles: Clean actions per noisy action
-    :param noise: Source of the draws
+    :param randomness: Source of the draws
     :param label: Name of the draws
     :return: The noise ``-eps'`` and the clean actions, both ``(batch, n_particles, action_dim)``
     """
     batch, action_dim = x_t.shape
     center = (x_t / sigma).unsqueeze(1)
     reach = (alpha / sigma).unsqueeze(1)
-    reverse = noise.truncated_normal((batch, n_particles, action_dim), -reach - center, reach - center, label)
+    reverse = randomness.truncated_normal((batch, n_particles, action_dim), -reach - center, reach - center, label)
     clean = (reverse + center) * (sigma / alpha).unsqueeze(1)
     return -reverse, clean.clamp(-1.0, 1.0)
 
@@ -52,7 +52,7 @@ def propose_clean(
     sigma: th.Tensor,
     n_particles: int,
     proposal: str,
-    noise: Randomness,
+    randomness: Randomness,
     label: str,
 ) -> tuple[th.Tensor, th.Tensor]:
     """
@@ -67,15 +67,15 @@ def propose_clean(
     :param sigma: Noise coefficients ``(batch, 1)``
     :param n_particles: Clean actions per noisy action
     :param proposal: One of :data:`PROPOSALS`
-    :param noise: Source of the draws
+    :param randomness: Source of the draws
     :param label: Name of the draws
     :return: The clean actions ``(batch, n_particles, action_dim)``, and their derivative by ``x_t`` at fixed draws, which
         broadcasts to that shape: ``1 / alpha``, and 0 where an action was clipped
     """
     slope = alpha.reciprocal().unsqueeze(1)
     if proposal == "truncated":
-        return reverse_sample(x_t, alpha, sigma, n_particles, noise, label)[1], slope
-    draws = noise.normal((x_t.shape[0], n_particles, x_t.shape[1]), label, like=x_t)
+        return reverse_sample(x_t, alpha, sigma, n_particles, randomness, label)[1], slope
+    draws = randomness.normal((x_t.shape[0], n_particles, x_t.shape[1]), label, like=x_t)
     clean = (x_t.unsqueeze(1) + sigma.unsqueeze(1) * draws) * slope
     if proposal == "normal":
         return clean, slope
@@ -133,7 +133,7 @@ def matched_noise(
     context: th.Tensor,
     temperature: float | th.Tensor,
     n_particles: int,
-    noise: Randomness,
+    randomness: Randomness,
     label: str,
 ) -> tuple[th.Tensor, th.Tensor]:
     """
@@ -145,11 +145,11 @@ def matched_noise(
     :param context: ``critic.encode(observations)``
     :param temperature: Positive, in units of the values
     :param n_particles: Clean actions per noisy action
-    :param noise: Source of the draws
+    :param randomness: Source of the draws
     :param label: Name of the draws
     :return: The noise ``(batch, action_dim)`` and the weights of the clean actions ``(batch, n_particles)``
     """
-    reverse, clean = reverse_sample(noisy.x_t, noisy.alpha, noisy.sigma, n_particles, noise, label)
+    reverse, clean = reverse_sample(noisy.x_t, noisy.alpha, noisy.sigma, n_particles, randomness, label)
     weights = self_normalized_weights(particle_values(critic, clean, context), temperature)
     return th.einsum("bk,bka->ba", weights, reverse), weights
 
