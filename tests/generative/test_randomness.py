@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch as th
 
-from sb3_diffusion import generative
+import sb3_diffusion
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from tests.golden_tools import close
 
@@ -144,7 +144,7 @@ def test_recorded_draws_complain_clearly() -> None:
 
 def test_the_source_of_draws_has_one_name() -> None:
     """``noise`` is a tensor; what draws it is ``randomness``."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(generative.__file__).parent.glob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(sb3_diffusion.__file__).parent.rglob("*.py")]
     arguments = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation]
     names = [node.arg for node in arguments if "Randomness" in ast.unparse(node.annotation)]  # type: ignore[arg-type]
     assert len(names) > 20 and set(names) == {"randomness"}
