@@ -109,7 +109,7 @@ class DiffusionPolicy(BasePolicy):
 
     for_methods: ClassVar[frozenset[str]] = frozenset(
         ("critic_head", "critic_kwargs", "target_critics", "actor_target", "multipliers", "exploration_multiplier", "networks")
-    ) | {"choose_with_target", "acting"}
+    ) | {"acting"}
     """Arguments that are for the method to decide, not for its user."""
 
     actor_class: ClassVar[type[DiffusionActor]] = DiffusionActor
