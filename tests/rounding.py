@@ -40,7 +40,8 @@ class OtherRounding(TorchDispatchMode):
         operands = [operand for operand in args if isinstance(operand, th.Tensor)]
         key = zlib.crc32(repr([tuple(operand.shape) for operand in operands]).encode())
         for operand in operands:
-            key = zlib.crc32(operand.detach().flatten().clone(memory_format=th.contiguous_format).view(th.uint8).numpy().tobytes(), key)
+            content = operand.detach().flatten().clone(memory_format=th.contiguous_format)
+            key = zlib.crc32(content.view(th.uint8).numpy().tobytes(), key)
         generator = th.Generator().manual_seed(key)
 
         def move(value: Any) -> Any:
