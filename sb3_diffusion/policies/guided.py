@@ -137,7 +137,7 @@ class GuidedActor(DiffusionActor):
 
         :param path: Ignored
         """
-        raise ValueError("A GuidedActor follows the critics of its policy; save the policy: model.policy.save(path).")
+        raise NotImplementedError("A GuidedActor follows the critics of its policy; save the policy: model.policy.save(path).")
 
 
 class GuidedPolicy(DiffusionPolicy):
