@@ -17,6 +17,7 @@ _MODULES = {
     "TensorNStepReplayBuffer": "sb3_diffusion.data.replay",
     "TensorReplayBuffer": "sb3_diffusion.data.replay",
     "load_agent": "sb3_diffusion.checkpoints.agents",
+    "load_dataset": "sb3_diffusion.data.loading",
     "load_normalization": "sb3_diffusion.checkpoints.agents",
     "normalized_score": "sb3_diffusion.data.scores",
     "register_method": "sb3_diffusion.taxonomy",

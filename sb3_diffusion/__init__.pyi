@@ -4,6 +4,7 @@ from sb3_diffusion.checkpoints.agents import load_agent as load_agent
 from sb3_diffusion.checkpoints.agents import load_normalization as load_normalization
 from sb3_diffusion.checkpoints.agents import save_agent as save_agent
 from sb3_diffusion.data.dataset import OfflineDataset as OfflineDataset
+from sb3_diffusion.data.loading import load_dataset as load_dataset
 from sb3_diffusion.data.replay import TensorDictReplayBuffer as TensorDictReplayBuffer
 from sb3_diffusion.data.replay import TensorNStepReplayBuffer as TensorNStepReplayBuffer
 from sb3_diffusion.data.replay import TensorReplayBuffer as TensorReplayBuffer
@@ -31,6 +32,7 @@ __all__ = [  # noqa: RUF022
     "TensorNStepReplayBuffer",
     "TensorReplayBuffer",
     "load_agent",
+    "load_dataset",
     "load_normalization",
     "normalized_score",
     "register_method",

@@ -24,7 +24,7 @@ def check_contents(transitions: Transitions, recording: Recording, action_space:
     """
 
     def recorded_row(row: int) -> str:
-        return f"row {np.flatnonzero(recording.keep)[row]}"
+        return recording.describe(int(np.flatnonzero(recording.keep)[row]))
 
     def state_row(row: int) -> str:
         if row < len(transitions.rewards):

@@ -2,43 +2,33 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_diffusion.data.assembly import assemble
 from sb3_diffusion.data.columns import ArrayColumn, Column, by_key, check_lengths, flag, flat, whole
 from sb3_diffusion.data.contents import check_contents
 from sb3_diffusion.data.entries import entries, inferred_space, stored_space
+from sb3_diffusion.data.readers.d4rl import open_d4rl
+from sb3_diffusion.data.readers.minari import open_minari
+from sb3_diffusion.data.readers.npz import open_npz
+from sb3_diffusion.data.readers.ogbench import open_ogbench
+from sb3_diffusion.data.readers.replay_buffer import read_replay_buffer
+from sb3_diffusion.data.readers.rollouts import roll_out
 from sb3_diffusion.data.recording import Recording, record, recorded_episodes
-from sb3_diffusion.data.scores import ReferenceScores
+from sb3_diffusion.data.source import DataSource, ReferenceScores
+from sb3_diffusion.data.writing import write
 from sb3_diffusion.printable import printable
 
 Observations = th.Tensor | dict[str, th.Tensor]
-
-
-class DataSource(NamedTuple):
-    """
-    Where data come from.
-
-    :param kind: Their form: ``"arrays"``, ``"d4rl"``, ``"minari"``, ``"npz"``, ``"ogbench"``, ``"replay_buffer"`` or
-        ``"collected"``
-    :param name: What the data are called
-    :param path: File or folder, if they come from one
-    :param checksum: SHA-256 of that file
-    :param env_id: Environment in which an agent that learned from them is evaluated
-    :param reference: Scale of their scores
-    """
-
-    kind: str
-    name: str
-    path: str | None = None
-    checksum: str | None = None
-    env_id: str | None = None
-    reference: ReferenceScores | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -207,6 +197,155 @@ class OfflineDataset:
         )
         source = DataSource("arrays", name, env_id=env_id, reference=reference)
         return cls.from_recording(recording, source, observation_space, action_space, clip_actions=clip_actions)
+
+    @classmethod
+    def from_d4rl_hdf5(
+        cls,
+        path: str | Path,
+        *,
+        keep_timeouts: bool = False,
+        max_episode_steps: int | None = None,
+        clip_actions: bool = False,
+        name: str | None = None,
+    ) -> "OfflineDataset":
+        """
+        An HDF5 file in D4RL's layout; h5py reads it (extra ``offline``).
+
+        :param path: The file
+        :param keep_timeouts: Keep the steps at which a time limit ended an episode, for which the file has to hold
+            ``next_observations``; by default they are left out, as in published results
+        :param max_episode_steps: Time limit of the task, for files without ``timeouts``; the names of D4RL's files say it
+        :param clip_actions: Clip actions to the space instead of refusing those outside
+        :param name: What the data are called; by default the known data set of this file, or the file itself
+        :return: The data
+        :raises ValueError: If the file is not what it should be
+        """
+        with open_d4rl(path, keep_timeouts=keep_timeouts, max_episode_steps=max_episode_steps, name=name) as recorded:
+            return cls.from_recording(*recorded, clip_actions=clip_actions)
+
+    @classmethod
+    def from_minari(
+        cls,
+        id_or_path: str | Path,
+        *,
+        observation_keys: Sequence[str] | None = None,
+        concatenate: bool = False,
+        clip_actions: bool = False,
+        name: str | None = None,
+    ) -> "OfflineDataset":
+        """
+        A data set of Minari's. HDF5 is read with h5py (extra ``offline``), Arrow and images with Minari (extra ``minari``).
+
+        :param id_or_path: Id such as ``"mujoco/hopper/medium-v0"``, or the folder
+        :param observation_keys: Keys of Dict observations that are read, in this order; by default all
+        :param concatenate: Join the keys to one vector instead of keeping a Dict
+        :param clip_actions: Clip actions to the space instead of refusing those outside
+        :param name: What the data are called; by default their id
+        :return: The data
+        :raises FileNotFoundError: If they are not on this machine, saying how to get them
+        :raises ValueError: If they are not what they should be
+        """
+        with open_minari(id_or_path, observation_keys=observation_keys, concatenate=concatenate, name=name) as recorded:
+            return cls.from_recording(*recorded, clip_actions=clip_actions)
+
+    @classmethod
+    def from_npz(cls, path: str | Path, *, clip_actions: bool = False, name: str | None = None) -> "OfflineDataset":
+        """
+        An ``.npz`` file with the arguments of :meth:`from_arrays` as keys, such as :meth:`save` writes.
+
+        :param path: The file
+        :param clip_actions: Clip actions to the space instead of refusing those outside
+        :param name: What the data are called
+        :return: The data
+        :raises ValueError: If the file is not what it should be
+        """
+        with open_npz(path, name=name) as recorded:
+            return cls.from_recording(*recorded, clip_actions=clip_actions)
+
+    @classmethod
+    def from_ogbench(
+        cls, path: str | Path, *, task: int | None = None, clip_actions: bool = False, name: str | None = None
+    ) -> "OfflineDataset":
+        """
+        An ``.npz`` file in OGBench's layout. Where it does not hold the rewards of the task, OGBench computes them (extra
+        ``ogbench``).
+
+        :param path: The file
+        :param task: Number of the task, from 1 on; by default OGBench's own choice
+        :param clip_actions: Clip actions to the space instead of refusing those outside
+        :param name: Name of the data set, if it is not that of the file
+        :return: The data
+        :raises ValueError: If the file is not what it should be
+        """
+        with open_ogbench(path, task=task, name=name) as recorded:
+            return cls.from_recording(*recorded, clip_actions=clip_actions)
+
+    @classmethod
+    def from_replay_buffer(
+        cls, buffer: ReplayBuffer, *, name: str | None = None, env_id: str | None = None
+    ) -> "OfflineDataset":
+        """
+        What a replay buffer holds, of Stable-Baselines3 or of this library. A buffer that was saved is a pickle, which is not
+        opened here: ``model.load_replay_buffer(path)``, then pass ``model.replay_buffer``.
+
+        A buffer with ``handle_timeout_termination=False`` does not know time limits: all its ends count as ends of the task.
+
+        :param buffer: The buffer
+        :param name: What the data are called
+        :param env_id: Environment that they come from
+        :return: The data
+        :raises TypeError: If it is no buffer
+        :raises ValueError: If it is empty
+        """
+        return cls.from_recording(*read_replay_buffer(buffer, name=name, env_id=env_id))
+
+    @classmethod
+    def collect(
+        cls,
+        env: str | gym.Env | VecEnv,
+        policy: Any,
+        n: int,
+        *,
+        deterministic: bool = False,
+        seed: int | None = None,
+        progress_bar: bool = False,
+        name: str | None = None,
+    ) -> "OfflineDataset":
+        """
+        Roll a policy out.
+
+        :param env: Environment, several of them, or the id of one; what ``VecNormalize`` normalises is stored as it was before
+        :param policy: A model or whatever has ``predict``, a function from an observation to an action (from observations of
+            all environments to their actions, if ``env`` is a ``VecEnv``), or ``None`` for random actions
+        :param n: Number of steps; with several environments, it is rounded up to a multiple of their number
+        :param deterministic: Whether the model acts deterministically
+        :param seed: Seed of the environment, and of NumPy's and PyTorch's global generators
+        :param progress_bar: Show a bar
+        :param name: What the data are called
+        :return: The data
+        """
+        recorded = roll_out(env, policy, n, deterministic=deterministic, seed=seed, progress_bar=progress_bar, name=name)
+        return cls.from_recording(*recorded)
+
+    def save(self, path: str | Path) -> Path:
+        """
+        Write the data to a file that any program reads, and no program runs.
+
+        :param path: The file; ``.npz``, or ``.hdf5`` in D4RL's layout, which holds flat observations only
+        :return: The file
+        :raises ValueError: If the suffix is another one, or the format cannot hold the data
+        """
+        return write(self.columns(), self.source, self.observation_space, self.action_space, Path(path))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The transitions as arrays; Dict observations have a column ``observations/<key>`` for every key."""
+        tensors: dict[str, th.Tensor] = {}
+        for name, tables in (("observations", self.observations), ("next_observations", self.next_observations)):
+            for key, table in tables.items() if isinstance(tables, dict) else [(None, tables)]:
+                tensors[name if key is None else f"{name}/{key}"] = table
+        for name in ("actions", "rewards", "terminated", "truncated", "episode_ids"):
+            tensors[name] = getattr(self, name)
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
     @classmethod
     def from_recording(

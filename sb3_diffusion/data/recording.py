@@ -1,5 +1,6 @@
 """What was recorded, and which of its steps are transitions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,11 @@ class Recording:
     :param terminated: Whether the task ended with the step, ``(n,)``
     :param truncated: Whether the episode was cut after the step, ``(n,)``; false where the task ended
     :param episodes: Number of the episode, constant within it and different from its neighbours', ``(n,)``
-    :param complete: Whether the step belongs to an episode whose end was recorded, ``(n,)``
+    :param counted: Which rows are steps of an episode whose end was recorded, ``(n,)``
     :param keep: Which steps become transitions, ``(n,)``
     :param follows: Whether the observation of the next row is the one after this step, ``(n,)``
     :param successors: Observations after the step, where they were recorded; used where ``follows`` is false
+    :param describe: What error messages call a row
     """
 
     observations: Columns
@@ -30,10 +32,11 @@ class Recording:
     terminated: np.ndarray
     truncated: np.ndarray
     episodes: np.ndarray
-    complete: np.ndarray
+    counted: np.ndarray
     keep: np.ndarray
     follows: np.ndarray
     successors: Columns | None = None
+    describe: Callable[[int], str] = "row {}".format
 
 
 def record(
@@ -70,11 +73,27 @@ def record(
     if successors is not None:
         follows = within & same_as_next(observations, successors)
         keep = np.ones_like(follows)
-    # whoever numbers episodes says where they end; flags say it except for the last one, which may go on
-    complete = np.ones_like(terminated)
-    if len(complete) and not (terminated[-1] or truncated[-1]):
-        complete = episodes != episodes[-1]
-    return Recording(observations, actions, rewards, terminated, truncated, episodes, complete, keep, follows, successors)
+    counted = with_an_end(episodes, terminated | truncated)
+    return Recording(observations, actions, rewards, terminated, truncated, episodes, counted, keep, follows, successors)
+
+
+def with_an_end(episodes: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """
+    :param episodes: Number of the episode of each row
+    :param ends: Whether an episode ended with the row
+    :return: Whether the row belongs to an episode whose end was recorded; only the last one may go on
+    """
+    return np.ones_like(ends) if not len(ends) or ends[-1] else episodes != episodes[-1]
+
+
+def ended(episodes: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """
+    :param episodes: Number of the episode of each row
+    :param ends: Whether an episode ended with the row
+    :return: Whether the row belongs to an episode whose last row is an end; with several streams, each may go on
+    """
+    last = np.flatnonzero(np.r_[episodes[1:] != episodes[:-1], True])
+    return np.repeat(ends[last], np.diff(np.r_[-1, last]))
 
 
 def episode_numbers(ends: np.ndarray) -> np.ndarray:
@@ -134,16 +153,16 @@ def recorded_episodes(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     :param recording: What was recorded
     :return: Returns (float64) and lengths (int64) of the complete episodes
     """
-    episodes, start = recording.episodes, 0
+    episodes, counted, start = recording.episodes, recording.counted, 0
     bounds = np.flatnonzero(np.r_[True, episodes[1:] != episodes[:-1]][: len(episodes)])
-    lengths = np.diff(np.r_[bounds, len(episodes)])
     returns = np.zeros(len(bounds))
     for block in recording.rewards.blocks(block_rows(recording.rewards)):
+        values = block.reshape(-1) * counted[start : start + len(block)].astype(np.float64)
         # an episode may go on in the next block
         first = int(np.searchsorted(bounds, start, side="right")) - 1
         cuts = bounds[first + 1 : int(np.searchsorted(bounds, start + len(block)))] - start
-        totals = np.add.reduceat(block.reshape(-1).astype(np.float64), np.r_[0, cuts])
-        returns[first : first + len(totals)] += totals
+        sums = np.add.reduceat(values, np.r_[0, cuts])
+        returns[first : first + len(sums)] += sums
         start += len(block)
-    complete = recording.complete[bounds] if len(bounds) else np.zeros(0, dtype=bool)
-    return returns[complete], lengths[complete]
+    lengths = np.add.reduceat(counted.astype(np.int64), bounds) if len(bounds) else np.zeros(0, np.int64)
+    return returns[lengths > 0], lengths[lengths > 0]

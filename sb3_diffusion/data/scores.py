@@ -1,26 +1,12 @@
 """Returns in the unit in which results on a data set are reported."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from sb3_diffusion.data.catalogue import find
+from sb3_diffusion.data.source import ReferenceScores
 from sb3_diffusion.numeric import real
-
-
-class ReferenceScores(NamedTuple):
-    """
-    The returns that are the ends of a scale.
-
-    :param low: Return whose score is 0, usually that of a random policy
-    :param high: Return whose score is ``scale``, usually that of an expert
-    :param scale: 100 for D4RL's scores, 1 for Minari's
-    :param origin: Who defined the scale; scores of different origins are not comparable
-    """
-
-    low: float
-    high: float
-    scale: float = 100.0
-    origin: str = "own"
 
 
 def normalized_score(returns: Any, reference: Any) -> Any:
@@ -28,8 +14,9 @@ def normalized_score(returns: Any, reference: Any) -> Any:
     ``scale * (R - low) / (high - low)`` for every episode. The score of an agent is the mean of those of its episodes.
 
     :param returns: Undiscounted returns of whole episodes, as the environment paid them: a number or an array
-    :param reference: Where the scale comes from: an :class:`OfflineDataset`, its ``source``, :class:`ReferenceScores`, or a pair ``(low, high)``, whose
-        scores lie between 0 and 100
+    :param reference: Where the scale comes from: an :class:`OfflineDataset` or its ``source``, a name such as
+        ``"hopper-medium-v2"``, :class:`~sb3_diffusion.data.source.ReferenceScores`, or a pair ``(low, high)``, whose scores
+        are 0 and 100
     :return: Scores in the form of the returns: a float or an array
     :raises ValueError: If there are no reference scores, or they are no two different numbers
     """
@@ -45,7 +32,8 @@ def find_reference(reference: Any) -> ReferenceScores:
     :return: The scale
     :raises ValueError: If there is none
     """
-    source = getattr(reference, "source", reference)
+    # a name stands for a data set, a data set for its source, a source for its scale
+    source = find(reference) if isinstance(reference, str) else getattr(reference, "source", reference)
     name = getattr(source, "name", "the data")
     reference = getattr(source, "reference", source)
     if reference is None:
