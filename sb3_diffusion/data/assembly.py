@@ -103,7 +103,7 @@ class _Layout:
             own = np.where(follows, np.r_[place, 0][1 : len(follows) + 1], place[: len(follows)])
             own[block.apart] = n_apart + np.arange(np.count_nonzero(block.apart))
             index[n : n + count] = own[block.keep]
-            n, n_lead, n_apart = n + count, n_lead + np.count_nonzero(block.lead), n_apart + np.count_nonzero(block.apart)
+            n, n_lead, n_apart = n + count, n_lead + int(block.lead.sum()), n_apart + int(block.apart.sum())
         return index
 
 
