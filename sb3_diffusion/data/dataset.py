@@ -12,18 +12,18 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_diffusion.data.assembly import assemble
-from sb3_diffusion.data.columns import ArrayColumn, Column, by_key, check_lengths, flag, flat, whole
-from sb3_diffusion.data.contents import check_contents
-from sb3_diffusion.data.entries import entries, inferred_space, stored_space
 from sb3_diffusion.data.readers.d4rl import open_d4rl
 from sb3_diffusion.data.readers.minari import open_minari
 from sb3_diffusion.data.readers.npz import open_npz
 from sb3_diffusion.data.readers.ogbench import open_ogbench
 from sb3_diffusion.data.readers.replay_buffer import read_replay_buffer
 from sb3_diffusion.data.readers.rollouts import roll_out
-from sb3_diffusion.data.recording import Recording, numbered, record, recorded_episodes
 from sb3_diffusion.data.source import DataSource, ReferenceScores
+from sb3_diffusion.data.tables.assembly import assemble
+from sb3_diffusion.data.tables.columns import ArrayColumn, Column, by_key, check_lengths, flag, flat, whole
+from sb3_diffusion.data.tables.contents import check_contents
+from sb3_diffusion.data.tables.entries import entries, inferred_space, stored_space
+from sb3_diffusion.data.tables.recording import Recording, numbered, record, recorded_episodes
 from sb3_diffusion.data.writing import write
 from sb3_diffusion.printable import printable
 

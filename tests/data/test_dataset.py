@@ -73,7 +73,7 @@ def test_the_size_of_the_blocks_changes_nothing(block: int, monkeypatch: pytest.
     after[ends] += 1
     whole = [OfflineDataset.from_arrays(**arrays), OfflineDataset.from_arrays(**arrays, next_observations=after)]
     for module in ("columns", "assembly", "contents"):
-        monkeypatch.setattr(f"sb3_diffusion.data.{module}.BLOCK_ROWS", block)
+        monkeypatch.setattr(f"sb3_diffusion.data.tables.{module}.BLOCK_ROWS", block)
     pieces = [OfflineDataset.from_arrays(**arrays), OfflineDataset.from_arrays(**arrays, next_observations=after)]
     for one, other in zip(whole, pieces, strict=True):
         assert one.identity() == other.identity()

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from sb3_diffusion.data.catalogue import known_file
-from sb3_diffusion.data.columns import check_lengths, flag, flat
 from sb3_diffusion.data.readers.files import Recorded, checksum, existing, naming
 from sb3_diffusion.data.readers.hdf5 import Hdf5Column, column, has, open_hdf5, text
-from sb3_diffusion.data.recording import Recording, begin_after, record, with_an_end
 from sb3_diffusion.data.source import DataSource
+from sb3_diffusion.data.tables.columns import check_lengths, flag, flat
+from sb3_diffusion.data.tables.recording import Recording, begin_after, record, with_an_end
 from sb3_diffusion.numeric import integer
 
 NEEDED = ("observations", "actions", "rewards", "terminals")

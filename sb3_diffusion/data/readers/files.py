@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from gymnasium import spaces
 
-from sb3_diffusion.data.recording import Recording
 from sb3_diffusion.data.source import DataSource
+from sb3_diffusion.data.tables.recording import Recording
 
 
 class Recorded(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_diffusion.data.columns import check_type
 from sb3_diffusion.data.readers.files import require
+from sb3_diffusion.data.tables.columns import check_type
 
 DEEPEST_LINK = 8
 """Links within a file are followed so many times."""

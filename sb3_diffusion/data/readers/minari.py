@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from sb3_diffusion.data.columns import check_type
 from sb3_diffusion.data.readers.files import Recorded, checksum, naming, require
 from sb3_diffusion.data.readers.hdf5 import column, find, open_hdf5
-from sb3_diffusion.data.recording import Recording, begin_after
 from sb3_diffusion.data.source import DataSource, ReferenceScores
 from sb3_diffusion.data.space_json import space_from_json
+from sb3_diffusion.data.tables.columns import check_type
+from sb3_diffusion.data.tables.recording import Recording, begin_after
 
 PREFIX = "minari:"
 _DEEPEST = 3

@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from gymnasium import spaces
 
-from sb3_diffusion.data.columns import Column, check_lengths, check_type, flag, flat, whole
 from sb3_diffusion.data.readers.files import Recorded, checksum, existing, naming
-from sb3_diffusion.data.recording import numbered, record
 from sb3_diffusion.data.source import DataSource, ReferenceScores
 from sb3_diffusion.data.space_json import space_from_json
+from sb3_diffusion.data.tables.columns import Column, check_lengths, check_type, flag, flat, whole
+from sb3_diffusion.data.tables.recording import numbered, record
 
 NAMES = {
     "actions": ("actions",),

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from sb3_diffusion.data import catalogue
-from sb3_diffusion.data.columns import ArrayColumn, Column, check_lengths, flag, flat, whole
 from sb3_diffusion.data.readers.files import Recorded, checksum, existing, naming, require
 from sb3_diffusion.data.readers.npz import Npz, open_archive
-from sb3_diffusion.data.recording import Recording, begin_after, with_an_end
 from sb3_diffusion.data.source import DataSource
+from sb3_diffusion.data.tables.columns import ArrayColumn, Column, check_lengths, flag, flat, whole
+from sb3_diffusion.data.tables.recording import Recording, begin_after, with_an_end
 from sb3_diffusion.numeric import integer, optional
 
 

@@ -7,10 +7,10 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_diffusion.data.columns import check_type
 from sb3_diffusion.data.readers.files import Recorded
-from sb3_diffusion.data.recording import begin_after, ended, record
 from sb3_diffusion.data.source import DataSource
+from sb3_diffusion.data.tables.columns import check_type
+from sb3_diffusion.data.tables.recording import begin_after, ended, record
 
 
 class PiecesColumn:

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from sb3_diffusion.data.readers.files import Recorded
 from sb3_diffusion.data.readers.replay_buffer import PiecesColumn
-from sb3_diffusion.data.recording import begin_after, ended, record
 from sb3_diffusion.data.source import DataSource
+from sb3_diffusion.data.tables.recording import begin_after, ended, record
 from sb3_diffusion.numeric import integer
 
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_diffusion.data.columns import BLOCK_ROWS, Column, Columns, block_rows
-from sb3_diffusion.data.entries import Entry
-from sb3_diffusion.data.recording import Recording
+from sb3_diffusion.data.tables.columns import BLOCK_ROWS, Column, Columns, block_rows
+from sb3_diffusion.data.tables.entries import Entry
+from sb3_diffusion.data.tables.recording import Recording
 
 
 class Transitions(NamedTuple):

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from gymnasium import spaces
 
-from sb3_diffusion.data.assembly import Transitions
-from sb3_diffusion.data.columns import BLOCK_BYTES, BLOCK_ROWS, by_key
-from sb3_diffusion.data.recording import Recording
+from sb3_diffusion.data.tables.assembly import Transitions
+from sb3_diffusion.data.tables.columns import BLOCK_BYTES, BLOCK_ROWS, by_key
+from sb3_diffusion.data.tables.recording import Recording
 
 ROUNDING = 1e-3
 """Actions may lie outside the box by this share of half its width, and are then moved to its border."""

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecTransposeImage
 
-from sb3_diffusion.data.columns import Column, Columns
+from sb3_diffusion.data.tables.columns import Column, Columns
 
 
 class Entry(NamedTuple):

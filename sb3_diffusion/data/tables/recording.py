@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_diffusion.data.columns import Column, Columns, block_rows, by_key
+from sb3_diffusion.data.tables.columns import Column, Columns, block_rows, by_key
 
 
 def _row(row: int) -> str:
