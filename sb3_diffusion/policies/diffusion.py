@@ -25,7 +25,7 @@ from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import CriticEnsemble
 from sb3_diffusion.policies.exploration import ExplorationNoise
-from sb3_diffusion.policies.features import extractor_for, is_vector_space, make_extractor
+from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.multiplier import Multiplier
 from sb3_diffusion.policies.parts import (
     Module,
@@ -105,11 +105,13 @@ class DiffusionPolicy(BasePolicy):
         ``"critic"``: further critics), whether it has a ``target`` (a copy ``<name>_target`` that the method moves), and
         arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
+    :param standardize_observations: Whether all networks see standardised observations, see
+        :func:`~sb3_diffusion.policies.features.set_observation_statistics`
     """
 
     for_methods: ClassVar[frozenset[str]] = frozenset(
         ("critic_head", "critic_kwargs", "target_critics", "actor_target", "multipliers", "exploration_multiplier", "networks")
-    ) | {"acting"}
+    ) | {"acting", "standardize_observations"}
     """Arguments that are for the method to decide, not for its user."""
 
     actor_class: ClassVar[type[DiffusionActor]] = DiffusionActor
@@ -164,6 +166,7 @@ class DiffusionPolicy(BasePolicy):
         multipliers: dict[str, dict[str, float]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
+        standardize_observations: bool = False,
     ):
         self.constructor_arguments = {
             key: value
@@ -191,6 +194,7 @@ class DiffusionPolicy(BasePolicy):
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, 1, MAX_CANDIDATES)
         self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
         self.choose_with_target = choose_with_target
+        self.standardize_observations = standardize_observations
         self.randomness = Randomness()
         #: Stands in for :meth:`explore`, a CUDA graph of it
         self.explore_graph: Callable[[PyTorchObs], th.Tensor] | None = None
@@ -248,7 +252,8 @@ class DiffusionPolicy(BasePolicy):
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """A new features extractor."""
-        return make_extractor(self.features_extractor_class, self.observation_space, self.features_extractor_kwargs)
+        extractor = make_extractor(self.features_extractor_class, self.observation_space, self.features_extractor_kwargs)
+        return StandardizedExtractor(extractor) if self.standardize_observations else extractor
 
     def _make(self, build: Callable[..., Module], extractor: BaseFeaturesExtractor | None = None, **arguments: Any) -> Module:
         return build(
