@@ -23,7 +23,7 @@ from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import CriticEnsemble
+from sb3_diffusion.policies.critic import CriticEnsemble, reduce_critics
 from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.multiplier import Multiplier
@@ -36,6 +36,7 @@ from sb3_diffusion.policies.parts import (
     per_network,
     train_unless_frozen,
 )
+from sb3_diffusion.policies.selection import Selection, best_candidates
 
 NOISE_BANK_SEED = 0
 MAX_CANDIDATES = 100_000
@@ -74,6 +75,9 @@ class DiffusionPolicy(BasePolicy):
         ``"midpoint"``, ``"heun"`` or ``"rk4"`` for a flow; a controlled diffusion has its own steps
     :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
     :param time_dim: Width of the time embedding
+    :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"octave"`` or ``"raw"``
+    :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"octave"`` and
+        ``"raw"``
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
         (diffusions only)
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
@@ -94,6 +98,8 @@ class DiffusionPolicy(BasePolicy):
     :param n_action_candidates: Chains per observation of which the critics choose the best when ``deterministic=True``
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
+    :param selection: How one of ``n_behavior_candidates`` chains is chosen: a rule (``"argmax"``, ``"softmax"``,
+        ``"topk_mean"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -142,6 +148,8 @@ class DiffusionPolicy(BasePolicy):
         solver: str | None = None,
         variance: str = "beta",
         time_dim: int = 64,
+        time_embedding: str = "fourier",
+        time_arch: Sequence[int] | None = None,
         time_input: str = "t",
         output_gain: float | None = None,
         state_arch: Sequence[int] = (128, 128),
@@ -158,6 +166,7 @@ class DiffusionPolicy(BasePolicy):
         n_action_candidates: int = 1,
         n_behavior_candidates: int = 1,
         choose_with_target: bool = False,
+        selection: str | dict[str, Any] = "argmax",
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
@@ -191,6 +200,7 @@ class DiffusionPolicy(BasePolicy):
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, 1, MAX_CANDIDATES)
         self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
         self.choose_with_target = choose_with_target
+        self.selection = Selection.of(selection)
         self.randomness = Randomness()
         #: Stands in for :meth:`explore`, a CUDA graph of it
         self.explore_graph: Callable[[PyTorchObs], th.Tensor] | None = None
@@ -212,8 +222,10 @@ class DiffusionPolicy(BasePolicy):
             "backbone": per_network(backbone, "pi", "mlp"),
             "layer_norm": per_network(layer_norm, "pi", False),
             "time_dim": time_dim,
+            "time_embedding": time_embedding,
+            "time_arch": None if time_arch is None else _widths("time_arch", time_arch),
             "output_gain": optional(real, "output_gain", output_gain, low=0),
-            "state_arch": tuple(integer(f"state_arch[{index}]", width, low=1) for index, width in enumerate(state_arch)),
+            "state_arch": _widths("state_arch", state_arch),
         }
         self._value_arguments: dict[str, Any] = {
             "net_arch": [256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[1],
@@ -364,7 +376,10 @@ class DiffusionPolicy(BasePolicy):
         :param observations: Batch of observations
         :return: Actions in [-1, 1], ``(batch, action_dim)``
         """
-        actions = self.select_actions(observations, self.n_behavior_candidates, self.randomness)
+        rule = self.selection
+        n_candidates = 1 if rule.rule == "none" else self.n_behavior_candidates
+        critic = self.critic_target if rule.target else None
+        actions = self.select_actions(observations, n_candidates, self.randomness, critic=critic, rule=rule)
         return self.exploration(actions, self.randomness, "act.explore")
 
     def select_actions(
@@ -375,9 +390,10 @@ class DiffusionPolicy(BasePolicy):
         label: str = "act",
         critic: CriticEnsemble | None = None,
         evaluating: bool = False,
+        rule: Selection | None = None,
     ) -> th.Tensor:
         """
-        Best of N: run ``n_candidates`` chains per observation and keep the action with the largest minimum over the critics.
+        Run ``n_candidates`` chains per observation and keep one action that the critics choose.
 
         :param observations: Batch of observations
         :param n_candidates: Chains per observation
@@ -385,6 +401,7 @@ class DiffusionPolicy(BasePolicy):
         :param label: Prefix of the names of the draws
         :param critic: The critics that choose, ``None`` for the trained ones
         :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
+        :param rule: How they choose, ``None`` for the largest value
         :return: Actions in [-1, 1], ``(batch, action_dim)``
         """
         actor: Any = self._modules[self.acting]  # skips nn.Module's slow attribute lookup
@@ -392,7 +409,8 @@ class DiffusionPolicy(BasePolicy):
             return actor.act(observations, randomness, label, evaluating=evaluating)  # type: ignore[no-any-return]
         candidates = actor.act(observations, randomness, label, n_candidates, evaluating)
         critic = self.critic if critic is None else critic
-        return best_candidates(candidates, critic.q(candidates, critic.encode(observations)).amin(0))
+        values = reduce_critics(critic.q(candidates, critic.encode(observations)), self.selection.reduction)
+        return best_candidates(candidates, values) if rule is None else rule.choose(candidates, values, randomness, label)
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -417,16 +435,8 @@ class DiffusionPolicy(BasePolicy):
         self.training = mode
 
 
-def best_candidates(candidates: th.Tensor, values: th.Tensor) -> th.Tensor:
-    """
-    The candidate with the largest value in every row.
-
-    :param candidates: Actions ``(batch, n_candidates, action_dim)``
-    :param values: Their values ``(batch, n_candidates)``
-    :return: Actions ``(batch, action_dim)``
-    """
-    best = values.argmax(1)[:, None, None].expand(-1, 1, candidates.shape[-1])
-    return candidates.gather(1, best).squeeze(1)
+def _widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    return tuple(integer(f"{name}[{index}]", width, low=1) for index, width in enumerate(widths))
 
 
 def _switch(module: nn.Module, mode: bool) -> None:
