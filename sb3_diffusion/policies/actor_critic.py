@@ -23,7 +23,7 @@ from typing_extensions import override
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
-from sb3_diffusion.policies.critic import CriticEnsemble
+from sb3_diffusion.policies.critic import CriticEnsemble, reduce_critics
 from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.multiplier import Multiplier
@@ -37,7 +37,7 @@ from sb3_diffusion.policies.parts import (
     per_network,
     train_unless_frozen,
 )
-from sb3_diffusion.policies.selection import best_candidates
+from sb3_diffusion.policies.selection import Selection, best_candidates
 
 NOISE_BANK_SEED = 0
 MAX_CANDIDATES = 100_000
@@ -82,6 +82,8 @@ class ActorCritic(BasePolicy):
     :param n_action_candidates: Actions per observation of which the critics choose the best when ``deterministic=True``
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
+    :param selection: How one of ``n_behavior_candidates`` actions is chosen: a rule (``"argmax"``, ``"softmax"``,
+        ``"topk_mean"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -141,6 +143,7 @@ class ActorCritic(BasePolicy):
         n_action_candidates: int = 1,
         n_behavior_candidates: int = 1,
         choose_with_target: bool = False,
+        selection: str | dict[str, Any] = "argmax",
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
@@ -166,6 +169,7 @@ class ActorCritic(BasePolicy):
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, 1, MAX_CANDIDATES)
         self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
         self.choose_with_target = choose_with_target
+        self.selection = Selection.of(selection)
         self.randomness = Randomness()
         #: Stands in for :meth:`explore`, a CUDA graph of it
         self.explore_graph: Callable[[PyTorchObs], th.Tensor] | None = None
@@ -336,7 +340,10 @@ class ActorCritic(BasePolicy):
         :param observations: Batch of observations
         :return: Actions in [-1, 1], ``(batch, action_dim)``
         """
-        actions = self.select_actions(observations, self.n_behavior_candidates, self.randomness)
+        rule = self.selection
+        n_candidates = 1 if rule.rule == "none" else self.n_behavior_candidates
+        critic = self.critic_target if rule.target else None
+        actions = self.select_actions(observations, n_candidates, self.randomness, critic=critic, rule=rule)
         return self.exploration(actions, self.randomness, "act.explore")
 
     def select_actions(
@@ -347,9 +354,10 @@ class ActorCritic(BasePolicy):
         label: str = "act",
         critic: CriticEnsemble | None = None,
         evaluating: bool = False,
+        rule: Selection | None = None,
     ) -> th.Tensor:
         """
-        Best of N: draw ``n_candidates`` actions per observation and keep the one with the largest minimum over the critics.
+        Draw ``n_candidates`` actions per observation and keep one that the critics choose.
 
         :param observations: Batch of observations
         :param n_candidates: Actions per observation
@@ -357,6 +365,7 @@ class ActorCritic(BasePolicy):
         :param label: Prefix of the names of the draws
         :param critic: The critics that choose, ``None`` for the trained ones
         :param evaluating: Whether it is a deterministic action, for which an actor may take other steps
+        :param rule: How they choose, ``None`` for the largest value
         :return: Actions in [-1, 1], ``(batch, action_dim)``
         """
         actor: Any = self._modules[self.acting]  # skips nn.Module's slow attribute lookup
@@ -364,7 +373,8 @@ class ActorCritic(BasePolicy):
             return actor.act(observations, randomness, label, evaluating=evaluating)  # type: ignore[no-any-return]
         candidates = actor.act(observations, randomness, label, n_candidates, evaluating)
         critic = self.critic if critic is None else critic
-        return best_candidates(candidates, critic.q(candidates, critic.encode(observations)).amin(0))
+        values = reduce_critics(critic.q(candidates, critic.encode(observations)), self.selection.reduction)
+        return best_candidates(candidates, values) if rule is None else rule.choose(candidates, values, randomness, label)
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -47,6 +47,9 @@ class DiffusionPolicy(ActorCritic):
         ``"midpoint"``, ``"heun"`` or ``"rk4"`` for a flow; a controlled diffusion has its own steps
     :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
     :param time_dim: Width of the time embedding
+    :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"octave"`` or ``"raw"``
+    :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"octave"`` and
+        ``"raw"``
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
         (diffusions only)
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
@@ -68,6 +71,8 @@ class DiffusionPolicy(ActorCritic):
     :param n_action_candidates: Chains per observation of which the critics choose the best when ``deterministic=True``
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
+    :param selection: How one of ``n_behavior_candidates`` chains is chosen: a rule (``"argmax"``, ``"softmax"``,
+        ``"topk_mean"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -105,6 +110,8 @@ class DiffusionPolicy(ActorCritic):
         solver: str | None = None,
         variance: str = "beta",
         time_dim: int = 64,
+        time_embedding: str = "fourier",
+        time_arch: Sequence[int] | None = None,
         time_input: str = "t",
         output_gain: float | None = None,
         state_arch: Sequence[int] = (128, 128),
@@ -122,6 +129,7 @@ class DiffusionPolicy(ActorCritic):
         n_action_candidates: int = 1,
         n_behavior_candidates: int = 1,
         choose_with_target: bool = False,
+        selection: str | dict[str, Any] = "argmax",
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
@@ -152,8 +160,10 @@ class DiffusionPolicy(ActorCritic):
             "backbone": per_network(backbone, "pi", "mlp"),
             "layer_norm": per_network(layer_norm, "pi", False),
             "time_dim": time_dim,
+            "time_embedding": time_embedding,
+            "time_arch": None if time_arch is None else _widths("time_arch", time_arch),
             "output_gain": optional(real, "output_gain", output_gain, low=0),
-            "state_arch": tuple(integer(f"state_arch[{index}]", width, low=1) for index, width in enumerate(state_arch)),
+            "state_arch": _widths("state_arch", state_arch),
         }
         super().__init__(
             observation_space,
@@ -163,3 +173,7 @@ class DiffusionPolicy(ActorCritic):
             evaluation_steps or sampling_steps or diffusion_steps,
             **common_arguments(self.constructor_arguments),
         )
+
+
+def _widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    return tuple(integer(f"{name}[{index}]", width, low=1) for index, width in enumerate(widths))

@@ -174,6 +174,7 @@ class GaussianPolicy(ActorCritic):
         n_action_candidates: int = 1,
         n_behavior_candidates: int = 1,
         choose_with_target: bool = False,
+        selection: str | dict[str, Any] = "argmax",
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
