@@ -20,9 +20,9 @@ CRITIC_HEADS: dict[str, type[ScalarCritics] | type[GaussianCritics] | type[Categ
 }
 
 
-class CriticEnsemble(ObservationModel):
+class ObservationCritic(ObservationModel):
     """
-    Ensemble of action-value functions with a common features extractor.
+    Values actions at observations: a features extractor, and behind it an ensemble of stacked critics.
 
     :param observation_space: Observation space
     :param action_space: Action space

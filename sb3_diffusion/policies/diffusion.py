@@ -23,7 +23,7 @@ from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import CriticEnsemble
+from sb3_diffusion.policies.critic import ObservationCritic
 from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.multiplier import Multiplier
@@ -117,8 +117,8 @@ class DiffusionPolicy(BasePolicy):
     """Features extractor where none is given, ``None`` for that of the observation space."""
     actor: DiffusionActor
     actor_target: DiffusionActor | None
-    critic: CriticEnsemble
-    critic_target: CriticEnsemble
+    critic: ObservationCritic
+    critic_target: ObservationCritic
     exploration: ExplorationNoise
     bank_x: th.Tensor
     bank_steps: th.Tensor
@@ -262,12 +262,12 @@ class DiffusionPolicy(BasePolicy):
     def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
         extractor = self.actor.features_extractor if share_features_extractor else None
         arguments = self._critic_arguments
-        self.critic = self._make(CriticEnsemble, extractor, share_features_extractor=share_features_extractor, **arguments)
+        self.critic = self._make(ObservationCritic, extractor, share_features_extractor=share_features_extractor, **arguments)
         if not target_critics:
             self.critic_target = self.critic
             return
         # the target never shares the extractor: it has to lag behind
-        self.critic_target = self._make(CriticEnsemble, **arguments)
+        self.critic_target = self._make(ObservationCritic, **arguments)
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
         self.critic_target.set_training_mode(False)
@@ -276,7 +276,7 @@ class DiffusionPolicy(BasePolicy):
         kinds: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "value": (StateValue, self._value_arguments),
             "actor": (self.actor_class, self._actor_arguments),
-            "critic": (CriticEnsemble, self._critic_arguments),
+            "critic": (ObservationCritic, self._critic_arguments),
         }
         build, defaults = kinds[choice(f"networks[{name!r}]['kind']", kind, kinds)]
         if hasattr(self, name):
@@ -373,7 +373,7 @@ class DiffusionPolicy(BasePolicy):
         n_candidates: int,
         randomness: Randomness,
         label: str = "act",
-        critic: CriticEnsemble | None = None,
+        critic: ObservationCritic | None = None,
         evaluating: bool = False,
     ) -> th.Tensor:
         """
