@@ -31,7 +31,7 @@ from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import check_no_unknown, choice
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import CriticEnsemble
+from sb3_diffusion.policies.critic import ObservationCritic
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 
@@ -82,8 +82,8 @@ class OffPolicyDiffusion(LearnsFromData):
 
     actor: DiffusionActor
     actor_target: DiffusionActor | None
-    critic: CriticEnsemble
-    critic_target: CriticEnsemble
+    critic: ObservationCritic
+    critic_target: ObservationCritic
     replay_buffer = ModelBuffer()  # type: ignore[assignment]
 
     def __init__(

@@ -23,7 +23,7 @@ from typing_extensions import override
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
-from sb3_diffusion.policies.critic import CriticEnsemble, reduce_critics
+from sb3_diffusion.policies.critic import ObservationCritic, reduce_critics
 from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.multiplier import Multiplier
@@ -113,8 +113,8 @@ class ActorCritic(BasePolicy):
     """What the policy was made of, for :meth:`save`; a subclass notes it before anything else."""
     actor: Any
     actor_target: Any
-    critic: CriticEnsemble
-    critic_target: CriticEnsemble
+    critic: ObservationCritic
+    critic_target: ObservationCritic
     exploration: ExplorationNoise
     bank_x: th.Tensor
     bank_steps: th.Tensor
@@ -235,12 +235,12 @@ class ActorCritic(BasePolicy):
     def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
         extractor = self.actor.features_extractor if share_features_extractor else None
         arguments = self._critic_arguments
-        self.critic = self._make(CriticEnsemble, extractor, share_features_extractor=share_features_extractor, **arguments)
+        self.critic = self._make(ObservationCritic, extractor, share_features_extractor=share_features_extractor, **arguments)
         if not target_critics:
             self.critic_target = self.critic
             return
         # the target never shares the extractor: it has to lag behind
-        self.critic_target = self._make(CriticEnsemble, **arguments)
+        self.critic_target = self._make(ObservationCritic, **arguments)
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
         self.critic_target.set_training_mode(False)
@@ -257,7 +257,7 @@ class ActorCritic(BasePolicy):
         kinds: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "value": (StateValue, self._value_arguments),
             "actor": (self.actor_class, self._actor_arguments),
-            "critic": (CriticEnsemble, self._critic_arguments),
+            "critic": (ObservationCritic, self._critic_arguments),
         }
         build, defaults = kinds[choice(f"networks[{name!r}]['kind']", kind, kinds)]
         if hasattr(self, name):
@@ -357,7 +357,7 @@ class ActorCritic(BasePolicy):
         n_candidates: int,
         randomness: Randomness,
         label: str = "act",
-        critic: CriticEnsemble | None = None,
+        critic: ObservationCritic | None = None,
         evaluating: bool = False,
         rule: Selection | None = None,
     ) -> th.Tensor:
