@@ -85,6 +85,8 @@ class DiffusionPolicy(ActorCritic):
         ``"critic"``: further critics), whether it has a ``target`` (a copy ``<name>_target`` that the method moves), and
         arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
+    :param standardize_observations: Whether all networks see standardised observations, see
+        :func:`~sb3_diffusion.policies.features.set_observation_statistics`
     """
 
     general_name: ClassVar[str] = "DiffusionPolicy"
@@ -138,6 +140,7 @@ class DiffusionPolicy(ActorCritic):
         multipliers: dict[str, dict[str, float]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
+        standardize_observations: bool = False,
     ):
         self.constructor_arguments = {
             key: value
