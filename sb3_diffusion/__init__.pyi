@@ -7,6 +7,7 @@ from sb3_diffusion.data.replay import TensorDictReplayBuffer as TensorDictReplay
 from sb3_diffusion.data.replay import TensorNStepReplayBuffer as TensorNStepReplayBuffer
 from sb3_diffusion.data.replay import TensorReplayBuffer as TensorReplayBuffer
 from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
+from sb3_diffusion.policies.gaussian import GaussianPolicy as GaussianPolicy
 from sb3_diffusion.q_guidance.dps import DPS as DPS
 from sb3_diffusion.q_guidance.idem import iDEM as iDEM
 from sb3_diffusion.q_guidance.qsm import QSM as QSM
@@ -24,6 +25,7 @@ __version__: str
 __all__ = [  # noqa: RUF022
     "__version__",
     "DiffusionPolicy",
+    "GaussianPolicy",
     "TensorDictReplayBuffer",
     "TensorNStepReplayBuffer",
     "TensorReplayBuffer",

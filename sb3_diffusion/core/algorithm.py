@@ -24,8 +24,11 @@ from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.update import Part, due_parts, make_update, set_learning_rate
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
-from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.actor_critic import ActorCritic
+from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES
 from sb3_diffusion.policies.names import POLICIES
+
+_GENERAL_NAMES = {*POLICIES, *GAUSSIAN_POLICIES}
 
 
 @contextmanager
@@ -70,7 +73,8 @@ class DiffusionAlgorithm(BaseAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
-    policy: DiffusionPolicy
+    """What ``policy`` may be called; a class has to be the first of these, or derive from it."""
+    policy: ActorCritic
     policy_class: Any
     prediction: str = "noise"
     """What the actor's network has to predict for the method's losses (``prediction`` of the process)."""
@@ -247,11 +251,21 @@ class DiffusionAlgorithm(BaseAlgorithm):
                     f"policy_kwargs: {name}={value!r} would replace {required[name]!r}, which {method} requires; leave it out "
                     f"(arguments of {method} itself may change it)."
                 )
-            if name not in required and name in DiffusionPolicy.for_methods:
+            if name not in required and name in ActorCritic.for_methods:
                 raise ValueError(f"policy_kwargs: {name}={value!r} is for methods to decide, and {method} has no use for it.")
         return {**self.policy_settings(), **chosen, **required}
 
+    def _check_policy_class(self) -> None:
+        required = next(iter(self.policy_aliases.values()))
+        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, required)):
+            raise ValueError(
+                f"policy={self.policy_class!r} is no {required.__name__}, which {type(self).__name__} needs; pass "
+                f"{next(iter(self.policy_aliases))!r} by name, or a subclass of {required.__module__}.{required.__name__}."
+            )
+
     def _check_prediction(self) -> None:
+        if not hasattr(self.policy.actor, "process"):
+            return
         predicted, name = self.policy.actor.process.prediction, self.policy.constructor_arguments["process"]
         if predicted != self.prediction:
             raise ValueError(
@@ -260,6 +274,11 @@ class DiffusionAlgorithm(BaseAlgorithm):
             )
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name in _GENERAL_NAMES and policy_name not in self.policy_aliases:
+            raise ValueError(
+                f"policy={policy_name!r} has another kind of actor than the losses of {type(self).__name__} are for; "
+                f"known are {', '.join(self.policy_aliases)}."
+            )
         return self.policy_aliases[choice("policy", policy_name, self.policy_aliases)]
 
     def _policy_name(self) -> str | None:

@@ -229,6 +229,7 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
         check_observation_space(self.observation_space)
         check_action_space(self.action_space)
         self._resolve_names()
+        self._check_policy_class()
         arguments = self._policy_arguments()
         buffer_class = self.replay_buffer_class or default_buffer_class(self.observation_space, self.n_steps)
         check_buffer_kwargs(self, buffer_class)

@@ -31,12 +31,13 @@ def extractor_for(space: spaces.Space) -> type[BaseFeaturesExtractor]:
 
 
 def make_extractor(
-    extractor_class: type[BaseFeaturesExtractor], space: spaces.Space, kwargs: dict[str, Any]
+    extractor_class: type[BaseFeaturesExtractor], space: spaces.Space, kwargs: dict[str, Any], chooses: str
 ) -> BaseFeaturesExtractor:
     """
     :param extractor_class: Features extractor
     :param space: Observation space
     :param kwargs: Its keyword arguments
+    :param chooses: Name of the policy that chooses by the space, for the message
     :return: The features extractor
     :raises ValueError: If one of Stable-Baselines3's cannot read the space, where it would fail later or without a reason
     """
@@ -47,7 +48,7 @@ def make_extractor(
         or (issubclass(extractor_class, CombinedExtractor) and not is_dict)
     ):
         raise ValueError(
-            f"{extractor_class.__name__} cannot read {space}; pass 'DiffusionPolicy', which chooses by the space "
+            f"{extractor_class.__name__} cannot read {space}; pass {chooses!r}, which chooses by the space "
             "('MlpPolicy' flattens it, 'CnnPolicy' is for images, 'MultiInputPolicy' for a Dict)."
         )
     try:
