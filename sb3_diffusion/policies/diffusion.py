@@ -39,8 +39,10 @@ class DiffusionPolicy(ActorCritic):
         (flow matching on straight paths), ``"meanflow"`` (its average velocities) or ``"controlled"`` (Langevin diffusion with
         learned control and step sizes); the algorithm says which it can train
     :param process_kwargs: Further arguments of the process
-    :param noise_schedule: Noise schedule of a diffusion: ``"cosine"`` (default), ``"linear"``, ``"vp"`` (discrete only)
-    :param diffusion_steps: Steps of the chain inside the update; length of the table of the discrete process
+    :param noise_schedule: Noise schedule of a diffusion: ``"cosine"`` (default), ``"linear"``, or, discrete only, ``"vp"`` or
+        ``"scaled_linear"``
+    :param diffusion_steps: Steps of the chain inside the update; length of the table of the discrete process, unless
+        ``process_kwargs={"diffusion_steps": ...}`` says that it is longer
     :param sampling_steps: Steps of the chain when acting; ``None`` for ``diffusion_steps``
     :param evaluation_steps: Steps of the chain when acting with ``deterministic=True``; ``None`` for ``sampling_steps``
     :param solver: ``"ddpm"`` (default), ``"ddim"``, ``"dpm2"`` or ``"dpm++2m"`` for a diffusion; ``"euler"`` (default),

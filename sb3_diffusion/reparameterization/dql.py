@@ -11,10 +11,13 @@ from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update import polyak_update
 from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import reduce_critics
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+
+NORMALIZERS = ("other", "same")
 
 
 class DQL(OffPolicyDiffusion):
@@ -37,6 +40,7 @@ class DQL(OffPolicyDiffusion):
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of actor and critics
     :param eta: Weight of the value in the actor's loss; 0 is behaviour cloning
+    :param normalizer: Whose magnitude the value of a critic is divided by: that of the ``"other"`` critic, or the ``"same"``
     :param max_q_backup: Whether each critic values the best of ``n_target_candidates`` next actions, and not one of them
     :param n_target_candidates: Next actions per transition with ``max_q_backup``
     :param actor_tau: Rate of the averaged actor: ``average = actor_tau * actor + (1 - actor_tau) * average``
@@ -50,6 +54,9 @@ class DQL(OffPolicyDiffusion):
     :param kwargs: See :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion`
     """
 
+    choose_with_target = True
+    """Whether the target critics choose among candidates."""
+
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
@@ -57,6 +64,7 @@ class DQL(OffPolicyDiffusion):
         learning_rate: float | Schedule = 3e-4,
         *,
         eta: float = 1.0,
+        normalizer: str = "other",
         max_q_backup: bool = False,
         n_target_candidates: int = 10,
         actor_tau: float = 0.005,
@@ -69,6 +77,7 @@ class DQL(OffPolicyDiffusion):
         **kwargs: Unpack[OffPolicyArguments],
     ):
         self.eta = real("eta", eta, low=0, remedy="0 is behaviour cloning")
+        self.normalizer = choice("normalizer", normalizer, NORMALIZERS)
         self.max_q_backup = max_q_backup
         self.n_target_candidates = integer("n_target_candidates", n_target_candidates, low=1)
         self.actor_tau = real("actor_tau", actor_tau, 0, 1, remedy="1 copies the actor")
@@ -88,13 +97,17 @@ class DQL(OffPolicyDiffusion):
     def policy_settings(self) -> dict[str, Any]:
         networks = {"net_arch": [256, 256, 256], "activation_fn": "mish", "state_arch": ()}
         time = {"time_embedding": "positional", "time_dim": 16, "time_arch": (32, 16)}
-        chain = {"process": "discrete", "noise_schedule": "vp", "diffusion_steps": 5, "variance": "posterior"}
-        return {**networks, **time, **chain, **self._choice_among_candidates()}
-
-    def _choice_among_candidates(self, target: bool = True) -> dict[str, Any]:
-        rule = {"rule": "softmax", "temperature": self.selection_temperature, "target": target}
+        chain = self.chain_settings()
+        if self.policy_kwargs.get("process", "discrete") != "discrete":
+            chain = {name: value for name, value in chain.items() if name not in ("noise_schedule", "process_kwargs")}
+        rule = {"rule": "softmax", "temperature": self.selection_temperature, "target": self.choose_with_target}
         n = self.n_action_candidates
-        return {"n_action_candidates": n, "n_behavior_candidates": n, "choose_with_target": target, "selection": rule}
+        acting = {"n_action_candidates": n, "n_behavior_candidates": n, "choose_with_target": self.choose_with_target}
+        return {**networks, **time, **chain, **acting, "selection": rule}
+
+    def chain_settings(self) -> dict[str, Any]:
+        """Arguments of the policy that make its chain."""
+        return {"process": "discrete", "noise_schedule": "vp", "diffusion_steps": 5, "variance": "posterior"}
 
     @property
     def averaged_actor(self) -> DiffusionActor:
@@ -138,7 +151,8 @@ class DQL(OffPolicyDiffusion):
 
     def normalized_value(self, values: th.Tensor) -> th.Tensor:
         """
-        Mean value by one critic in units of its magnitude by the next one; a coin says which, the same for the whole batch.
+        Mean value by one critic in units of its magnitude by the next one (or itself, see ``normalizer``); a coin says which
+        critic, the same for the whole batch.
 
         :param values: Values ``(n_critics, batch)``
         :return: Scalar of the order of one
@@ -147,7 +161,8 @@ class DQL(OffPolicyDiffusion):
         sizes = values.detach().abs().mean(1) + 1e-6
         coin = self.randomness.uniform((1,), "actor.choice", like=values)
         critic = ((1.0 - coin) * n_critics).long().clamp(max=n_critics - 1)
-        return (values.mean(1) / sizes.roll(-1)).gather(0, critic).squeeze(0)
+        units = sizes.roll(-1) if self.normalizer == "other" else sizes
+        return (values.mean(1) / units).gather(0, critic).squeeze(0)
 
     @override
     def after_update(self, batch: Batch) -> Metrics:

@@ -157,7 +157,8 @@ def test_net_arch(algorithm: Algorithm) -> None:
     assert {12, 13} <= {size for p in model.actor.denoiser.trunk.parameters() for size in p.shape}
     assert {6} <= {size for p in model.actor.denoiser.parameters() for size in p.shape}
     default = algorithm("DiffusionPolicy", "Pendulum-v1", buffer_size=1, device="cpu")
-    assert default.actor.encode(th.zeros(1, 3)).shape == (1, 256)
+    if "net_arch" not in default.policy_settings():
+        assert default.actor.encode(th.zeros(1, 3)).shape == (1, 256)
     assert default.critic.encode(th.zeros(1, 3)).shape == (2, 1, case_of(algorithm).critic_width)
 
 
@@ -220,7 +221,8 @@ def test_flow_process(flow_algorithm: Algorithm) -> None:
     }
     assert times == {"euler": 3, "midpoint": 6, "heun": 6, "rk4": 12}
     obs = observations(default.observation_space, 20)
-    actions = [act(make(flow_algorithm, policy_kwargs={"solver": solver}), obs) for solver in ("euler", "heun", "rk4")]
+    models = [make(flow_algorithm, policy_kwargs={"solver": solver}) for solver in ("euler", "heun", "rk4")]
+    actions = [act(model.actor, obs) for model in models]
     assert all(not np.allclose(a, b) for i, a in enumerate(actions) for b in actions[:i])
 
 
@@ -241,6 +243,8 @@ def test_evaluation_steps_change_deterministic_actions_only(algorithm: Algorithm
         {"diffusion_steps": 4, "sampling_steps": 2},
     ]
     models = [make(algorithm, policy_kwargs=kwargs, n_action_candidates=n_action_candidates) for kwargs in settings]
+    if models[0].policy.acting not in ("actor", "actor_target"):
+        pytest.skip("another actor acts, which has no chain")
     obs = observations(models[0].observation_space, 20)
     evaluated = [act(model, obs) for model in models]
     np.testing.assert_array_equal(evaluated[0], evaluated[2])

@@ -28,6 +28,7 @@ CASE = MethodCase(
     every_update={"actor_target_start": 0, "actor_target_interval": 1},
     wrong_arguments=[
         ({"eta": -1.0}, ["eta=-1.0", "behaviour cloning"]),
+        ({"normalizer": "both"}, ["normalizer='both'", "other, same"]),
         ({"n_target_candidates": 0}, ["n_target_candidates=0", "at least 1"]),
         ({"selection_temperature": 0.0}, ["selection_temperature=0.0", "greedier"]),
         ({"actor_tau": 2.0}, ["actor_tau=2.0", "1 copies the actor"]),
@@ -52,6 +53,11 @@ def test_one_critic_is_maximised_in_units_of_the_other(coin: float, expected: fl
     value.backward()
     used = values.grad.abs().sum(1) > 0.0  # the measure is a constant
     assert used.tolist() == [coin > 0.5, coin <= 0.5]
+
+
+def test_a_critic_may_be_its_own_measure() -> None:
+    model = with_coin(bandit_model(DQL, normalizer="same"), 0.1)
+    assert model.normalized_value(th.tensor([[2.0, 4.0], [-1.0, 3.0]])).item() == pytest.approx(0.5, abs=1e-5)
 
 
 def test_a_single_critic_is_its_own_measure() -> None:

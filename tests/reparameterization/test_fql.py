@@ -33,7 +33,7 @@ CASE = MethodCase(
         ({"policy_kwargs": {"acting": "actor"}}, ["acting='actor'", "FQL"]),
     ],
     critic_width=512,
-    operation_counts={"operations": 0, "kflop": 0, "synchronisations": 0},
+    operation_counts={"operations": 729, "kflop": 143, "synchronisations": 0},
 )
 
 
