@@ -47,7 +47,7 @@ LEARNING_RATES = {"reparameterization": 1e-3}
 """Guidance mechanism -> learning rate where it differs: gradients that pass through the whole chain need smaller steps."""
 
 OWN_ARGUMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    # its alpha is the temperature
+    # otherwise learned
     "DIME": lambda args: {"initial_alpha": args.temperature, "alpha_learning_rate": 0.0},
     # their particles are policy samples, a chain each; all rows of a batch are the same state, so that few are enough
     **dict.fromkeys(["QVPO", "DPMD", "FPMD"], lambda args: {"n_particles": max(1, args.n_particles // 4)}),

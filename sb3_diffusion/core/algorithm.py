@@ -86,8 +86,9 @@ class DiffusionAlgorithm(BaseAlgorithm):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the complete constructor in ``help()``, editors and the documentation, not ``**kwargs``."""
         super().__init_subclass__(**kwargs)
-        parent = next((base for base in cls.__mro__[1:] if issubclass(base, DiffusionAlgorithm)), DiffusionAlgorithm)
-        if parent is not DiffusionAlgorithm:
+        ours = (base for base in cls.__mro__[1:] if issubclass(base, DiffusionAlgorithm))
+        parent = next((base for base in ours if "__init__" in vars(base)), None)
+        if parent is not None:
             cls.__signature__ = complete_signature(cls.__init__, parent)  # type: ignore[attr-defined]
 
     # -- what a method supplies --------------------------------------------------------------------------------------
@@ -146,15 +147,17 @@ class DiffusionAlgorithm(BaseAlgorithm):
 
     # -- the update -------------------------------------------------------------------------------------------------
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: Batch, among: Sequence[str] | None = None) -> Metrics:
         """
         Count an update and perform it.
 
         :param batch: Batch of transitions
+        :param among: Names of the parts that may be trained, ``None`` for all
         :return: Quantities to log, as detached scalar tensors
         """
         self._n_updates += 1
-        metrics = self._run_update(batch, due_parts(self.parts(), self._n_updates))
+        due = due_parts(self.parts(), self._n_updates)
+        metrics = self._run_update(batch, due if among is None else tuple(name for name in due if name in among))
         return {**metrics, **self.after_update(batch)}
 
     def step(self, part: Part, loss: th.Tensor) -> None:

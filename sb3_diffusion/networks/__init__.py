@@ -3,7 +3,7 @@
 from sb3_diffusion.networks.activations import Mish, resolve_activation
 from sb3_diffusion.networks.backbones import resolve_backbone
 from sb3_diffusion.networks.bronet import BroNet
-from sb3_diffusion.networks.critics import CategoricalCritics, Critics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics, StackedCritics
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.networks.embeddings import (
     FourierEmbedding,
@@ -25,7 +25,6 @@ __all__ = [
     "BatchRenorm",
     "BroNet",
     "CategoricalCritics",
-    "Critics",
     "Denoiser",
     "DeterministicActor",
     "FourierEmbedding",
@@ -42,6 +41,7 @@ __all__ = [
     "SimBa",
     "SinusoidalEmbedding",
     "SplitLinear",
+    "StackedCritics",
     "TimeEmbedding",
     "resolve_activation",
     "resolve_backbone",

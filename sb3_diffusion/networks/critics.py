@@ -22,12 +22,13 @@ from sb3_diffusion.networks.mlp import MLP
 from sb3_diffusion.networks.regression import neighbours, symexp, symlog
 from sb3_diffusion.numeric import integer, real
 
-SelfCritics = TypeVar("SelfCritics", bound="Critics")
+SelfCritics = TypeVar("SelfCritics", bound="StackedCritics")
 
 
-class Critics(nn.Module):
+class StackedCritics(nn.Module):
     """
-    Stacked critics; the base class of the three kinds, which differ in the numbers they predict.
+    Critics with stacked weights that value features and actions; the base class of the three kinds, which differ in the
+    numbers they predict. What values observations is :class:`~sb3_diffusion.policies.critic.ObservationCritic`.
 
     The first layer works on ``[features, action, time features]``. State values are critics without action:
     ``action_dim=0`` and ``actions=None``.
@@ -220,8 +221,8 @@ def _join(c: th.Tensor, e: th.Tensor) -> th.Tensor:
     return (c.unsqueeze(2) if e.dim() == 4 else c) + e
 
 
-class ScalarCritics(Critics):
-    """Critics that predict one number, the expected return. Parameters: see :class:`Critics`."""
+class ScalarCritics(StackedCritics):
+    """Critics that predict one number, the expected return. Parameters: see :class:`StackedCritics`."""
 
     def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
         """
@@ -233,15 +234,15 @@ class ScalarCritics(Critics):
         return self.outputs(actions, c, e).squeeze(-1)
 
     def full(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
-        """:meth:`forward` with nothing shared, see :meth:`Critics.full_outputs`."""
+        """:meth:`forward` with nothing shared, see :meth:`StackedCritics.full_outputs`."""
         return self.full_outputs(features, actions, t).squeeze(-1)
 
     def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
-        """See :meth:`Critics.q`."""
+        """See :meth:`StackedCritics.q`."""
         return self.forward(actions, c, e)
 
 
-class GaussianCritics(Critics):
+class GaussianCritics(StackedCritics):
     """
     Critics that predict mean and standard deviation of the return; ``std = softplus(raw)``, without a floor.
 
@@ -249,7 +250,7 @@ class GaussianCritics(Critics):
     deviations over members and batches. It scales the losses of distributional soft actor-critics (DSAC-T, DACER);
     this class only stores it, the algorithm updates it.
 
-    Parameters: see :class:`Critics`.
+    Parameters: see :class:`StackedCritics`.
     """
 
     running_std: th.Tensor
@@ -305,19 +306,19 @@ class GaussianCritics(Critics):
     def full(
         self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None
     ) -> tuple[th.Tensor, th.Tensor]:
-        """:meth:`forward` with nothing shared, see :meth:`Critics.full_outputs`."""
+        """:meth:`forward` with nothing shared, see :meth:`StackedCritics.full_outputs`."""
         return self.moments(self.full_outputs(features, actions, t))
 
     def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
-        """See :meth:`Critics.q`."""
+        """See :meth:`StackedCritics.q`."""
         return self.outputs(actions, c, e)[..., 0]
 
 
-class CategoricalCritics(Critics):
+class CategoricalCritics(StackedCritics):
     """
     Critics that predict a distribution over equally spaced atoms.
 
-    Further parameters: see :class:`Critics`.
+    Further parameters: see :class:`StackedCritics`.
 
     :param n_atoms: Number of atoms, at least two
     :param v_min: First atom
@@ -381,7 +382,7 @@ class CategoricalCritics(Critics):
         return self.outputs(actions, c, e)
 
     def full(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
-        """:meth:`forward` with nothing shared, see :meth:`Critics.full_outputs`."""
+        """:meth:`forward` with nothing shared, see :meth:`StackedCritics.full_outputs`."""
         return self.full_outputs(features, actions, t)
 
     @property
@@ -405,7 +406,7 @@ class CategoricalCritics(Critics):
         return symexp(mean) if self.symlog_values else mean
 
     def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
-        """See :meth:`Critics.q`."""
+        """See :meth:`StackedCritics.q`."""
         return self.value(self.outputs(actions, c, e))
 
     def project(self, probabilities: th.Tensor, target_atoms: th.Tensor) -> th.Tensor:

@@ -23,9 +23,9 @@ from typing_extensions import override
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
-from sb3_diffusion.policies.critic import CriticEnsemble, reduce_critics
+from sb3_diffusion.policies.critic import ObservationCritic, reduce_critics
 from sb3_diffusion.policies.exploration import ExplorationNoise
-from sb3_diffusion.policies.features import extractor_for, is_vector_space, make_extractor
+from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.multiplier import Multiplier
 from sb3_diffusion.policies.one_step import OneStepActor
 from sb3_diffusion.policies.parts import (
@@ -95,14 +95,17 @@ class ActorCritic(BasePolicy):
         arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another actor, such as a behaviour policy,
-        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`), whether it has a ``target`` (a copy ``<name>_target`` that the method moves), and
-        arguments of the kind that differ from those of the policy
+        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`), whether it has
+        a ``target`` (a copy ``<name>_target`` that the method moves), and arguments of the kind that differ from those of the
+        policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
+    :param standardize_observations: Whether all networks see standardised observations, see
+        :func:`~sb3_diffusion.policies.features.set_observation_statistics`
     """
 
     for_methods: ClassVar[frozenset[str]] = frozenset(
         ("critic_head", "critic_kwargs", "critics", "target_critics", "actor_target", "multipliers", "exploration_multiplier")
-    ) | {"networks", "acting"}
+    ) | {"networks", "acting", "standardize_observations"}
     """Arguments that are for the method to decide, not for its user."""
 
     general_name: ClassVar[str]
@@ -114,8 +117,8 @@ class ActorCritic(BasePolicy):
     """What the policy was made of, for :meth:`save`; a subclass notes it before anything else."""
     actor: Any
     actor_target: Any
-    critic: CriticEnsemble
-    critic_target: CriticEnsemble
+    critic: ObservationCritic
+    critic_target: ObservationCritic
     exploration: ExplorationNoise
     bank_x: th.Tensor
     bank_steps: th.Tensor
@@ -153,6 +156,7 @@ class ActorCritic(BasePolicy):
         multipliers: dict[str, dict[str, float]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
+        standardize_observations: bool = False,
     ):
         optimizers = {key: optimizer_settings(optimizer_class, optimizer_kwargs, key) for key in ("pi", "qf")}
         super().__init__(
@@ -173,6 +177,7 @@ class ActorCritic(BasePolicy):
         self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
         self.choose_with_target = choose_with_target
         self.selection = Selection.of(selection)
+        self.standardize_observations = standardize_observations
         self.randomness = Randomness()
         #: Stands in for :meth:`explore`, a CUDA graph of it
         self.explore_graph: Callable[[PyTorchObs], th.Tensor] | None = None
@@ -219,7 +224,8 @@ class ActorCritic(BasePolicy):
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """A new features extractor."""
         arguments = self.features_extractor_class, self.observation_space, self.features_extractor_kwargs
-        return make_extractor(*arguments, chooses=self.general_name)
+        extractor = make_extractor(*arguments, chooses=self.general_name)
+        return StandardizedExtractor(extractor) if self.standardize_observations else extractor
 
     def _make(self, build: Callable[..., Module], extractor: BaseFeaturesExtractor | None = None, **arguments: Any) -> Module:
         return build(
@@ -233,12 +239,12 @@ class ActorCritic(BasePolicy):
     def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
         extractor = self.actor.features_extractor if share_features_extractor else None
         arguments = self._critic_arguments
-        self.critic = self._make(CriticEnsemble, extractor, share_features_extractor=share_features_extractor, **arguments)
+        self.critic = self._make(ObservationCritic, extractor, share_features_extractor=share_features_extractor, **arguments)
         if not target_critics:
             self.critic_target = self.critic
             return
         # the target never shares the extractor: it has to lag behind
-        self.critic_target = self._make(CriticEnsemble, **arguments)
+        self.critic_target = self._make(ObservationCritic, **arguments)
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
         self.critic_target.set_training_mode(False)
@@ -255,7 +261,7 @@ class ActorCritic(BasePolicy):
         kinds: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "value": (StateValue, self._value_arguments),
             "actor": (self.actor_class, self._actor_arguments),
-            "critic": (CriticEnsemble, self._critic_arguments),
+            "critic": (ObservationCritic, self._critic_arguments),
             "one_step": (OneStepActor, {name: self._actor_arguments[name] for name in ONE_STEP_ARGUMENTS}),
         }
         build, defaults = kinds[choice(f"networks[{name!r}]['kind']", kind, kinds)]
@@ -356,7 +362,7 @@ class ActorCritic(BasePolicy):
         n_candidates: int,
         randomness: Randomness,
         label: str = "act",
-        critic: CriticEnsemble | None = None,
+        critic: ObservationCritic | None = None,
         evaluating: bool = False,
         rule: Selection | None = None,
     ) -> th.Tensor:

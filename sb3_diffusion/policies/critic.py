@@ -32,9 +32,9 @@ def reduce_critics(values: th.Tensor, reduction: str = "min") -> th.Tensor:
     return values.amin(0) if reduction == "min" else values.mean(0)
 
 
-class CriticEnsemble(ObservationModel):
+class ObservationCritic(ObservationModel):
     """
-    Ensemble of action-value functions with a common features extractor.
+    Values actions at observations: a features extractor, and behind it an ensemble of stacked critics.
 
     :param observation_space: Observation space
     :param action_space: Action space

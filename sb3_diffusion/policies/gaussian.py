@@ -181,6 +181,7 @@ class GaussianPolicy(ActorCritic):
         multipliers: dict[str, dict[str, float]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
+        standardize_observations: bool = False,
     ):
         self.constructor_arguments = {
             key: value
