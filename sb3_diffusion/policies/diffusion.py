@@ -55,6 +55,7 @@ class DiffusionPolicy(ActorCritic):
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
         (diffusions only)
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
+    :param dropout: Share of the denoiser's hidden units that is dropped while it is trained
     :param state_arch: List of the layers that embed the features before they enter the denoiser
     :param features_extractor_class: Features extractor; ``None`` picks it from the observation space
         (``FlattenExtractor``, ``NatureCNN`` for ``uint8`` images in [0, 255], ``CombinedExtractor`` for Dict), or, in the
@@ -119,6 +120,7 @@ class DiffusionPolicy(ActorCritic):
         time_arch: Sequence[int] | None = None,
         time_input: str = "t",
         output_gain: float | None = None,
+        dropout: float = 0.0,
         state_arch: Sequence[int] = (128, 128),
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
@@ -169,6 +171,7 @@ class DiffusionPolicy(ActorCritic):
             "time_embedding": time_embedding,
             "time_arch": None if time_arch is None else _widths("time_arch", time_arch),
             "output_gain": optional(real, "output_gain", output_gain, low=0),
+            "dropout": real("dropout", dropout, 0, below=1, remedy="0 drops nothing"),
             "state_arch": _widths("state_arch", state_arch),
         }
         super().__init__(
