@@ -39,8 +39,10 @@ class DiffusionPolicy(ActorCritic):
         (flow matching on straight paths), ``"meanflow"`` (its average velocities) or ``"controlled"`` (Langevin diffusion with
         learned control and step sizes); the algorithm says which it can train
     :param process_kwargs: Further arguments of the process
-    :param noise_schedule: Noise schedule of a diffusion: ``"cosine"`` (default), ``"linear"``, ``"vp"`` (discrete only)
-    :param diffusion_steps: Steps of the chain inside the update; length of the table of the discrete process
+    :param noise_schedule: Noise schedule of a diffusion: ``"cosine"`` (default), ``"linear"``, or, discrete only, ``"vp"`` or
+        ``"scaled_linear"``
+    :param diffusion_steps: Steps of the chain inside the update; length of the table of the discrete process, unless
+        ``process_kwargs={"diffusion_steps": ...}`` says that it is longer
     :param sampling_steps: Steps of the chain when acting; ``None`` for ``diffusion_steps``
     :param evaluation_steps: Steps of the chain when acting with ``deterministic=True``; ``None`` for ``sampling_steps``
     :param solver: ``"ddpm"`` (default), ``"ddim"``, ``"dpm2"`` or ``"dpm++2m"`` for a diffusion; ``"euler"`` (default),
@@ -82,8 +84,9 @@ class DiffusionPolicy(ActorCritic):
         arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another diffusion actor, such as a behaviour policy,
-        ``"critic"``: further critics), whether it has a ``target`` (a copy ``<name>_target`` that the method moves), and
-        arguments of the kind that differ from those of the policy
+        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`), whether it has
+        a ``target`` (a copy ``<name>_target`` that the method moves), and arguments of the kind that differ from those of the
+        policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`
