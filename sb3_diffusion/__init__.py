@@ -12,11 +12,15 @@ __version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8"
 # __init__.pyi, which is generated from these two sources (make generate).
 _MODULES = {
     "DiffusionPolicy": "sb3_diffusion.policies.diffusion",
+    "GaussianPolicy": "sb3_diffusion.policies.gaussian",
+    "OfflineDataset": "sb3_diffusion.data.dataset",
     "TensorDictReplayBuffer": "sb3_diffusion.data.replay",
     "TensorNStepReplayBuffer": "sb3_diffusion.data.replay",
     "TensorReplayBuffer": "sb3_diffusion.data.replay",
     "load_agent": "sb3_diffusion.checkpoints.agents",
+    "load_dataset": "sb3_diffusion.data.loading",
     "load_normalization": "sb3_diffusion.checkpoints.agents",
+    "normalized_score": "sb3_diffusion.data.scores",
     "register_method": "sb3_diffusion.taxonomy",
     "save_agent": "sb3_diffusion.checkpoints.agents",
 }

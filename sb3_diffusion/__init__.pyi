@@ -3,10 +3,14 @@
 from sb3_diffusion.checkpoints.agents import load_agent as load_agent
 from sb3_diffusion.checkpoints.agents import load_normalization as load_normalization
 from sb3_diffusion.checkpoints.agents import save_agent as save_agent
+from sb3_diffusion.data.dataset import OfflineDataset as OfflineDataset
+from sb3_diffusion.data.loading import load_dataset as load_dataset
 from sb3_diffusion.data.replay import TensorDictReplayBuffer as TensorDictReplayBuffer
 from sb3_diffusion.data.replay import TensorNStepReplayBuffer as TensorNStepReplayBuffer
 from sb3_diffusion.data.replay import TensorReplayBuffer as TensorReplayBuffer
+from sb3_diffusion.data.scores import normalized_score as normalized_score
 from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
+from sb3_diffusion.policies.gaussian import GaussianPolicy as GaussianPolicy
 from sb3_diffusion.q_guidance.dps import DPS as DPS
 from sb3_diffusion.q_guidance.idem import iDEM as iDEM
 from sb3_diffusion.q_guidance.qsm import QSM as QSM
@@ -24,11 +28,15 @@ __version__: str
 __all__ = [  # noqa: RUF022
     "__version__",
     "DiffusionPolicy",
+    "GaussianPolicy",
+    "OfflineDataset",
     "TensorDictReplayBuffer",
     "TensorNStepReplayBuffer",
     "TensorReplayBuffer",
     "load_agent",
+    "load_dataset",
     "load_normalization",
+    "normalized_score",
     "register_method",
     "save_agent",
     "QSM",

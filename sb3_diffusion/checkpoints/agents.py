@@ -67,8 +67,8 @@ MAX_NORMALIZATION_BYTES = 64 * 2**20
 # What belongs to a machine or a session and not to an agent.
 _LOCAL_ARGUMENTS = ("policy", "policy_kwargs", "env", "device", "execution", "tensorboard_log", "_init_setup_model")
 # Arguments of which no trace is left in the model under their own names.
-_ATTRIBUTES = {"stats_window_size": "_stats_window_size"}
-_COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_n_updates", "_episode_num")
+_ATTRIBUTES = {"stats_window_size": "_stats_window_size", "dataset": "dataset_identity"}
+_COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_n_updates", "_episode_num", "_n_offline_updates")
 # Arguments of the replay buffer, with the values for an agent that only acts
 _NO_REPLAY: dict[str, Any] = {
     "buffer_size": 1,
@@ -172,7 +172,7 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
         "policy_kwargs": plain_entries(model.policy_kwargs, "policy_kwargs."),
         "observation_space": plain(model.observation_space, "observation_space", space_to_plain),
         "action_space": plain(model.action_space, "action_space", space_to_plain),
-        "counters": {name: int(getattr(model, name)) for name in _COUNTERS if hasattr(model, name)},
+        "counters": {name: int(vars(model)[name]) for name in _COUNTERS if name in vars(model)},
         "not_portable": missing,
         "versions": _versions(),
     }

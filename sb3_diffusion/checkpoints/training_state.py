@@ -34,12 +34,14 @@ from sb3_diffusion.checkpoints.changes import SCHEDULES, describe_changes, resto
 from sb3_diffusion.checkpoints.snapshot import Node, Restoration, Snapshot, from_format_1, overwrite
 from sb3_diffusion.checkpoints.store import Checkpoint, Entry
 from sb3_diffusion.checkpoints.tagged_json import decode, encode
+from sb3_diffusion.clock import environment_steps
 from sb3_diffusion.data.replay import TensorReplayBuffer
 from sb3_diffusion.files import write_atomically
 
 STATE, ARRAYS, PARAMETERS = "state.json", "arrays.bin", "parameters.pt"
 _PIECE_BYTES = 64 * 2**20
 _STORED_ELSEWHERE = ("env", "_vec_normalize_env", "replay_buffer", "rollout_buffer", "_logger", "_run_update", *SCHEDULES)
+_OF_THE_DATA = ("dataset", "_sampler", "_transform", "_metric_log", "bar", "_shows_updates")
 _OF_THE_CALL = ("_total_timesteps", "start_time", "_custom_logger", "verbose")
 """What a new call of ``learn()`` decides itself."""
 _APPENDED_ONLY = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
@@ -100,7 +102,7 @@ class TrainingState:
         model = self.model
         state: dict[str, Node] = {"extra": Snapshot(extra).node}
         if self.replay is not None:
-            yield from self.replay.parts(model.num_timesteps, previous)
+            yield from self.replay.parts(environment_steps(model), previous)
             state["replay"] = self.replay.describe()
         environment = Snapshot(model.env)
         state["env"], state["unknown"] = environment.node, environment.unknown
@@ -128,6 +130,13 @@ class TrainingState:
         if self.replay is not None:
             self.replay.written()
 
+    def extra(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """
+        :param checkpoint: An intact checkpoint
+        :return: The extra data that was stored with it
+        """
+        return Restoration({}, _decoded(checkpoint)["extra"]).value  # type: ignore[no-any-return]
+
     def restore(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
         """
         Put a stored state back, at the start of a rollout.
@@ -136,8 +145,7 @@ class TrainingState:
         :raises ValueError: If algorithm or callbacks are not built like those of the checkpoint
         :return: The extra data, and what of the environments could not be restored: if there is any, new episodes have begun
         """
-        old = {"convert": from_format_1} if checkpoint.format == 1 else {}
-        state = decode(checkpoint.read(STATE), checkpoint.read(ARRAYS), **old)
+        state = _decoded(checkpoint)
         for name in SCHEDULES:  # once described with the rest
             state["model"][":state"]["attributes"].pop(name, None)
         model = self.model
@@ -154,7 +162,7 @@ class TrainingState:
                 f"The checkpoint is one of {model.n_envs} environments, not {n_envs}. Build the same number again."
             )
         if self.replay is not None:
-            self.replay.restore(state["replay"], checkpoint, model.num_timesteps)
+            self.replay.restore(state["replay"], checkpoint, environment_steps(model))
         for noise, matrices in zip(_rollout_noises(model), Restoration([], state["noises"]).value, strict=True):
             noise.exploration_mat, noise.exploration_matrices = (matrix.to(model.device) for matrix in matrices)
         environment = Restoration(model.env, state["env"])
@@ -186,7 +194,7 @@ class TrainingState:
                 write_atomically(path, checkpoint.read(name))
 
     def _restore_progress_bars(self) -> None:
-        for callback in _all_callbacks(self.callback):
+        for callback in all_callbacks(self.callback):
             if isinstance(callback, ProgressBarCallback):
                 callback.pbar.update(self.model.num_timesteps)
 
@@ -198,6 +206,11 @@ class TrainingState:
         model._last_episode_starts = np.ones(model.env.num_envs, dtype=bool)
         if model._vec_normalize_env is not None:
             model._last_original_obs = model._vec_normalize_env.get_original_obs()
+
+
+def _decoded(checkpoint: Checkpoint) -> dict[str, Any]:
+    old = {"convert": from_format_1} if checkpoint.format == 1 else {}
+    return decode(checkpoint.read(STATE), checkpoint.read(ARRAYS), **old)  # type: ignore[no-any-return]
 
 
 Piece = dict[str, Any]
@@ -366,7 +379,7 @@ def _skip_of_callback(owner: Any, name: str, value: Any) -> bool:
 def _skip_of_model(owner: Any, name: str, value: Any) -> bool:
     if not isinstance(owner, BaseAlgorithm):
         return False
-    if name in _STORED_ELSEWHERE or name in _OF_THE_CALL:
+    if name in (*_STORED_ELSEWHERE, *_OF_THE_CALL, *_OF_THE_DATA):
         return True
     return isinstance(value, str | th.nn.Module | th.optim.Optimizer)
 
@@ -379,16 +392,21 @@ def _rollout_noises(model: Any) -> list[StateDependentNoiseDistribution]:
     return [noise for noise in found if isinstance(noise, StateDependentNoiseDistribution)]
 
 
-def _all_callbacks(callback: BaseCallback) -> Iterator[BaseCallback]:
-    yield callback
-    for child in getattr(callback, "callbacks", ()):
-        yield from _all_callbacks(child)
+def all_callbacks(callback: Any) -> Iterator[BaseCallback]:
+    """
+    :param callback: What ``learn()`` takes: a callback, a list of them, a function, ``None``
+    :return: All callbacks in it
+    """
+    if isinstance(callback, BaseCallback):
+        yield callback
+    for child in callback if isinstance(callback, list) else getattr(callback, "callbacks", ()):
+        yield from all_callbacks(child)
 
 
 def _stateful(callback: BaseCallback) -> list[BaseCallback]:
     """All callbacks but those without a state, whose presence does not matter."""
     stateless = (CallbackList, ConvertCallback, ProgressBarCallback)
-    return [child for child in _all_callbacks(callback) if type(child) not in stateless]
+    return [child for child in all_callbacks(callback) if type(child) not in stateless]
 
 
 def _random_states() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_diffusion.checkpoints.store import Checkpoint, CheckpointStore
 from sb3_diffusion.checkpoints.training_state import TrainingState, constructor_arguments, why_not
+from sb3_diffusion.clock import environment_steps, shows_updates
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, optional, real
 
@@ -108,7 +109,9 @@ class TrainingCheckpoints(BaseCallback):
             if self._checkpoint is None and problems:
                 raise ValueError(f"No checkpoint in {self.store.folder} is intact.")
             # that of a training which came to its end: there is no rollout at whose start it could be put back
-            self._at_end = self._checkpoint is not None and self._checkpoint.step >= self.locals["total_timesteps"]
+            if self._checkpoint is not None:
+                now = self._checkpoint.updates if shows_updates(self.model) else self._checkpoint.step
+                self._at_end = now >= self.locals["total_timesteps"]
 
     def _on_rollout_start(self) -> None:
         self._rollout_ended = False
@@ -148,14 +151,14 @@ class TrainingCheckpoints(BaseCallback):
 
     def _now(self) -> tuple[int, int]:
         """Both clocks of the training: environment steps, updates. Nothing assumes that the first moves."""
-        return self.model.num_timesteps, getattr(self.model, "_n_updates", 0)
+        return environment_steps(self.model), getattr(self.model, "_n_updates", 0)
 
     def _due(self) -> bool:
         if self.every == 0:
             return False
         if self._saved_at is None:
             return True  # so that there is always something to continue from
-        clock = CLOCKS.index(self.clock)
+        clock = CLOCKS.index("updates" if shows_updates(self.model) else self.clock)
         if self._now()[clock] - self._saved_at[clock] < self.every or not self._may_save():
             return False
         return time.monotonic() >= self._not_before
@@ -168,6 +171,7 @@ class TrainingCheckpoints(BaseCallback):
             return  # it is there already
         self._saved_at = step, updates = self._now()
         extra = {"n_rollouts": self._n_rollouts, "n_calls": self.n_calls}
+        extra["offline"] = shows_updates(self.model)
         try:
             parts = self.training_state.parts(self.store.folder, self._checkpoint, extra)
             self._checkpoint = self.store.save(step, parts, updates)
@@ -188,6 +192,9 @@ class TrainingCheckpoints(BaseCallback):
         if self._checkpoint is None:
             self._say("There is no checkpoint yet, the training begins at step 0.")
             return
+        if self.training_state.extra(self._checkpoint).get("offline") and not shows_updates(self.model):
+            self._say("The newest checkpoint is one of learn_offline(), which is over: learn() begins at step 0.")
+            return
         asked = constructor_arguments(self.model)
         try:
             extra, lost = self.training_state.restore(self._checkpoint)
@@ -199,7 +206,7 @@ class TrainingCheckpoints(BaseCallback):
         self._saved_at = self._now()
         if self._log_interval is not None:
             _shift_iterations(self.logger, self._n_rollouts)
-        self._say(f"Continuing at step {self.model.num_timesteps}.")
+        self._say(f"Continuing at {'update' if shows_updates(self.model) else 'step'} {self.model.num_timesteps}.")
         stored = constructor_arguments(self.model)
         other = [f"{name} {stored[name]} (not {value})" for name, value in sorted(asked.items()) if stored.get(name) != value]
         if other:

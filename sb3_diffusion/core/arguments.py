@@ -9,6 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 
 
@@ -30,6 +31,10 @@ class CommonArguments(TypedDict, total=False):
     critic_learning_rate: float | Schedule | None
     max_grad_norm: float | None
     execution: str
+    dataset: Any
+    reward_transform: Any
+    normalize_observations: bool
+    offline_fraction: float | str
     stats_window_size: int
     tensorboard_log: str | None
     policy_kwargs: dict[str, Any] | None
@@ -90,6 +95,18 @@ def scheduled(name: str, schedule: Schedule, progress: float) -> float:
     """
     remedy = f"its schedule returned this at a remaining progress of {progress:g}"
     return real(name, schedule(progress), low=0, remedy=remedy)
+
+
+def check_fraction(value: Any) -> float | str:
+    """
+    :param value: Share of the batches that comes from a data set, or ``"append"``
+    :return: The same
+    :raises ValueError: If it is out of range or another word
+    :raises TypeError: If it is neither a number nor a word
+    """
+    if isinstance(value, str):
+        return choice("offline_fraction", value, ("append",))
+    return real("offline_fraction", value, 0, 1, remedy="0 leaves the data out, 'append' makes one pool of both")  # type: ignore[no-any-return]
 
 
 def check_train_freq(train_freq: Any) -> Any:

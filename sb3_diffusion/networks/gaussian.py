@@ -78,7 +78,7 @@ class DeterministicActor(nn.Module):
         :param features: (..., feature_dim)
         :return: Action, (..., action_dim)
         """
-        action = self.trunk.full(features)
+        action = self.trunk.single(features)
         return action.tanh() if self.squash else action
 
 
@@ -132,7 +132,7 @@ class GaussianActor(nn.Module):
         :param features: (..., feature_dim)
         :return: Mean (before the tanh of squashed samples) and standard deviation, (..., action_dim) each
         """
-        out = self.trunk.full(features)
+        out = self.trunk.single(features)
         if self.log_std is None:
             mean, raw = out.chunk(2, dim=-1)
         else:

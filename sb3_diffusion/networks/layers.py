@@ -460,6 +460,15 @@ class Backbone(nn.Module):
         """
         return None
 
+    def single(self, x: th.Tensor) -> th.Tensor:
+        """
+        The output of a network that has one input.
+
+        :param x: (..., in_0)
+        :return: (..., output_dim)
+        """
+        return self.evaluate(0, x, self.first.bias.unsqueeze(0)) if x.dim() == 2 else self.full(x)
+
     def full(self, *parts: th.Tensor, per_member: bool = False) -> th.Tensor:
         """
         The whole network on the concatenated inputs, without sharing anything.

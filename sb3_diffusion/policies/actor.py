@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -13,10 +12,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_diffusion.generative.controlled import ControlledDiffusion
 from sb3_diffusion.generative.flow import FlowMatching
 from sb3_diffusion.generative.process import GenerativeProcess
-from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import choice
 from sb3_diffusion.networks.denoiser import Denoiser
-from sb3_diffusion.policies.features import ObservationModel
+from sb3_diffusion.policies.parts import Actor
 from sb3_diffusion.policies.processes import chain_options, make_process
 
 TIME_INPUTS = ("t", "logsnr")
@@ -42,7 +41,7 @@ class NoisyActions(NamedTuple):
     eps: th.Tensor
 
 
-class DiffusionActor(ObservationModel, BasePolicy):
+class DiffusionActor(Actor):
     """
     Policy whose actions are the end of a reverse diffusion (or flow) chain, conditioned on the observation.
 
@@ -200,9 +199,6 @@ class DiffusionActor(ObservationModel, BasePolicy):
         shape = self._sample_shape(features.shape[0], n_candidates)
         return chain.sample(denoise, shape, randomness, label, clip_output=clip_output)
 
-    def _sample_shape(self, batch: int, n_candidates: int | None) -> tuple[int, ...]:
-        return (batch, self.action_dim) if n_candidates is None else (batch, n_candidates, self.action_dim)
-
     def sample(
         self,
         context: th.Tensor,
@@ -225,21 +221,6 @@ class DiffusionActor(ObservationModel, BasePolicy):
         denoise = self.bind(context, chain.times)
         shape = self._sample_shape(context.shape[0], n_candidates)
         return chain.sample(denoise, shape, randomness, label, clip_output=clip_output)
-
-    def forward(self, observations: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        """
-        :param observations: Batch of observations
-        :param deterministic: Whether the chain starts at zero and adds no noise
-        :return: Actions in [-1, 1], ``(batch, action_dim)``
-        """
-        if not deterministic:
-            return self.act(observations, Randomness(), "sample")
-        zero = th.zeros((), device=self.device)
-        silence = RecordedDraws({"sample.x_T": zero, "sample.step_noise": zero})
-        return self.act(observations, silence, "sample", evaluating=True)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)  # type: ignore[no-any-return]
 
 
 def _check_time_input(time_input: str, process: GenerativeProcess | ControlledDiffusion) -> None:

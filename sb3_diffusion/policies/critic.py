@@ -19,6 +19,18 @@ CRITIC_HEADS: dict[str, type[ScalarCritics] | type[GaussianCritics] | type[Categ
     "categorical": CategoricalCritics,
 }
 
+REDUCTIONS = ("min", "mean")
+"""What becomes of the values of several critics."""
+
+
+def reduce_critics(values: th.Tensor, reduction: str = "min") -> th.Tensor:
+    """
+    :param values: Values by critic ``(n_critics, ...)``
+    :param reduction: One of :data:`REDUCTIONS`
+    :return: One value ``(...)``
+    """
+    return values.amin(0) if reduction == "min" else values.mean(0)
+
 
 class ObservationCritic(ObservationModel):
     """

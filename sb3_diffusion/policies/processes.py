@@ -27,7 +27,7 @@ def make_process(
     """
     :param process: One of :data:`PROCESSES`
     :param noise_schedule: Noise schedule of a diffusion, ``None`` for its default
-    :param diffusion_steps: Length of the table of the discrete process
+    :param diffusion_steps: Length of the table of the discrete process, unless ``process_kwargs`` has another one
     :param action_dim: Size of the flattened action
     :param process_kwargs: Further arguments of the process
     :return: The process
@@ -47,7 +47,8 @@ def make_process(
         return ContinuousDiffusion(schedule, **options)
     if process == "controlled":
         return ControlledDiffusion(action_dim, schedule, **options)
-    return DiscreteDiffusion(schedule, diffusion_steps, **options)
+    # a longer table than the chain of the update: its own number of steps is among the options
+    return DiscreteDiffusion(schedule, **{"diffusion_steps": diffusion_steps, **options})
 
 
 def chain_options(process: str, solver: str | None, variance: str) -> dict[str, Any]:

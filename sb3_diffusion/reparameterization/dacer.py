@@ -58,7 +58,7 @@ class DACER(OffPolicyDiffusion):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 1e-4,
         *,
         reward_scale: float = 0.2,

@@ -68,7 +68,7 @@ class DIME(OffPolicyDiffusion):
     def __init__(  # type: ignore[misc]  # gradient_steps, which all have, has another default here
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         gradient_steps: int = 2,
