@@ -22,8 +22,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from typing_extensions import override
 
 from sb3_diffusion import load_normalization
-from sb3_diffusion.checkpoints.snapshot import SnapshotServer
 from sb3_diffusion.checkpoints.trainings import CannotContinue
+from sb3_diffusion.checkpoints.trainings.restoration import SnapshotServer
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.printable import printable
 from sb3_diffusion.taxonomy import registered_methods
