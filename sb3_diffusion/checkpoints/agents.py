@@ -68,7 +68,14 @@ MAX_NORMALIZATION_BYTES = 64 * 2**20
 _LOCAL_ARGUMENTS = ("policy", "policy_kwargs", "env", "device", "execution", "tensorboard_log", "_init_setup_model")
 # Arguments of which no trace is left in the model under their own names.
 _ATTRIBUTES = {"stats_window_size": "_stats_window_size", "dataset": "dataset_identity"}
-_COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_n_updates", "_episode_num", "_n_offline_updates")
+_COUNTERS = (
+    "num_timesteps",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_n_updates",
+    "_episode_num",
+    "_n_offline_updates",
+)
 # Arguments of the replay buffer, with the values for an agent that only acts
 _NO_REPLAY: dict[str, Any] = {
     "buffer_size": 1,

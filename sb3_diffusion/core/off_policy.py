@@ -17,15 +17,16 @@ from typing_extensions import Self, override
 from sb3_diffusion.checkpoints.old_names import old_modules
 from sb3_diffusion.core.algorithm import replaced
 from sb3_diffusion.core.arguments import check_fraction, check_schedule, check_train_freq
+from sb3_diffusion.core.data_arguments import Dataset, check_transform
 from sb3_diffusion.core.divergence import likely_cause
 from sb3_diffusion.core.metrics import MetricLog, Metrics
 from sb3_diffusion.core.model_buffer import ModelBuffer, check_buffer_kwargs, check_environments
-from sb3_diffusion.core.offline import Dataset, LearnsFromData, check_transform
+from sb3_diffusion.core.offline import LearnsFromData
 from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.update import CudaGraphActing, Part, check_execution, polyak_update
 from sb3_diffusion.data.batch import Batch
-from sb3_diffusion.data.rewards import RewardTransform
 from sb3_diffusion.data.replay import BUFFERS, TensorReplayBuffer, default_buffer_class
+from sb3_diffusion.data.rewards import RewardTransform
 from sb3_diffusion.envs.spaces import check_action_space, check_observation_space
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import check_no_unknown, choice
@@ -64,11 +65,11 @@ class OffPolicyDiffusion(LearnsFromData):
     :param execution: How the update runs: ``"eager"``, ``"compile"`` (``torch.compile``), ``"cuda_graph"``,
         or ``"auto"`` for the fastest that has been measured (eager)
     :param dataset: Stored transitions: an :class:`~sb3_diffusion.OfflineDataset`, or the path or name of one
-        (:func:`~sb3_diffusion.load_dataset`). :meth:`learn_offline` learns from it, :meth:`learn` from it and from new experience
+        (:func:`~sb3_diffusion.load_dataset`). :meth:`learn_offline` learns from it, :meth:`learn` from it and from experience
     :param reward_transform: What is done to all rewards before they are learned from, by a name of
-        :data:`~sb3_diffusion.data.rewards.REWARD_TRANSFORMS`; its numbers are those of the data set, and are saved with the agent
-    :param normalize_observations: Whether the networks see observations standardised by the data's mean and standard deviation,
-        which are saved with the weights
+        :data:`~sb3_diffusion.data.rewards.REWARD_TRANSFORMS`; its numbers come from the data, and are saved with the agent
+    :param normalize_observations: Whether the networks see observations standardised by mean and standard deviation of the
+        data, which are saved with the weights
     :param offline_fraction: Share of the batches of :meth:`learn` that comes from the data set, between 0 and 1; ``"append"``
         for its share of all transitions
     :param stats_window_size: Window of the rollout statistics, in episodes
@@ -124,7 +125,7 @@ class OffPolicyDiffusion(LearnsFromData):
         check_no_unknown(type(self), unknown)
         super().__init__(
             policy,
-            env,
+            env,  # type: ignore[arg-type]  # None is Stable-Baselines3's for a model without environment
             check_schedule("learning_rate", learning_rate),
             integer("buffer_size", buffer_size, low=1),
             real("learning_starts", learning_starts, low=0),  # type: ignore[arg-type]  # 1e4 is as good as 10_000 here
@@ -160,6 +161,10 @@ class OffPolicyDiffusion(LearnsFromData):
         self.normalize_observations = normalize_observations
         self.offline_fraction = check_fraction(offline_fraction)
         if _init_setup_model:
+            if env is None and dataset is None:
+                raise ValueError(
+                    "env=None leaves open what is observed; pass an environment, or dataset=... to learn from data."
+                )
             self._setup_model()
 
     # -- what an algorithm supplies ---------------------------------------------------------------------------------
@@ -305,6 +310,8 @@ class OffPolicyDiffusion(LearnsFromData):
         check_environments(self)
         self._check_online()
         self._holds_schedules = continue_schedules
+        if reset_num_timesteps and not continue_schedules:
+            self._current_progress_remaining = 1.0  # Stable-Baselines3 notes it after the first step
         if total_timesteps != math.inf:  # until a callback ends it
             total_timesteps = real("total_timesteps", total_timesteps, low=0)  # type: ignore[assignment]  # 1e6 is a number
         return super().learn(

@@ -3,12 +3,10 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium.spaces import Dict
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -18,6 +16,7 @@ from typing_extensions import Self, override
 from sb3_diffusion.checkpoints.trainings.state import all_callbacks
 from sb3_diffusion.clock import ShownClock
 from sb3_diffusion.core.algorithm import DiffusionAlgorithm
+from sb3_diffusion.core.data_arguments import Dataset, check_same_spaces, resolved_transform
 from sb3_diffusion.core.divergence import cause_of_data
 from sb3_diffusion.core.metrics import MetricLog
 from sb3_diffusion.core.progress import ProgressBar
@@ -26,14 +25,10 @@ from sb3_diffusion.core.update import Stage, divided
 from sb3_diffusion.data.batch import Batch, concatenated
 from sb3_diffusion.data.dataset import OfflineDataset
 from sb3_diffusion.data.loading import load_dataset
-from sb3_diffusion.data.rewards import REWARD_TRANSFORMS, RewardTransform, reward_transform
+from sb3_diffusion.data.rewards import RewardTransform, reward_transform
 from sb3_diffusion.data.sampler import DatasetSampler
-from sb3_diffusion.names import choice
-from sb3_diffusion.numeric import integer, real
+from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.features import set_observation_statistics
-
-Dataset = OfflineDataset | str | Path | dict[str, Any] | None
-"""A data set, what :func:`~sb3_diffusion.load_dataset` reads, or the identity of one (in the files of agents)."""
 
 # updates between two looks at the metrics of an accelerator, each of which waits for it
 _LOOK_EVERY = 100
@@ -48,10 +43,21 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
 
     num_timesteps = ShownClock()  # type: ignore[assignment]
     dataset: OfflineDataset | None
+    reward_transform: str | dict[str, Any]
+    normalize_observations: bool
+    offline_fraction: float | str
     dataset_identity: dict[str, Any] | None
     """What the data was, also where it is not at hand."""
     prepared: dict[str, th.Tensor]
     """Quantities of every transition of the data ``(n, ...)`` that a stage prepared: they become the batches' ``extras``."""
+    _sampler: DatasetSampler | None
+    _transform: RewardTransform | None
+    _n_offline_updates: int
+    _stage: int
+    _stage_updates: int
+    _prepared_stage: int
+    _holds_schedules: bool
+    _metric_log: MetricLog | None
 
     # -- what a method supplies --------------------------------------------------------------------------------------
 
@@ -74,7 +80,7 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
 
     def _attach_dataset(self) -> None:
         given: Any = self.dataset
-        self._sampler: DatasetSampler | None = None
+        self._sampler = None
         self._transform = resolved_transform(self.reward_transform)
         if given is None or isinstance(given, dict):  # which data it was, from a file
             self.dataset, self.dataset_identity = None, given or getattr(self, "dataset_identity", None)
@@ -85,7 +91,7 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
         check_same_spaces(self, data)
         self.dataset, self.dataset_identity = data, data.identity()
         if self._transform is None:
-            self._transform = reward_transform(self.reward_transform, data)
+            self._transform = reward_transform(str(self.reward_transform), data)
             self.reward_transform = self._transform._asdict()
 
     @override
@@ -98,7 +104,9 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
         if not self.normalize_observations:
             return
         if self.dataset is None and self.dataset_identity is None:
-            raise ValueError("normalize_observations=True takes the statistics from data; pass dataset=..., or use VecNormalize.")
+            raise ValueError(
+                "normalize_observations=True takes the statistics from data; pass dataset=..., or use VecNormalize."
+            )
         if self.dataset is not None:
             set_observation_statistics(self.policy, self.dataset.observations)
 
@@ -265,8 +273,7 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     def _setup_learn_offline(self, callback: MaybeCallback, tb_log_name: str | None, reset: bool) -> BaseCallback:
         self.start_time = time.time_ns()
         self._n_updates_at_start = self._n_updates
-        self._metric_log: MetricLog | None = None
-        self._rates: dict[str, float] = {}
+        self._metric_log, self._rates = None, {}
         if not self._custom_logger:
             name = type(self).__name__ if tb_log_name is None else tb_log_name
             self._logger = configure_logger(self.verbose, self.tensorboard_log, name, reset)
@@ -291,10 +298,13 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
         """Refuse what has no meaning while experience is collected."""
         name = type(self).__name__
         if self.env is None:
-            raise ValueError(f"learn() collects experience, but this {name} has no environment; call set_env(), or learn_offline().")
+            raise ValueError(
+                f"learn() collects experience, but this {name} has no environment; call set_env(), or learn_offline()."
+            )
         if self._transform is None:
             raise ValueError(
-                f"reward_transform={self.reward_transform!r} takes its numbers from data, and this {name} has none; pass dataset=..."
+                f"reward_transform={self.reward_transform!r} takes its numbers from data, which this {name} has not; pass "
+                "dataset=..."
             )
         if self.n_steps > 1 and self._transform.shift != 0.0:
             raise ValueError(
@@ -339,59 +349,3 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         of_the_call = ["_metric_log", "_rates", "_n_updates_at_start", "_shows_updates", "_prepared_stage", "prepared", "bar"]
         return [*super()._excluded_save_params(), "dataset", "_sampler", "_transform", *of_the_call]
-
-
-def check_transform(given: Any) -> str | dict[str, Any]:
-    """
-    :param given: Value of the argument ``reward_transform``: a name, or a transform with its numbers
-    :return: The name, or the transform as a file keeps it
-    :raises ValueError: If there is no such transform
-    """
-    if isinstance(given, RewardTransform):
-        return given._asdict()
-    if not isinstance(given, dict):
-        return choice("reward_transform", given, REWARD_TRANSFORMS)
-    if set(given) != set(RewardTransform._fields):
-        raise ValueError(f"reward_transform={given!r} must have the entries {', '.join(RewardTransform._fields)}, or be a name.")
-    return {**given, **{key: real(f"reward_transform[{key!r}]", given[key]) for key in ("scale", "shift")}}
-
-
-def resolved_transform(given: str | dict[str, Any]) -> RewardTransform | None:
-    """
-    :param given: What :func:`check_transform` returned
-    :return: The transform, ``None`` if its numbers have to be found in data
-    """
-    if isinstance(given, dict):
-        return RewardTransform(**given)
-    return RewardTransform("none", 1.0, 0.0) if given == "none" else None
-
-
-def check_same_spaces(model: Any, dataset: OfflineDataset, env: GymEnv | None = None) -> None:
-    """
-    :param model: An algorithm with its spaces
-    :param dataset: Data that it shall learn from
-    :param env: Where to look for the spaces instead
-    :raises ValueError: If shapes of observations, or shape or bounds of actions differ
-    """
-    owner: Any = model if env is None else env
-    observed, acted = described_shapes(owner.observation_space), owner.action_space
-    stored = described_shapes(dataset.observation_space)
-    if observed != stored:
-        raise ValueError(
-            f"dataset={dataset.source.name!r} has observations of shape {stored}, the environment of {observed}; use the "
-            "environment of the data, or wrap it in the same way."
-        )
-    box = dataset.action_space
-    if box.shape != acted.shape or not (np.allclose(box.low, acted.low) and np.allclose(box.high, acted.high)):
-        raise ValueError(
-            f"dataset={dataset.source.name!r} has the action space {box}, the environment {acted}; pass action_space=... when "
-            "reading the data if the file does not tell its bounds."
-        )
-
-
-def described_shapes(space: Any) -> Any:
-    """
-    :param space: Observation space
-    :return: Its shape, or that of every entry of a Dict
-    """
-    return {key: part.shape for key, part in space.spaces.items()} if isinstance(space, Dict) else space.shape

@@ -6,6 +6,7 @@ execute it: eagerly, with the losses through ``torch.compile``, or all of it as 
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch as th
@@ -72,7 +73,7 @@ def divided(total: int, shares: Sequence[int]) -> list[int]:
     :return: Updates of each stage, ``total`` together
     """
     bounds = [round(total * sum(shares[:end]) / max(1, sum(shares))) for end in range(len(shares) + 1)]
-    return [end - start for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [end - start for start, end in pairwise(bounds)]
 
 
 def due_parts(parts: Sequence[Part], n_updates: int) -> tuple[str, ...]:

@@ -40,13 +40,16 @@ class DatasetSampler:
         length = self._last - th.arange(len(self._last), device=device) + 1
         discounts = gamma**length * ~self.dataset.terminated[self._last]
         self._scalars = th.stack((rewards, discounts.float()), 1)
-        low, high = (th.as_tensor(bound, dtype=th.float32, device=device).flatten() for bound in (action_space.low, action_space.high))
+        bounds = (action_space.low, action_space.high)
+        low, high = (th.as_tensor(bound, dtype=th.float32, device=device).flatten() for bound in bounds)
         self._middle, self._half = (low + high) / 2, (high - low) / 2
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None, columns: Mapping[str, th.Tensor] | None = None) -> Batch:
+    def sample(
+        self, batch_size: int, env: VecNormalize | None = None, columns: Mapping[str, th.Tensor] | None = None
+    ) -> Batch:
         """
         Draw transitions with replacement.
 
@@ -74,9 +77,7 @@ class DatasetSampler:
         return found if env is None else normalize_observations(found, env)
 
 
-def n_step_returns(
-    dataset: OfflineDataset, rewards: th.Tensor, n_steps: int, gamma: float
-) -> tuple[th.Tensor, th.Tensor]:
+def n_step_returns(dataset: OfflineDataset, rewards: th.Tensor, n_steps: int, gamma: float) -> tuple[th.Tensor, th.Tensor]:
     """
     :param dataset: Transitions in the order of their episodes
     :param rewards: Their rewards ``(n,)``

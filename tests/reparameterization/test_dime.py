@@ -176,7 +176,7 @@ def test_the_temperature_follows_the_actors_delay_and_is_saved(tmp_path: pathlib
 # -- critics ------------------------------------------------------------------------------------------------------------
 
 
-def by_hand(**batch: th.Tensor) -> tuple[Any, Batch]:
+def by_hand(**batch: Any) -> tuple[Any, Batch]:
     """A model with three atoms -1, 0, 1, temperature 2, log ratio 0.1, and target critics that predict 1 and -1."""
     settings: dict[str, Any] = {"v_min": -1.0, "v_max": 1.0, "n_atoms": 3, "initial_alpha": 2.0, "batch_renorm": False}
     model = bandit_model(DIME, target_critics=True, critic_entropy_coef=0.25, **settings, **SMALL)

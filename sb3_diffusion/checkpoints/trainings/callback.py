@@ -192,12 +192,13 @@ class TrainingCheckpoints(BaseCallback):
         if self._checkpoint is None:
             self._say("There is no checkpoint yet, the training begins at step 0.")
             return
-        if self.training_state.extra(self._checkpoint).get("offline") and not shows_updates(self.model):
+        same_phase = self.training_state.extra(self._checkpoint).get("offline", False) == shows_updates(self.model)
+        if not same_phase and not shows_updates(self.model):
             self._say("The newest checkpoint is one of learn_offline(), which is over: learn() begins at step 0.")
             return
         asked = constructor_arguments(self.model)
         try:
-            extra, lost = self.training_state.restore(self._checkpoint)
+            extra, lost = self.training_state.restore(self._checkpoint, callbacks=same_phase)
         except ValueError as error:
             raise CannotContinue(" ".join(str(error).split())) from error
         self.store.remove_newer(self._checkpoint)

@@ -127,11 +127,12 @@ class TrainingState:
         """
         return Restoration({}, _decoded(checkpoint)["extra"]).value  # type: ignore[no-any-return]
 
-    def restore(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
+    def restore(self, checkpoint: Checkpoint, callbacks: bool = True) -> tuple[dict[str, Any], list[str]]:
         """
         Put a stored state back, at the start of a rollout.
 
         :param checkpoint: An intact checkpoint
+        :param callbacks: Whether the callbacks are those of the checkpoint
         :raises ValueError: If algorithm or callbacks are not built like those of the checkpoint
         :return: The extra data, and what of the environments could not be restored: if there is any, new episodes have begun
         """
@@ -141,7 +142,7 @@ class TrainingState:
         model = self.model
         self._restore_parameters(checkpoint)
         n_envs = model.n_envs
-        for target, name in ((_stateful(self.callback), "callback"), (model, "model")):
+        for target, name in ((_stateful(self.callback), "callback"), (model, "model"))[not callbacks :]:
             mismatches = Restoration(target, state[name]).mismatches
             if mismatches:
                 raise ValueError(
