@@ -41,6 +41,7 @@ from tests.helpers import (
     make_filled,
     observations,
     parameters,
+    point_data,
     sample_batch,
     soften,
     tensors_in,
@@ -685,7 +686,7 @@ def test_training_can_be_continued(algorithm: Algorithm) -> None:
 
 def test_it_learns_from_data_and_goes_on_in_an_environment(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     data = point_data()
-    model = make(algorithm, dataset=data, offline_fraction=0.5, env=None)
+    model = make(algorithm, dataset=data, with_env=False)
     model.learn_offline(8, callback=CheckpointCallback(4, str(tmp_path)))
     assert model._n_updates == 8 and model.num_timesteps == 0 and all_finite(model)
     loaded: Any = algorithm.load(tmp_path / "rl_model_8_steps.zip", dataset=data, device="cpu")

@@ -40,7 +40,11 @@ def register_data_task(env_id: str) -> str | None:
     if name not in gym.registry:
         arguments = {"task": known.env_id, **dict(known.env_kwargs)}
         gym.register(
-            name, "sb3_diffusion.envs.data_tasks:make_data_task", kwargs=arguments, disable_env_checker=True, order_enforce=False
+            name,
+            "sb3_diffusion.envs.data_tasks:make_data_task",
+            kwargs=arguments,
+            disable_env_checker=True,
+            order_enforce=False,
         )
     return name
 

@@ -19,33 +19,10 @@ from sb3_diffusion.core.metrics import Metrics, TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update import Stage, divided
 from sb3_diffusion.data.batch import Batch
-from tests.cases import case_of
 from tests.environments import PointEnv
-from tests.helpers import act, assert_identical, flat_parameters, make, observations
+from tests.helpers import act, assert_identical, flat_parameters, make, observations, point_data
 
 ACTION_BOX: Any = PointEnv().action_space
-
-
-def point_data(n: int = 60, seed: int = 0, **kwargs: Any) -> OfflineDataset:
-    """Episodes of 10 steps that are like PointEnv's; every second one is cut, the others end."""
-    generator = np.random.default_rng(seed)
-    shape = PointEnv().observation_space.shape
-    assert shape is not None
-    ends = np.arange(n) % 10 == 9
-    terminated = ends & (np.arange(n) // 10 % 2 == 0)
-    before, after = generator.normal(size=(2, n, *shape)).astype(np.float32)
-    actions = generator.uniform(ACTION_BOX.low, ACTION_BOX.high, size=(n, *ACTION_BOX.shape)).astype(np.float32)
-    return OfflineDataset.from_arrays(
-        before,
-        actions,
-        generator.normal(size=n),
-        terminated,
-        ends & ~terminated,
-        after,
-        **{"observation_space": PointEnv().observation_space, "action_space": ACTION_BOX, **kwargs},
-    )
-
-
 DATA = point_data()
 
 
@@ -53,13 +30,8 @@ def offline(algorithm: type[OffPolicyDiffusion] = QSM, env: Any = None, **kwargs
     return make(algorithm, env, **{"dataset": DATA, **kwargs})
 
 
-def without_env(algorithm: type[OffPolicyDiffusion] = QSM, **kwargs: Any) -> Any:
-    template = make(algorithm)
-    arguments = {
-        name: getattr(template, name) for name in ("buffer_size", "batch_size", "learning_rate", "learning_starts", "seed")
-    }
-    tiny = {"dataset": DATA, "device": "cpu", **arguments, **case_of(algorithm).tiny}
-    return algorithm("DiffusionPolicy", None, policy_kwargs=template.policy_kwargs, **{**tiny, **kwargs})
+def without_env(**kwargs: Any) -> Any:
+    return make(QSM, **{"dataset": DATA, "with_env": False, **kwargs})
 
 
 class Staged(QSM):

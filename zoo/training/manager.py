@@ -22,8 +22,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from typing_extensions import override
 
 from sb3_diffusion import OfflineDataset, load_dataset, load_normalization
-from sb3_diffusion.checkpoints.snapshot import SnapshotServer
 from sb3_diffusion.checkpoints.trainings import CannotContinue
+from sb3_diffusion.checkpoints.trainings.restoration import SnapshotServer
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.printable import printable
@@ -203,7 +203,9 @@ class Manager(ExperimentManager):
 
     def _read_data(self) -> OfflineDataset:
         if not issubclass(ALGOS[self.algo], OffPolicyDiffusion):
-            raise ValueError(f"--dataset {self.args.dataset}: {self.algo} does not learn from data; all our off-policy methods do.")
+            raise ValueError(
+                f"--dataset {self.args.dataset}: {self.algo} does not learn from data; all our off-policy methods do."
+            )
         dataset = load_dataset(self.args.dataset)
         print(f"Learning from {dataset}")
         return dataset
