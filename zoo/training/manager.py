@@ -384,6 +384,8 @@ class Manager(ExperimentManager):
             print("The trials of a search write no TensorBoard files.")
         if self.algo not in HYPERPARAMS_SAMPLER:
             fail("train.py", f"-optimize: there is no search space for {self.algo}; write one under search: in its settings")
+        if self.args.dataset:
+            ALGOS[self.algo] = tuning.learning_offline(ALGOS[self.algo])
         sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
         values = {key: str(value) for key, value in self._hyperparams.items()}
         attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": own_command(), **values}
@@ -392,7 +394,8 @@ class Manager(ExperimentManager):
             study = tuning.open_study(self.storage, self.study_name, lock, sampler, pruner, attributes)
         except ValueError as error:
             fail("train.py", str(error))
-        announce_warm_up(self._hyperparams.get("learning_starts", 0), int(self.n_timesteps))
+        if not self.args.dataset:
+            announce_warm_up(self._hyperparams.get("learning_starts", 0), int(self.n_timesteps))
         print(f"Study {printable(study.study_name, 200)}, sampler {self.sampler}, pruner {self.pruner}")
         tuning.Search(study, self.objective, lock, self.n_trials, self.max_total_trials).run(self.n_jobs)
         train = tuning.train_command(sys.argv, study.study_name) if self.storage is not None else []
@@ -426,7 +429,8 @@ class Manager(ExperimentManager):
     def _evaluate(self, ending: Ending) -> None:
         try:
             env = self.create_envs(1, eval_env=True)
-            ending.evaluate(env, self.n_eval_episodes, self.deterministic_eval, self.n_timesteps)
+            budget = int(self.n_timesteps) + self.args.online_steps
+            ending.evaluate(env, self.n_eval_episodes, self.deterministic_eval, budget)
         except KeyboardInterrupt:
             print(f"The evaluation at the end was interrupted; repeat it with: {resume_command(self.save_path)}")
             raise

@@ -176,7 +176,7 @@ def _check(parser: CommandParser, args: argparse.Namespace) -> None:
         parser.error(f"{' and '.join(missing)} {verb} missing; for example: --algo dacer --env Hopper-v5")
     if args.online_steps and not args.dataset:
         parser.error(
-            f"--online-steps {args.online_steps} follow the data of --dataset, which is missing; -n is for steps alone"
+            f"--online-steps {args.online_steps} follow on data, and --dataset is missing; -n is for steps alone"
         )
     if args.seed > MAX_SEED:
         parser.error(f"--seed {args.seed} is too large; give at most {MAX_SEED}")
