@@ -69,7 +69,7 @@ class InSampleCritics(OffPolicyDiffusion):
     def __init__(
         self,
         policy: str | type[ActorCritic],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         expectile: float = 0.7,

@@ -86,7 +86,7 @@ class ActorCritic(BasePolicy):
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
     :param selection: How one of ``n_behavior_candidates`` actions is chosen: a rule (``"argmax"``, ``"softmax"``,
-        ``"topk_mean"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
+        ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -215,6 +215,7 @@ class ActorCritic(BasePolicy):
         if not isinstance(getattr(self, acting, None), Actor):
             raise ValueError(f"acting={acting!r} is none of the policy's actors.")
         self.acting = acting
+        self.selection.check_baseline(self.trained)
         self._build_noise_bank(n_step_draws)
         for network in self.trained.values():
             trained: Any = network
@@ -384,6 +385,8 @@ class ActorCritic(BasePolicy):
         candidates = actor.act(observations, randomness, label, n_candidates, evaluating)
         critic = self.critic if critic is None else critic
         values = reduce_critics(critic.q(candidates, critic.encode(observations)), self.selection.reduction)
+        if rule is not None and rule.rule == "expectile":
+            values = values - getattr(self, rule.baseline)(observations).unsqueeze(1)
         return best_candidates(candidates, values) if rule is None else rule.choose(candidates, values, randomness, label)
 
     def set_training_mode(self, mode: bool) -> None:
