@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
-from sb3_diffusion.checkpoints.store import CheckpointStore
+from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from sb3_diffusion.files import write_atomically
 
