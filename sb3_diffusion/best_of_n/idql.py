@@ -53,7 +53,7 @@ class IDQL(InSampleCritics):
     :param kwargs: See :class:`~sb3_diffusion.core.in_sample.InSampleCritics`
     """
 
-    def __init__(
+    def __init__(  # type: ignore[misc]  # the size of a batch has another default
         self,
         policy: str | type[DiffusionPolicy],
         env: GymEnv | str | None,
@@ -78,7 +78,7 @@ class IDQL(InSampleCritics):
         self.clip = choice("clip", clip, CLIPPED)
         self.actor_updates = integer("actor_updates", actor_updates, low=1)
         self.critic_updates = integer("critic_updates", critic_updates, low=1)
-        super().__init__(policy, env, learning_rate, batch_size=batch_size, **kwargs)
+        super().__init__(policy, env, learning_rate, batch_size=batch_size, **kwargs)  # type: ignore[misc]
 
     @override
     def policy_requirements(self) -> dict[str, Any]:

@@ -237,6 +237,17 @@ class ActorCritic(BasePolicy):
             **arguments,
         )
 
+    @th.no_grad()
+    def begin_critics_anew(self) -> None:
+        """Draw new weights for the critics and forget what their optimizer remembers, in the tensors that there are."""
+        arguments = {"share_features_extractor": self.critic.share_features_extractor, **self._critic_arguments}
+        fresh = self._make(ObservationCritic, self.critic.features_extractor, **arguments)
+        self.critic.ensemble.load_state_dict(fresh.ensemble.state_dict())
+        optimizer: Any = self.critic.optimizer
+        for moments in optimizer.state.values():
+            for value in moments.values():
+                value.zero_()
+
     def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
         extractor = self.actor.features_extractor if share_features_extractor else None
         arguments = self._critic_arguments
@@ -341,7 +352,8 @@ class ActorCritic(BasePolicy):
         if deterministic:
             bank = RecordedDraws({"act.x_T": self.bank_x, "act.step_noise": self.bank_steps})
             critic = self.critic_target if self.choose_with_target else self.critic
-            return self.select_actions(observation, self.n_action_candidates, bank, critic=critic, evaluating=True)
+            rule = self.selection if self.selection.rule == "topk_mean" else None
+            return self.select_actions(observation, self.n_action_candidates, bank, critic=critic, evaluating=True, rule=rule)
         return (self.explore_graph or self.explore)(observation)
 
     def explore(self, observations: PyTorchObs) -> th.Tensor:

@@ -32,7 +32,8 @@ class DiffusionPolicy(ActorCritic):
     :param activation_fn: Activation class, name (such as ``"mish"``) or function without arguments that makes one, or
         ``dict(pi=..., qf=...)``.
         Default: Mish for the actor, ReLU for the critics
-    :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"``, or ``dict(pi=..., qf=...)``
+    :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"`` (``"unet"`` for the actor alone), or
+        ``dict(pi=..., qf=...)``
     :param layer_norm: Whether the backbones normalise their hidden layers, or ``dict(pi=..., qf=...)``
     :param n_critics: Number of critics
     :param process: ``"continuous"`` (variance-preserving diffusion in continuous time), ``"discrete"`` (DDPM), ``"flow"``
@@ -49,11 +50,11 @@ class DiffusionPolicy(ActorCritic):
         ``"midpoint"``, ``"heun"`` or ``"rk4"`` for a flow; a controlled diffusion has its own steps
     :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
     :param clip_target: What the steps of a diffusion clip to the box: ``"x0"`` the estimate of the clean action, ``"state"``
-        the noisy action itself, which distorts it
+        the noisy action itself, which distorts it, ``"none"`` nothing but the result
     :param time_dim: Width of the time embedding
-    :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"octave"`` or ``"raw"``
-    :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"octave"`` and
-        ``"raw"``
+    :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"random"``, ``"octave"`` or ``"raw"``
+    :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"random"``,
+        ``"octave"`` and ``"raw"``
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
         (diffusions only)
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own

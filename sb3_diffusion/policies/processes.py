@@ -18,6 +18,8 @@ PROCESSES: dict[str, tuple[str, ...]] = {
     "controlled": (),
 }
 """Process -> its solvers, the default first."""
+CLIPPED = (*CLIP_TARGETS, "none")
+"""What the steps of a diffusion may clip."""
 FLOWS: dict[str, type[FlowMatching]] = {"flow": FlowMatching, "meanflow": MeanFlow}
 
 
@@ -56,7 +58,7 @@ def chain_options(process: str, solver: str | None, variance: str, clip_target: 
     :param process: One of :data:`PROCESSES`
     :param solver: One of its solvers, ``None`` for its default
     :param variance: Variance of the noise in the steps
-    :param clip_target: What the steps of a diffusion clip
+    :param clip_target: What the steps of a diffusion clip, one of :data:`CLIPPED`
     :return: Arguments of the process' ``sampler``
     :raises ValueError: If the process has no such solver
     """
@@ -65,8 +67,11 @@ def chain_options(process: str, solver: str | None, variance: str, clip_target: 
         known = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in PROCESSES.items())
         raise ValueError(f"Unknown solver={solver!r} for process={process!r}; known are, by process, {known}.")
     choice("variance", variance, VARIANCES)
-    choice("clip_target", clip_target, CLIP_TARGETS)
+    choice("clip_target", clip_target, CLIPPED)
     if not solvers:
         return {}
     options = {"solver": solvers[0] if solver is None else solver}
-    return options if process in FLOWS else {**options, "variance": variance, "clip_target": clip_target}
+    if process in FLOWS:
+        return options
+    clip = {"clip": False} if clip_target == "none" else {"clip_target": clip_target}
+    return {**options, "variance": variance, **clip}

@@ -18,11 +18,12 @@ RULES = ("argmax", "softmax", "topk_mean", "expectile", "none")
 @dataclass(frozen=True)
 class Selection:
     """
-    How ``deterministic=False`` chooses among candidates; deterministic actions are always the best candidate.
+    How ``deterministic=False`` chooses among candidates. Deterministic actions are the best candidate, or the mean of the best
+    for ``"topk_mean"``.
 
     :param rule: ``"argmax"`` the best one, ``"softmax"`` a draw from ``exp(value / temperature)``, ``"topk_mean"`` the mean of
-        the ``top`` best, ``"expectile"`` a draw in which each candidate counts ``expectile`` if its advantage over ``baseline``
-        is positive and ``1 - expectile`` otherwise, ``"none"`` the first, whatever its value (no other is drawn)
+        the ``top`` best, ``"expectile"`` a draw in which each candidate counts ``expectile`` if its advantage over
+        ``baseline`` is positive and ``1 - expectile`` otherwise, ``"none"`` the first, whatever its value (no other is drawn)
     :param temperature: Temperature of ``"softmax"``, in units of Q
     :param top: Number of candidates of which ``"topk_mean"`` takes the mean
     :param expectile: Of the rule of this name
