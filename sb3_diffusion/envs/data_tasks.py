@@ -10,7 +10,7 @@ from sb3_diffusion.data.catalogue import KNOWN, KnownDataset, ogbench
 def dataset_of(env_id: str) -> KnownDataset | None:
     """
     :param env_id: Id of an environment
-    :return: The data set that this is the name of, ``None`` if there is none or if no environment of today has its observations
+    :return: The data set that this is the name of; ``None`` if there is none, or no environment of today fits it
     """
     by_id = {environment_name(name): known for name, known in KNOWN.items()}
     known = KNOWN.get(env_id) or by_id.get(env_id) or ogbench(env_id)

@@ -15,6 +15,7 @@ from sb3_diffusion.clock import shows_updates
 from sb3_diffusion.files import write_atomically
 
 from ..lease import Taken
+from .options.data import score_of
 from .runs.folders import RunFolder, owner
 from .runs.full_disk import going_on
 from .warmup import is_warming_up
@@ -132,6 +133,9 @@ class Evaluation(EvalCallback):
         ]
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("eval/mean_ep_length", np.mean(lengths))
+        if scores := score_of(self.model, returns).get("scores"):
+            lines.append(f"Normalised score: {np.mean(scores):.1f}")
+            self.logger.record("eval/normalized_score", np.mean(scores))
         if self._is_success_buffer:
             rate = np.mean(self._is_success_buffer)
             lines.append(f"Success rate: {100 * rate:.2f}%")

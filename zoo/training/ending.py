@@ -73,7 +73,7 @@ class Ending:
         """
         returns, lengths = self._play(env, n_episodes, deterministic)
         evaluation = {
-            "timesteps": self.model.num_timesteps,
+            "timesteps": self.model.num_timesteps + getattr(self.model, "_n_offline_updates", 0),
             "budget": budget,
             "deterministic": deterministic,
             "returns": [float(value) for value in returns],

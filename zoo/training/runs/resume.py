@@ -226,6 +226,11 @@ def _finished_at(run: Run) -> int:
 
 
 def _extend(run: Run, n_timesteps: int, done: int) -> None:
+    if run.arguments.get("dataset"):
+        raise ValueError(
+            f"-n {n_timesteps}: {run.folder} learned from data, for the number of updates that its schedules were made for; "
+            "train its agent on in a new run with -i."
+        )
     done = max(done, _finished_at(run))
     if n_timesteps <= done:
         raise ValueError(
