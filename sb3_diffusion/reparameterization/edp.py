@@ -65,7 +65,7 @@ class EDP(DQL):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         mode: str = "td3",
@@ -80,7 +80,7 @@ class EDP(DQL):
         self.mode = choice("mode", mode, MODES)
         self.inverse_temperature = optional(real, "inverse_temperature", inverse_temperature, low=0)
         self.max_weight = optional(real, "max_weight", max_weight, above=0)
-        self.expectile = real("expectile", expectile, above=0, below=1)
+        self.expectile = real("expectile", expectile, above=0, below=1, remedy="0.5 is the mean, larger is greedier")
         self.value_learning_rate = optional(check_schedule, "value_learning_rate", value_learning_rate)
         super().__init__(policy, env, learning_rate, eta=eta, normalizer=normalizer, **kwargs)
 
