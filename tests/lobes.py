@@ -62,8 +62,6 @@ def near_a_lobe(actions: th.Tensor, spreads: float = 4.0) -> float:
     return float((distance < spreads * SPREAD).float().mean())
 
 
-
-
 def inside_the_data(actions: th.Tensor) -> float:
     """Share of the actions that are not beyond the outermost of the data, four standard deviations from the lobes."""
     return float(((actions[:, 0].abs() < CENTRE + 4.0 * SPREAD) & (actions[:, 1].abs() < 4.0 * SPREAD)).float().mean())

@@ -57,7 +57,7 @@ class DQL(OffPolicyDiffusion):
     choose_with_target = True
     """Whether the target critics choose among candidates."""
 
-    def __init__(
+    def __init__(  # type: ignore[misc]  # max_grad_norm has another default
         self,
         policy: str | type[DiffusionPolicy],
         env: GymEnv | str | None,

@@ -34,8 +34,8 @@ class DTQL(InSampleCritics):
 
     Differences from the reference implementation: every update and every action draws fresh noise (the reference draws the
     same numbers again and again), and the choice among candidates is a draw from the softmax of their values (the reference
-    takes a softmax of that softmax, which makes the choice almost uniform); the critics bootstrap from the state value after its
-    step; layers are initialised orthogonally.
+    takes a softmax of that softmax, which makes the choice almost uniform); the critics bootstrap from the state value after
+    its step; layers are initialised orthogonally.
 
     :param policy: ``"GaussianPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
@@ -58,7 +58,7 @@ class DTQL(InSampleCritics):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = GAUSSIAN_POLICIES  # type: ignore[assignment]
     behavior_lr_schedule = PartSchedule()
 
-    def __init__(
+    def __init__(  # type: ignore[misc]  # actor_decay has another default
         self,
         policy: str | type[GaussianPolicy],
         env: GymEnv | str | None,
@@ -74,7 +74,7 @@ class DTQL(InSampleCritics):
         n_action_candidates: int = 64,
         selection_temperature: float = 1.0,
         actor_decay: str = "none",
-        **kwargs: Unpack[InSampleArguments],  # type: ignore[misc]  # actor_decay with another default
+        **kwargs: Unpack[InSampleArguments],
     ):
         self.alpha = real("alpha", alpha, low=0, remedy="larger stays closer to the data")
         self.likelihood_weight = real("likelihood_weight", likelihood_weight, low=0)
@@ -150,7 +150,8 @@ class DTQL(InSampleCritics):
         loss = self.alpha * distrust - value
         metrics = {"distrust": distrust.detach(), "q_policy": value.detach()}
         if self.likelihood_weight > 0.0:
-            likelihood = self.actor.network.log_prob(features, batch.actions).mean()  # type: ignore[attr-defined]
+            network: Any = self.actor.network
+            likelihood = network.log_prob(features, batch.actions).mean()
             loss = loss - self.likelihood_weight * likelihood
             metrics["log_likelihood"] = likelihood.detach()
         return loss, metrics

@@ -40,8 +40,8 @@ class EDP(DQL):
 
     ``mode`` says what is done with ``a_0``. ``"td3"`` maximises its value, by one critic in units of its own magnitude.
     ``"crr"`` and ``"iql"`` take ``N(a_0, 1)`` as the policy and raise the likelihood of the data's actions, with weights
-    ``exp(inverse_temperature * advantage)``: the advantage is over actions that are drawn around ``a_0`` (CRR), or over a value
-    of the state, an expectile of the values of the data's actions, from which the critics learn, too (IQL).
+    ``exp(inverse_temperature * advantage)``: the advantage is over actions that are drawn around ``a_0`` (CRR), or over a
+    value of the state, an expectile of the values of the data's actions, from which the critics learn, too (IQL).
 
     There is no reference implementation beside the authors' own. Differences from it: the 15 steps are those of ``"dpm++2m"``,
     evenly spread over the levels; both critics have one optimizer; layers are initialised orthogonally.

@@ -58,8 +58,13 @@ def test_the_value_is_in_units_of_the_same_critic() -> None:
 def test_the_value_is_that_of_the_expected_clean_action_and_its_gradient_reaches_the_denoiser() -> None:
     predicted = th.tensor([[0.01], [-0.02]], requires_grad=True)
     model = fixed(bandit_model(EDP), predicted)
-    seen = []
-    give_critic(model, lambda actions: seen.append(actions) or actions[..., 0])
+    seen: list[th.Tensor] = []
+
+    def value(actions: th.Tensor) -> th.Tensor:
+        seen.append(actions)
+        return actions[..., 0]
+
+    give_critic(model, value)
     batch = uniform_batch(model, 2)._replace(actions=th.tensor([[0.5], [-0.2]]))
     alpha, sigma = model.actor.process.coefficients(th.ones(1))
     loss, metrics = model.actor_loss(batch)
@@ -101,7 +106,6 @@ def test_the_likelihood_is_weighed() -> None:
     """Weight 2, squared distance 0.04: a loss of 2 * 0.04 / 2 beside that of imitation."""
     model = fixed(bandit_model(EDP, mode="iql"), th.zeros(2, 1))
     batch = uniform_batch(model, 2)._replace(actions=th.tensor([[0.5], [0.1]]))
-    alpha, _ = model.actor.process.coefficients(th.ones(1))
     model.actor.process.predicted_clean = lambda *args: batch.actions + 0.2
     model.weights = lambda *args: th.tensor([2.0, 2.0])
     assert model.actor_loss(batch)[0].item() == pytest.approx(0.04, abs=1e-6)
