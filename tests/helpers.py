@@ -17,6 +17,7 @@ from torch import nn
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update import Part
 from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.data.dataset import OfflineDataset
 from sb3_diffusion.policies.actor_critic import ActorCritic
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from tests.cases import case_of
@@ -36,10 +37,13 @@ def first_policy(algorithm: type[OffPolicyDiffusion]) -> type[ActorCritic]:
     return next(iter(algorithm.policy_aliases.values()))  # type: ignore[return-value]
 
 
-def make(algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = None, **kwargs: Any) -> Any:
+def make(
+    algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = None, *, with_env: bool = True, **kwargs: Any
+) -> Any:
     """
     :param algorithm: The algorithm
     :param env: Environment, :class:`~tests.envs.PointEnv` by default
+    :param with_env: Whether it has an environment; without, there has to be a ``dataset``
     :param policy: First argument of the algorithm, ``None`` for its first name of a policy
     :param kwargs: Arguments of the algorithm that replace the tiny ones; ``policy_kwargs`` are merged
     :return: A model whose whole training takes a fraction of a second
@@ -48,7 +52,28 @@ def make(algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = Non
     policy_kwargs = {**tiny_policy(algorithm), **kwargs.pop("policy_kwargs", {})}
     tiny = case_of(algorithm).tiny
     policy = first_policy(algorithm).general_name if policy is None else policy
-    return algorithm(policy, PointEnv() if env is None else env, policy_kwargs=policy_kwargs, **{**defaults, **tiny, **kwargs})
+    env = PointEnv() if env is None and with_env else env
+    return algorithm(policy, env, policy_kwargs=policy_kwargs, **{**defaults, **tiny, **kwargs})
+
+
+def point_data(n: int = 60, seed: int = 0, **kwargs: Any) -> OfflineDataset:
+    """Episodes of 10 steps that are like PointEnv's; every second one is cut, the others end."""
+    generator = np.random.default_rng(seed)
+    space: Any = PointEnv().observation_space
+    box: Any = PointEnv().action_space
+    ends = np.arange(n) % 10 == 9
+    terminated = ends & (np.arange(n) // 10 % 2 == 0)
+    before, after = generator.normal(size=(2, n, *space.shape)).astype(np.float32)
+    actions = generator.uniform(box.low, box.high, size=(n, *box.shape)).astype(np.float32)
+    return OfflineDataset.from_arrays(
+        before,
+        actions,
+        generator.normal(size=n),
+        terminated,
+        ends & ~terminated,
+        after,
+        **{"observation_space": space, "action_space": box, **kwargs},
+    )
 
 
 def collect(model: Any, n_steps: int = 20) -> Any:

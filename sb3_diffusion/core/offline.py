@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from typing_extensions import Self, override
 
-from sb3_diffusion.checkpoints.training_state import all_callbacks
+from sb3_diffusion.checkpoints.trainings.state import all_callbacks
 from sb3_diffusion.clock import ShownClock
 from sb3_diffusion.core.algorithm import DiffusionAlgorithm
 from sb3_diffusion.core.data_arguments import Dataset, check_same_spaces, resolved_transform

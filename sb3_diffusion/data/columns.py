@@ -6,8 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch as th
 
-BLOCK_BYTES = 4_000_000
-"""Size of a block that is read at once."""
+BLOCK_BYTES = 500_000
+BLOCK_ROWS = 1 << 14
+"""Largest size and number of rows of what is read or changed at once: small, as it comes on top of the data in memory."""
 
 
 class Column(Protocol):
@@ -27,7 +28,7 @@ class Column(Protocol):
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         """
-        All rows from the first to the last.
+        All rows from the first to the last. A block is valid until the next one is asked for.
 
         :param rows: Number of rows of a block; the last one may be shorter
         """
@@ -87,13 +88,13 @@ def by_key(columns: Columns) -> dict[Any, Column]:
 
 def block_rows(*columns: Column) -> int:
     """
-    Number of rows of a block: about :data:`BLOCK_BYTES` of the widest column, and a multiple of what is stored together.
+    Number of rows of a block: within both limits for the widest column, and a multiple of what is stored together.
 
     :param columns: What is read side by side
     """
     width = max(int(np.prod(column.shape[1:])) * column.dtype.itemsize for column in columns)
     unit = max(column.unit for column in columns)
-    return max(1, BLOCK_BYTES // max(1, width) // unit) * unit
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, width)) // unit) * unit
 
 
 def whole(column: Column) -> np.ndarray:
@@ -103,8 +104,12 @@ def whole(column: Column) -> np.ndarray:
     :param column: The column
     :return: ``(n, ...)``
     """
-    parts = list(column.blocks(block_rows(column)))
-    return np.concatenate(parts) if parts else np.empty(column.shape, column.dtype)
+    values: np.ndarray = np.empty(column.shape, column.dtype)
+    start = 0
+    for block in column.blocks(block_rows(column)):
+        values[start : start + len(block)] = block
+        start += len(block)
+    return values
 
 
 def flag(column: Column) -> np.ndarray:

@@ -1,13 +1,12 @@
 """Whether the numbers of a data set can be learned from; what cannot is named with its row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
 
 from sb3_diffusion.data.assembly import Transitions
-from sb3_diffusion.data.columns import BLOCK_BYTES, by_key
+from sb3_diffusion.data.columns import BLOCK_BYTES, BLOCK_ROWS, by_key
 from sb3_diffusion.data.recording import Recording
 
 ROUNDING = 1e-3
@@ -29,19 +28,19 @@ def check_contents(transitions: Transitions, recording: Recording, action_space:
     def state_row(row: int) -> str:
         if row < len(transitions.rewards):
             return recorded_row(row)
-        before = int(th.nonzero(transitions.next_index == row)[0])
+        before = int(np.flatnonzero(transitions.next_index.numpy() == row)[0])
         return f"the observation after {recorded_row(before)}"
 
     for key, column in by_key(recording.observations).items():
         table = transitions.states[key] if isinstance(transitions.states, dict) else transitions.states
         if table.is_floating_point():
-            check_finite(column.name, table, state_row)
-    check_finite(recording.rewards.name, transitions.rewards, recorded_row)
-    check_finite(recording.actions.name, transitions.actions, recorded_row)
-    _clip(recording.actions.name, transitions.actions, action_space, clip_actions, recorded_row)
+            check_finite(column.name, table.numpy(), state_row)
+    check_finite(recording.rewards.name, transitions.rewards.numpy(), recorded_row)
+    check_finite(recording.actions.name, transitions.actions.numpy(), recorded_row)
+    _clip(recording.actions.name, transitions.actions.numpy(), action_space, clip_actions, recorded_row)
 
 
-def check_finite(name: str, values: th.Tensor, row_name: Callable[[int], str]) -> None:
+def check_finite(name: str, values: np.ndarray, row_name: Callable[[int], str]) -> None:
     """
     :param name: What the values are called
     :param values: ``(n, ...)``
@@ -49,34 +48,35 @@ def check_finite(name: str, values: th.Tensor, row_name: Callable[[int], str]) -
     :raises ValueError: If one is NaN or infinite
     """
     for start, block in _blocks(values):
-        finite = th.isfinite(block).flatten(1).all(1) if block.dim() > 1 else th.isfinite(block)
+        finite = np.isfinite(block)
         if not finite.all():
-            row = start + int(th.nonzero(~finite)[0])
-            bad = values[row].flatten()
-            value = float(bad[~th.isfinite(bad)][0])
+            row = int(np.argwhere(~finite)[0][0])
+            value = float(block[row][~finite[row]].flat[0])
             raise ValueError(
-                f"{name} is {value} in {row_name(row)}; only finite float32 numbers can be learned from. "
+                f"{name} is {value} in {row_name(start + row)}; only finite float32 numbers can be learned from. "
                 "Leave out the episode, or repair the data."
             )
 
 
-def _clip(name: str, actions: th.Tensor, space: spaces.Box, clip: bool, row_name: Callable[[int], str]) -> None:
-    low, high = (th.from_numpy(np.asarray(bound, np.float32).reshape(-1)) for bound in (space.low, space.high))
-    slack = ROUNDING * (high - low) / 2
-    slack[~th.isfinite(slack)] = 0.0
+def _clip(name: str, actions: np.ndarray, space: spaces.Box, clip: bool, row_name: Callable[[int], str]) -> None:
+    low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
+    width = np.where(np.isfinite(low) & np.isfinite(high), high - low, 0.0)
+    slack = (ROUNDING / 2 * width).astype(np.float32)
     for start, block in _blocks(actions):
         outside = (block < low - slack) | (block > high + slack)
         if not clip and outside.any():
-            row, entry = (int(number) for number in th.nonzero(outside)[0])
+            row, entry = (int(number) for number in np.argwhere(outside)[0])
             value = float(block[row, entry])
             bound = float(low[entry] if value < low[entry] else high[entry])
             raise ValueError(
                 f"{name} is {value:.6g} in {row_name(start + row)}, entry {entry}, which lies outside the box (bound "
                 f"{bound:g}); pass clip_actions=True to clip, or the action_space that the data were recorded in."
             )
-        th.clamp(block, low, high, out=block)
+        np.clip(block, low, high, out=block)
 
 
-def _blocks(values: th.Tensor) -> "list[tuple[int, th.Tensor]]":
-    rows = max(1, BLOCK_BYTES // max(1, values[:1].nbytes))
-    return [(start, values[start : start + rows]) for start in range(0, len(values), rows)]
+def _blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    # in NumPy, which has no threads: they would cost more than they bring, and take the processors of others
+    rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, values[:1].nbytes)))
+    for start in range(0, len(values), rows):
+        yield start, values[start : start + rows]

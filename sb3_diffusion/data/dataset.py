@@ -23,7 +23,7 @@ from sb3_diffusion.data.readers.npz import open_npz
 from sb3_diffusion.data.readers.ogbench import open_ogbench
 from sb3_diffusion.data.readers.replay_buffer import read_replay_buffer
 from sb3_diffusion.data.readers.rollouts import roll_out
-from sb3_diffusion.data.recording import Recording, record, recorded_episodes
+from sb3_diffusion.data.recording import Recording, numbered, record, recorded_episodes
 from sb3_diffusion.data.source import DataSource, ReferenceScores
 from sb3_diffusion.data.writing import write
 from sb3_diffusion.printable import printable
@@ -192,7 +192,7 @@ class OfflineDataset:
             flat(rewards),
             flag(ended),
             np.zeros(n, dtype=bool) if cut is None else flag(cut),
-            episodes=None if ids is None else whole(flat(ids)).reshape(-1),
+            first=None if ids is None else numbered(whole(flat(ids)).reshape(-1)),
             successors=after,
         )
         source = DataSource("arrays", name, env_id=env_id, reference=reference)

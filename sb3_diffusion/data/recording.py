@@ -18,7 +18,7 @@ class Recording:
     :param rewards: Rewards
     :param terminated: Whether the task ended with the step, ``(n,)``
     :param truncated: Whether the episode was cut after the step, ``(n,)``; false where the task ended
-    :param episodes: Number of the episode, constant within it and different from its neighbours', ``(n,)``
+    :param first: Whether the row begins an episode, ``(n,)``
     :param counted: Which rows are steps of an episode whose end was recorded, ``(n,)``
     :param keep: Which steps become transitions, ``(n,)``
     :param follows: Whether the observation of the next row is the one after this step, ``(n,)``
@@ -31,7 +31,7 @@ class Recording:
     rewards: Column
     terminated: np.ndarray
     truncated: np.ndarray
-    episodes: np.ndarray
+    first: np.ndarray
     counted: np.ndarray
     keep: np.ndarray
     follows: np.ndarray
@@ -46,7 +46,7 @@ def record(
     terminated: np.ndarray,
     truncated: np.ndarray,
     *,
-    episodes: np.ndarray | None = None,
+    first: np.ndarray | None = None,
     successors: Columns | None = None,
 ) -> Recording:
     """
@@ -57,68 +57,72 @@ def record(
     :param rewards: Rewards
     :param terminated: Whether the task ended with the step, ``(n,)``
     :param truncated: Whether the episode was cut after the step, ``(n,)``
-    :param episodes: Number of the episode; by default a new one begins after every end
+    :param first: Whether the row begins an episode; by default a new one begins after every end
     :param successors: Observations after the step
-    :raises ValueError: If a number of an episode appears in two places
     """
     truncated = truncated & ~terminated
-    if episodes is None:
-        episodes = episode_numbers(terminated | truncated)
-    else:
-        check_together(episodes)
+    first = begin_after(terminated | truncated) if first is None else first
     within = np.zeros_like(terminated)
-    within[:-1] = episodes[1:] == episodes[:-1]
-    follows = within & ~truncated
-    keep = follows | terminated
-    if successors is not None:
+    np.logical_not(first[1:], out=within[:-1])
+    if successors is None:
+        follows = within & ~truncated
+        keep = follows | terminated
+    else:
         follows = within & same_as_next(observations, successors)
         keep = np.ones_like(follows)
-    counted = with_an_end(episodes, terminated | truncated)
-    return Recording(observations, actions, rewards, terminated, truncated, episodes, counted, keep, follows, successors)
+    counted = with_an_end(first, terminated | truncated)
+    return Recording(observations, actions, rewards, terminated, truncated, first, counted, keep, follows, successors)
 
 
-def with_an_end(episodes: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """
-    :param episodes: Number of the episode of each row
-    :param ends: Whether an episode ended with the row
-    :return: Whether the row belongs to an episode whose end was recorded; only the last one may go on
-    """
-    return np.ones_like(ends) if not len(ends) or ends[-1] else episodes != episodes[-1]
-
-
-def ended(episodes: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """
-    :param episodes: Number of the episode of each row
-    :param ends: Whether an episode ended with the row
-    :return: Whether the row belongs to an episode whose last row is an end; with several streams, each may go on
-    """
-    last = np.flatnonzero(np.r_[episodes[1:] != episodes[:-1], True])
-    return np.repeat(ends[last], np.diff(np.r_[-1, last]))
-
-
-def episode_numbers(ends: np.ndarray) -> np.ndarray:
+def begin_after(ends: np.ndarray) -> np.ndarray:
     """
     :param ends: Whether a row is the last one of its episode, ``(n,)``
-    :return: Number of the episode of each row
+    :return: Whether a row is the first one
     """
-    numbers = np.zeros(len(ends), np.int32 if len(ends) < 2**31 else np.int64)
-    np.cumsum(ends[:-1], out=numbers[1:])
-    return numbers
+    first = np.ones_like(ends)
+    first[1:] = ends[:-1]
+    return first
 
 
-def check_together(episodes: np.ndarray) -> None:
+def numbered(episodes: np.ndarray) -> np.ndarray:
     """
     :param episodes: Number of the episode of each row
+    :return: Whether a row is the first one of its episode
     :raises ValueError: If the rows of an episode are not consecutive
     """
-    starts = np.flatnonzero(np.r_[True, episodes[1:] != episodes[:-1]][: len(episodes)])
-    _, first = np.unique(episodes[starts], return_index=True)
-    if len(first) < len(starts):
-        row = int(starts[np.setdiff1d(np.arange(len(starts)), first)[0]])
+    first = np.ones(len(episodes), dtype=bool)
+    first[1:] = episodes[1:] != episodes[:-1]
+    starts = np.flatnonzero(first)
+    _, unique = np.unique(episodes[starts], return_index=True)
+    if len(unique) < len(starts):
+        row = int(starts[np.setdiff1d(np.arange(len(starts)), unique)[0]])
         raise ValueError(
             f"episode_ids={episodes[row]} begins again in row {row}; the rows of an episode have to be consecutive, "
             "in the order in which they were taken."
         )
+    return first
+
+
+def with_an_end(first: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """
+    :param first: Whether a row begins an episode
+    :param ends: Whether an episode ended with the row
+    :return: Whether the row belongs to an episode whose end was recorded; only the last one may go on
+    """
+    counted = np.ones_like(ends)
+    if len(ends) and not ends[-1]:
+        counted[np.flatnonzero(first)[-1] :] = False
+    return counted
+
+
+def ended(first: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """
+    :param first: Whether a row begins an episode
+    :param ends: Whether an episode ended with the row
+    :return: Whether the row belongs to an episode whose last row is an end; with several streams, each may go on
+    """
+    last = np.flatnonzero(np.r_[first[1:], True])
+    return np.repeat(ends[last], np.diff(np.r_[-1, last]))
 
 
 def same_as_next(observations: Columns, successors: Columns) -> np.ndarray:
@@ -153,16 +157,15 @@ def recorded_episodes(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     :param recording: What was recorded
     :return: Returns (float64) and lengths (int64) of the complete episodes
     """
-    episodes, counted, start = recording.episodes, recording.counted, 0
-    bounds = np.flatnonzero(np.r_[True, episodes[1:] != episodes[:-1]][: len(episodes)])
-    returns = np.zeros(len(bounds))
+    counted, start, bounds = recording.counted, 0, np.flatnonzero(recording.first)
+    returns, lengths = np.zeros(len(bounds)), np.zeros(len(bounds), np.int64)
     for block in recording.rewards.blocks(block_rows(recording.rewards)):
-        values = block.reshape(-1) * counted[start : start + len(block)].astype(np.float64)
+        mask = counted[start : start + len(block)]
         # an episode may go on in the next block
-        first = int(np.searchsorted(bounds, start, side="right")) - 1
-        cuts = bounds[first + 1 : int(np.searchsorted(bounds, start + len(block)))] - start
-        sums = np.add.reduceat(values, np.r_[0, cuts])
-        returns[first : first + len(sums)] += sums
+        episode = int(np.searchsorted(bounds, start, side="right")) - 1
+        cuts = np.r_[0, bounds[episode + 1 : int(np.searchsorted(bounds, start + len(block)))] - start]
+        sums = np.add.reduceat(np.where(mask, block.reshape(-1), 0.0), cuts, dtype=np.float64)
+        returns[episode : episode + len(sums)] += sums
+        lengths[episode : episode + len(sums)] += np.add.reduceat(mask, cuts, dtype=np.int64)
         start += len(block)
-    lengths = np.add.reduceat(counted.astype(np.int64), bounds) if len(bounds) else np.zeros(0, np.int64)
     return returns[lengths > 0], lengths[lengths > 0]

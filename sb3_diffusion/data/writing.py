@@ -28,8 +28,7 @@ def write(
     :return: The file
     :raises ValueError: If the suffix is unknown, or the format cannot hold the data
     """
-    if path.suffix not in WRITERS:
-        raise ValueError(f"{path} does not say the format; let its name end with {', '.join(WRITERS)}.")
+    check_suffix(path)
     texts = {
         "name": source.name,
         "env_id": source.env_id,
@@ -45,6 +44,15 @@ def write(
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def check_suffix(path: Path) -> None:
+    """
+    :param path: A file that is to be written
+    :raises ValueError: If its name does not say a format that is known
+    """
+    if path.suffix not in WRITERS:
+        raise ValueError(f"{path} does not say the format; let its name end with {', '.join(WRITERS)}.")
 
 
 def _npz(columns: Columns, texts: Mapping[str, object], path: Path) -> None:

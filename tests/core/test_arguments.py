@@ -14,8 +14,8 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_diffusion import DIME, DPS, QSM, QVPO
 from sb3_diffusion.checkpoints.agents import load_agent, save_agent
-from sb3_diffusion.checkpoints.store import CheckpointStore
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
+from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.replay import TensorReplayBuffer
 from sb3_diffusion.envs.wrappers import ActionRepeat

@@ -16,6 +16,7 @@ FLOORS = {
     "zoo.training.runs": 2,
     "zoo.training": 3,
     "zoo.speed": 3,
+    "zoo.datasets": 3,
     "zoo.hub": 3,
     "zoo.benchmarking": 4,
 }

@@ -17,7 +17,7 @@ from sb3_diffusion.data.catalogue import known_file
 from sb3_diffusion.data.columns import check_lengths, flag, flat
 from sb3_diffusion.data.readers.files import Recorded, checksum, existing, naming
 from sb3_diffusion.data.readers.hdf5 import Hdf5Column, column, has, open_hdf5, text
-from sb3_diffusion.data.recording import Recording, episode_numbers, record, with_an_end
+from sb3_diffusion.data.recording import Recording, begin_after, record, with_an_end
 from sb3_diffusion.data.source import DataSource
 from sb3_diffusion.numeric import integer
 
@@ -73,7 +73,7 @@ def _recording(file: Any, keep_timeouts: bool, max_episode_steps: int | None) ->
         if "next_observations" not in optional:
             raise ValueError("keep_timeouts=True needs the key next_observations, which is not there; leave it out.")
         return record(observations, actions, rewards, terminated, truncated, successors=optional["next_observations"])
-    episodes, follows = episode_numbers(terminated | truncated), np.ones_like(terminated)
+    first, follows = begin_after(terminated | truncated), np.ones_like(terminated)
     follows[-1:] = False
     return Recording(
         observations,
@@ -81,8 +81,8 @@ def _recording(file: Any, keep_timeouts: bool, max_episode_steps: int | None) ->
         rewards,
         terminated,
         truncated,
-        episodes,
-        counted=with_an_end(episodes, terminated | truncated),
+        first,
+        counted=with_an_end(first, terminated | truncated),
         keep=follows & ~truncated,
         follows=follows,
     )

@@ -53,8 +53,12 @@ class Hdf5Column:
 
         :param rows: Number of rows of a block; the last one may be shorter
         """
+        # into the same memory, again and again: what is freed and asked for anew leaves holes behind
+        buffer = np.empty((min(rows, self.shape[0]), *self.shape[1:]), self.dtype)
         for start in range(0, self.shape[0], rows):
-            yield self._dataset[start : start + rows]
+            block = buffer[: self.shape[0] - start]
+            self._dataset.read_direct(block, np.s_[start : start + len(block)])
+            yield block
 
 
 @contextlib.contextmanager
@@ -72,7 +76,8 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         raise ValueError(
             f"this is no HDF5 file (it {begins}); a server that refuses leaves such files behind, download it again."
         )
-    with h5py.File(path, "r") as file:
+    # without a cache: chunks are read once, and its buffers would lie scattered between the data
+    with h5py.File(path, "r", rdcc_nbytes=0) as file:
         yield file
 
 

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from sb3_diffusion.data.columns import check_type
 from sb3_diffusion.data.readers.files import Recorded, checksum, naming, require
 from sb3_diffusion.data.readers.hdf5 import column, find, open_hdf5
-from sb3_diffusion.data.recording import Recording
+from sb3_diffusion.data.recording import Recording, begin_after
 from sb3_diffusion.data.source import DataSource, ReferenceScores
 from sb3_diffusion.data.space_json import space_from_json
 
@@ -177,7 +177,6 @@ def _recording(episodes: Callable[[], Iterator[Episode]], lengths: np.ndarray, o
     steps = np.ones(int(lengths.sum()) + len(lengths), dtype=bool)
     last = np.cumsum(lengths + 1) - 1
     steps[last] = False
-    numbers = np.repeat(np.arange(len(lengths)), lengths + 1)
 
     def numeric(name: str) -> EpisodesColumn:
         return EpisodesColumn(name, episodes, lengths, lambda episode: [getattr(episode, name)])
@@ -186,7 +185,8 @@ def _recording(episodes: Callable[[], Iterator[Episode]], lengths: np.ndarray, o
         return np.concatenate([block.reshape(len(block)) for block in numeric(name).blocks(0)]) > 0.5
 
     def describe(row: int) -> str:
-        return f"episode {numbers[row]}, step {row - (last - lengths)[numbers[row]]}"
+        number = int(np.searchsorted(last, row))
+        return f"episode {number}, step {row - (last - lengths)[number]}"
 
     terminated = flags("terminations")
     return Recording(
@@ -195,7 +195,7 @@ def _recording(episodes: Callable[[], Iterator[Episode]], lengths: np.ndarray, o
         numeric("rewards"),
         terminated,
         flags("truncations") & ~terminated,
-        numbers,
+        begin_after(~steps),
         counted=steps,
         keep=steps,
         follows=steps.copy(),

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from sb3_diffusion.data.columns import Column, check_lengths, check_type, flag, flat, whole
 from sb3_diffusion.data.readers.files import Recorded, checksum, existing, naming
-from sb3_diffusion.data.recording import record
+from sb3_diffusion.data.recording import numbered, record
 from sb3_diffusion.data.source import DataSource, ReferenceScores
 from sb3_diffusion.data.space_json import space_from_json
 
@@ -165,7 +165,7 @@ def open_npz(path: str | Path, *, name: str | None = None) -> Iterator[Recorded]
             flat(found["rewards"]),
             ended,
             np.zeros_like(ended) if truncated is None else flag(truncated),
-            episodes=None if ids is None else whole(flat(ids)).reshape(-1),
+            first=None if ids is None else numbered(whole(flat(ids)).reshape(-1)),
             successors=after,
         )
         reference = ReferenceScores(*form["reference"]) if form.get("reference") else None

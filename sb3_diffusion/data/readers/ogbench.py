@@ -14,7 +14,7 @@ from sb3_diffusion.data import catalogue
 from sb3_diffusion.data.columns import ArrayColumn, Column, check_lengths, flag, flat, whole
 from sb3_diffusion.data.readers.files import Recorded, checksum, existing, naming, require
 from sb3_diffusion.data.readers.npz import Npz, open_archive
-from sb3_diffusion.data.recording import Recording, episode_numbers, with_an_end
+from sb3_diffusion.data.recording import Recording, begin_after, with_an_end
 from sb3_diffusion.data.source import DataSource
 from sb3_diffusion.numeric import integer, optional
 
@@ -48,7 +48,7 @@ def open_ogbench(path: str | Path, *, task: int | None = None, name: str | None 
         rewards, solved = _task(npz, task, known.env_id if known else None)
         check_lengths([observations, actions, last, rewards])
         ends = flag(last)
-        episodes, steps = episode_numbers(ends), ~ends
+        first, steps = begin_after(ends), ~ends
         steps[-1:] = False  # a file that was cut: the last state has no successor either
         cut = np.zeros_like(ends)
         cut[:-1] = ends[1:]
@@ -58,8 +58,8 @@ def open_ogbench(path: str | Path, *, task: int | None = None, name: str | None 
             rewards,
             terminated=solved,
             truncated=cut & ~solved,
-            episodes=episodes,
-            counted=with_an_end(episodes, ends) & steps,
+            first=first,
+            counted=with_an_end(first, ends) & steps,
             keep=steps,
             follows=steps.copy(),
         )

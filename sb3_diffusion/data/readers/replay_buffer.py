@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_diffusion.data.columns import check_type
 from sb3_diffusion.data.readers.files import Recorded
-from sb3_diffusion.data.recording import ended, episode_numbers, record
+from sb3_diffusion.data.recording import begin_after, ended, record
 from sb3_diffusion.data.source import DataSource
 
 
@@ -104,21 +104,21 @@ def read_replay_buffer(buffer: Any, *, name: str | None = None, env_id: str | No
         after = observations("next_observations", buffer.next_observations)
     dones, cut = (np.concatenate(pieces(array)) > 0.5 for array in (buffer.dones, buffer.timeouts))
     # a stream ends where that of the next environment begins
-    streams = np.repeat(np.arange(buffer.n_envs), count)
     borders = dones.copy()
-    borders[:-1] |= streams[1:] != streams[:-1]
-    episodes = episode_numbers(borders)
+    borders[count - 1 :: count] = True
+    first = begin_after(borders)
     recording = record(
         before,
         ActionsColumn(pieces(buffer.actions), buffer.action_space),
         PiecesColumn("rewards", pieces(buffer.rewards)),
         dones & ~cut,
         cut,
-        episodes=episodes,
+        first=first,
         successors=after,
     )
-    recording.counted = ended(episodes, dones)
+    recording.counted = ended(first, dones)
     if buffer.full:  # the first episode of a stream has lost its beginning
+        episodes = np.cumsum(first)
         recording.counted &= ~np.isin(episodes, episodes[::count])
     source = DataSource("replay_buffer", name or "replay buffer", env_id=env_id)
     return Recorded(recording, source, buffer.observation_space, buffer.action_space)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sb3_diffusion.data.readers.files import Recorded
 from sb3_diffusion.data.readers.replay_buffer import PiecesColumn
-from sb3_diffusion.data.recording import ended, episode_numbers, record
+from sb3_diffusion.data.recording import begin_after, ended, record
 from sb3_diffusion.data.source import DataSource
 from sb3_diffusion.numeric import integer
 
@@ -150,17 +150,17 @@ def _recorded(table: _Table, venv: VecEnv, space: spaces.Space, name: str) -> Re
     ends, steps = terminated | truncated, len(terminated) // venv.num_envs
     borders = ends.copy()
     borders[steps - 1 :: steps] = True
-    episodes = episode_numbers(borders)
+    first = begin_after(borders)
     recording = record(
         table.columns("observations"),
         table.column("actions"),
         table.column("rewards"),
         terminated,
         truncated,
-        episodes=episodes,
+        first=first,
         successors=table.columns("next_observations"),
     )
-    recording.counted = ended(episodes, ends)
+    recording.counted = ended(first, ends)
     return Recorded(recording, DataSource("collected", name, env_id=_env_id(venv)), space, venv.action_space)
 
 

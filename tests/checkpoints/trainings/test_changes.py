@@ -10,8 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from sb3_diffusion import QSM
-from sb3_diffusion.checkpoints.changes import describe_changes, restore_changes
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
+from sb3_diffusion.checkpoints.trainings.changes import describe_changes, restore_changes
 from tests.environments import PointEnv
 from tests.helpers import assert_identical, make
 

@@ -11,8 +11,10 @@ import pytest
 import torch as th
 
 from sb3_diffusion import QSM
-from sb3_diffusion.checkpoints.snapshot import Restoration, Snapshot, from_format_1
 from sb3_diffusion.checkpoints.tagged_json import decode, encode, tag_of
+from sb3_diffusion.checkpoints.trainings.format_1 import from_format_1
+from sb3_diffusion.checkpoints.trainings.restoration import Restoration
+from sb3_diffusion.checkpoints.trainings.snapshot import Snapshot
 from tests.helpers import make
 
 

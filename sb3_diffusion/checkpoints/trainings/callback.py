@@ -10,8 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_diffusion.checkpoints.store import Checkpoint, CheckpointStore
-from sb3_diffusion.checkpoints.training_state import TrainingState, constructor_arguments, why_not
+from sb3_diffusion.checkpoints.trainings.state import TrainingState, constructor_arguments, why_not
+from sb3_diffusion.checkpoints.trainings.store import Checkpoint, CheckpointStore
 from sb3_diffusion.clock import environment_steps, shows_updates
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, optional, real

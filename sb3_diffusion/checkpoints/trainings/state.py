@@ -1,9 +1,7 @@
 """Everything that a training consists of at the start of a rollout, as parts that can be stored and put back."""
 
-import contextlib
 import inspect
 import io
-import os
 import random
 import time
 from collections import deque
@@ -14,37 +12,29 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
-from stable_baselines3.common.logger import (
-    CSVOutputFormat,
-    HumanOutputFormat,
-    JSONOutputFormat,
-    Logger,
-    TensorBoardOutputFormat,
-)
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
-from torch.utils.tensorboard import SummaryWriter
 
-from sb3_diffusion.checkpoints.changes import SCHEDULES, describe_changes, restore_changes
-from sb3_diffusion.checkpoints.snapshot import Node, Restoration, Snapshot, from_format_1, overwrite
-from sb3_diffusion.checkpoints.store import Checkpoint, Entry
 from sb3_diffusion.checkpoints.tagged_json import decode, encode
+from sb3_diffusion.checkpoints.trainings.changes import SCHEDULES, describe_changes, restore_changes
+from sb3_diffusion.checkpoints.trainings.format_1 import from_format_1
+from sb3_diffusion.checkpoints.trainings.logger import describe_logger, restore_logger
+from sb3_diffusion.checkpoints.trainings.replay import ReplayPieces, buffer_attributes, end_episodes
+from sb3_diffusion.checkpoints.trainings.restoration import Restoration
+from sb3_diffusion.checkpoints.trainings.snapshot import Node, Snapshot
+from sb3_diffusion.checkpoints.trainings.store import Checkpoint, Entry
 from sb3_diffusion.clock import environment_steps
-from sb3_diffusion.data.replay import TensorReplayBuffer
 from sb3_diffusion.files import write_atomically
 
 STATE, ARRAYS, PARAMETERS = "state.json", "arrays.bin", "parameters.pt"
-_PIECE_BYTES = 64 * 2**20
 _STORED_ELSEWHERE = ("env", "_vec_normalize_env", "replay_buffer", "rollout_buffer", "_logger", "_run_update", *SCHEDULES)
 _OF_THE_DATA = ("dataset", "_sampler", "_transform", "_metric_log", "bar", "_shows_updates")
 _OF_THE_CALL = ("_total_timesteps", "start_time", "_custom_logger", "verbose")
 """What a new call of ``learn()`` decides itself."""
-_APPENDED_ONLY = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
 
 
 def why_not(model: BaseAlgorithm) -> str | None:
@@ -62,7 +52,7 @@ def why_not(model: BaseAlgorithm) -> str | None:
         buffer = model.replay_buffer
         if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
             return "HerReplayBuffer with copy_info_dict=True stores Python objects"
-        if unknown := _buffer_attributes(buffer).unknown:
+        if unknown := buffer_attributes(buffer).unknown:
             return f"{type(buffer).__name__} holds {', '.join(unknown)}"
     return None
 
@@ -112,7 +102,7 @@ class TrainingState:
         noises = [(noise.exploration_mat, noise.exploration_matrices) for noise in _rollout_noises(model)]
         state["noises"] = Snapshot(noises).node
         state["elapsed"] = time.time_ns() - int(model.start_time)
-        state["logger"] = _describe_logger(model.logger, folder)
+        state["logger"] = describe_logger(model.logger, folder)
         state["random"] = Snapshot(_random_states()).node
         state["files"] = [_part_name(index, path) if path.is_file() else None for index, path in enumerate(self.files)]
         for path, name in zip(self.files, state["files"], strict=True):
@@ -170,7 +160,7 @@ class TrainingState:
         lost = [*state["unknown"], *environment.mismatches, *environment.lost]
         restore_changes(model, state.get("changes"))
         model.start_time = time.time_ns() - state["elapsed"]
-        _restore_logger(model.logger, state["logger"], checkpoint.folder, model.num_timesteps)
+        restore_logger(model.logger, state["logger"], checkpoint.folder, model.num_timesteps)
         self._restore_files(state["files"], checkpoint)
         self._restore_progress_bars()
         _restore_random_states(Restoration(_random_states(), state["random"]).value)
@@ -202,7 +192,7 @@ class TrainingState:
     def _begin_new_episodes(self) -> None:
         model: Any = self.model
         if self.replay is not None:
-            _end_episodes(model.replay_buffer)
+            end_episodes(model.replay_buffer)
         model._last_obs = model.env.reset()
         model._last_episode_starts = np.ones(model.env.num_envs, dtype=bool)
         if model._vec_normalize_env is not None:
@@ -212,155 +202,6 @@ class TrainingState:
 def _decoded(checkpoint: Checkpoint) -> dict[str, Any]:
     old = {"convert": from_format_1} if checkpoint.format == 1 else {}
     return decode(checkpoint.read(STATE), checkpoint.read(ARRAYS), **old)  # type: ignore[no-any-return]
-
-
-Piece = dict[str, Any]
-"""``part``, ``start`` and ``count`` of consecutive positions of a replay buffer."""
-
-
-class ReplayPieces:
-    """
-    The contents of a replay buffer in pieces, each with the rows that were added between two checkpoints.
-
-    :param buffer: The buffer
-    """
-
-    def __init__(self, buffer: Any):
-        self.buffer = buffer
-        self._pieces: list[Piece] = []
-        self._num_timesteps = 0
-        self._next: tuple[list[Piece], int] = [], 0
-        # other classes may change rows that they stored before
-        self._appended_only = type(buffer) in _APPENDED_ONLY or isinstance(buffer, TensorReplayBuffer)
-
-    def parts(self, num_timesteps: int, previous: Checkpoint | None) -> Iterator[tuple[str, bytes | Entry]]:
-        """
-        :param num_timesteps: Environment steps so far
-        :param previous: The last checkpoint that was written or restored
-        :return: The pieces of the next checkpoint
-        """
-        arrays = _rings(self.buffer)
-        longest = max(1, _PIECE_BYTES // sum(array[:1].nbytes for array in arrays.values()))
-        old = self._pieces if self._appended_only else []
-        new: list[Piece] = []
-        for start, end in self._new_ranges(num_timesteps) if old else [(0, self._n_used())]:
-            for first in range(start, end, longest):
-                count = min(longest, end - first)
-                new.append({"part": f"replay{num_timesteps:012d}_{len(new)}.npz", "start": first, "count": count})
-        pieces = self._without_overwritten([*old, *new])
-        for piece in pieces:
-            if piece in new:
-                stream = io.BytesIO()
-                rows: dict[str, Any] = {key: array[_rows(piece)] for key, array in arrays.items()}
-                np.savez(stream, **rows)
-                yield piece["part"], stream.getvalue()
-            else:
-                assert previous is not None
-                yield piece["part"], previous.parts[piece["part"]]
-        self._next = pieces, num_timesteps
-
-    def _n_used(self) -> int:
-        buffer = self.buffer
-        return buffer.buffer_size if buffer.full else min(buffer.pos + 1, buffer.buffer_size)
-
-    def _new_ranges(self, num_timesteps: int) -> list[tuple[int, int]]:
-        """Ranges of positions that were written since the last checkpoint."""
-        buffer = self.buffer
-        added = (num_timesteps - self._num_timesteps) // buffer.n_envs
-        if added >= buffer.buffer_size:
-            return [(0, buffer.buffer_size)]
-        # with optimize_memory_usage the newest next observation lies behind the last row
-        start, end = buffer.pos - added, buffer.pos + bool(buffer.optimize_memory_usage)
-        return [(start, end)] if start >= 0 else [(start + buffer.buffer_size, buffer.buffer_size), (0, end)]
-
-    def _without_overwritten(self, pieces: list[Piece]) -> list[Piece]:
-        needed: list[Piece] = []
-        covered = np.zeros(self.buffer.buffer_size, dtype=bool)
-        for piece in reversed(pieces):
-            if not covered[_rows(piece)].all():
-                needed.insert(0, piece)
-            covered[_rows(piece)] = True
-        return needed
-
-    def written(self) -> None:
-        """Tell that the last :meth:`parts` have reached the disk."""
-        self._pieces, self._num_timesteps = self._next
-
-    def describe(self) -> Node:
-        """Description of the buffer without the rows, after :meth:`parts`."""
-        return {"attributes": _buffer_attributes(self.buffer).node, "pieces": self._next[0]}
-
-    def restore(self, node: Node, checkpoint: Checkpoint, num_timesteps: int) -> None:
-        """
-        :param node: What :meth:`describe` returned
-        :param checkpoint: Where the pieces are
-        :param num_timesteps: Environment steps of the checkpoint
-        """
-        arrays, size = _rings(self.buffer), self.buffer.buffer_size
-        if mismatches := Restoration(self.buffer, node["attributes"]).mismatches:
-            raise ValueError(
-                f"The checkpoint is one of another replay buffer: {'; '.join(mismatches)}. Build the same replay buffer again."
-            )
-        if self.buffer.buffer_size != size:
-            raise ValueError(
-                f"The checkpoint is one of a replay buffer for {self.buffer.buffer_size} steps, not {size}; build the same."
-            )
-        for piece in node["pieces"]:
-            with np.load(io.BytesIO(checkpoint.read(piece["part"])), allow_pickle=False) as stored:
-                for key, array in arrays.items():
-                    array[_rows(piece)] = stored[key]
-        self._pieces, self._num_timesteps = list(node["pieces"]), num_timesteps
-
-
-# -- replay buffers --------------------------------------------------------------------------------------------------------
-
-
-def _rings(buffer: Any) -> dict[str, np.ndarray]:
-    """Arrays with one entry per position and environment."""
-    if isinstance(buffer, TensorReplayBuffer):
-        return {"rows": buffer.raw_rows}
-    found = {name: value for name, value in vars(buffer).items() if _is_ring(value, buffer)}
-    for name, value in vars(buffer).items():
-        if isinstance(value, dict):
-            found.update({f"{name}/{key}": item for key, item in value.items() if _is_ring(item, buffer)})
-    return found
-
-
-def _rows(piece: Piece) -> slice:
-    return slice(piece["start"], piece["start"] + piece["count"])
-
-
-def _is_ring(value: Any, buffer: Any) -> bool:
-    shape = (buffer.buffer_size, buffer.n_envs)
-    return isinstance(value, np.ndarray) and value.shape[:2] == shape and not value.dtype.hasobject
-
-
-def _buffer_attributes(buffer: Any) -> Snapshot:
-    tensors = isinstance(buffer, TensorReplayBuffer)
-
-    def skip(owner: Any, name: str, value: Any) -> bool:
-        if owner is not buffer:
-            return False
-        if name in ("env", "infos", "observation_space", "action_space") or (tensors and name.startswith("_")):
-            return True
-        items = value.values() if isinstance(value, dict) else [value]
-        return any(_is_ring(item, buffer) for item in items)
-
-    return Snapshot(buffer, skip=skip)
-
-
-def _end_episodes(buffer: Any) -> None:
-    """Cut the unfinished episodes as if by a time limit."""
-    if buffer.size() == 0:
-        return
-    if isinstance(buffer, HerReplayBuffer):
-        buffer.truncate_last_trajectory()
-        return
-    last = (buffer.pos - 1) % buffer.buffer_size
-    open_ends = buffer.dones[last] == 0.0
-    if buffer.handle_timeout_termination:
-        buffer.timeouts[last][open_ends] = 1.0
-    buffer.dones[last][open_ends] = 1.0
 
 
 # -- callbacks, algorithm, random numbers ----------------------------------------------------------------------------------
@@ -427,63 +268,5 @@ def _restore_random_states(states: dict[str, Any]) -> None:
         th.cuda.set_rng_state_all(states["cuda"])
 
 
-_LOGGED = (bool, int, float, str, np.generic)
-
-
 def _part_name(index: int, path: Path) -> str:
     return f"file{index}_{path.name}"
-
-
-# -- logger ----------------------------------------------------------------------------------------------------------------
-
-
-def _log_file(output: Any) -> Any:
-    """The open file of an output that writes one, or ``None``."""
-    own = isinstance(output, CSVOutputFormat | JSONOutputFormat) or (isinstance(output, HumanOutputFormat) and output.own_file)
-    return output.file if own else None
-
-
-def _describe_logger(logger: Logger, folder: Path) -> Node:
-    numbers = {key: value for key, value in logger.name_to_value.items() if isinstance(value, _LOGGED)}
-    values = {
-        "name_to_value": numbers,
-        "name_to_count": dict(logger.name_to_count),
-        "name_to_excluded": {key: logger.name_to_excluded.get(key, ("",)) for key in numbers},
-    }
-    files, directory = {}, None
-    for output in logger.output_formats:
-        if isinstance(output, TensorBoardOutputFormat):
-            directory = os.path.relpath(output.writer.log_dir, folder)
-        if (handle := _log_file(output)) is not None:
-            content = np.frombuffer(Path(handle.name).read_bytes(), np.uint8)
-            files[type(output).__name__] = {"content": content, "keys": list(getattr(output, "keys", []))}
-    return {"values": Snapshot(values).node, "files": files, "tensorboard": directory}
-
-
-def _restore_logger(logger: Logger, node: Node, folder: Path, num_timesteps: int) -> None:
-    for name, values in Restoration({}, node["values"]).value.items():
-        current = getattr(logger, name)
-        current.clear()
-        current.update(values)
-    for output in logger.output_formats:
-        stored = node["files"].get(type(output).__name__)
-        if stored is not None and (handle := _log_file(output)) is not None:
-            overwrite(handle, stored["content"])
-            if isinstance(output, CSVOutputFormat):
-                output.keys = list(stored["keys"])
-        if isinstance(output, TensorBoardOutputFormat) and node["tensorboard"] is not None:
-            _continue_tensorboard(logger, output, os.path.normpath(folder / node["tensorboard"]), num_timesteps)
-
-
-def _continue_tensorboard(logger: Logger, output: TensorBoardOutputFormat, folder: str, num_timesteps: int) -> None:
-    """Write into the run of the checkpoint, and hide what was logged there after the checkpoint."""
-    new = Path(output.writer.log_dir)
-    output.writer.close()
-    if new.resolve() != Path(folder).resolve():
-        if logger.dir is not None and Path(logger.dir) == new:
-            logger.dir = folder
-        with contextlib.suppress(OSError):  # something else is in there
-            for path in new.glob("events.out.tfevents.*"):
-                path.unlink()
-            new.rmdir()
-    output.writer = SummaryWriter(log_dir=folder, purge_step=num_timesteps + 1)

@@ -21,10 +21,11 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
-from sb3_diffusion.checkpoints.snapshot import Restoration, Snapshot, SnapshotServer
-from sb3_diffusion.checkpoints.store import CheckpointStore, DamagedCheckpoint
 from sb3_diffusion.checkpoints.tagged_json import decode, encode
 from sb3_diffusion.checkpoints.trainings import CannotContinue, TrainingCheckpoints, TrainingStopped
+from sb3_diffusion.checkpoints.trainings.restoration import Restoration, SnapshotServer
+from sb3_diffusion.checkpoints.trainings.snapshot import Snapshot
+from sb3_diffusion.checkpoints.trainings.store import CheckpointStore, DamagedCheckpoint
 from sb3_diffusion.taxonomy import available_methods
 from tests.cases import case_of
 from tests.environments import PointEnv

@@ -1,0 +1,1 @@
+"""What ``zoo/data.py`` does with data sets: fetch them, look at them, make them."""
