@@ -22,6 +22,7 @@ from sb3_diffusion.reparameterization.dacer import DACER as DACER
 from sb3_diffusion.reparameterization.dacerv2 import DACERv2 as DACERv2
 from sb3_diffusion.reparameterization.dime import DIME as DIME
 from sb3_diffusion.reparameterization.dql import DQL as DQL
+from sb3_diffusion.reparameterization.dtql import DTQL as DTQL
 from sb3_diffusion.reparameterization.edp import EDP as EDP
 from sb3_diffusion.reparameterization.fql import FQL as FQL
 from sb3_diffusion.taxonomy import register_method as register_method
@@ -62,6 +63,7 @@ __all__ = [  # noqa: RUF022
     "DQL",
     "EDP",
     "FQL",
+    "DTQL",
     "BC",
     "IQL",
 ]

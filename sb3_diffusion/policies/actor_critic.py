@@ -24,6 +24,7 @@ from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.critic import ObservationCritic, reduce_critics
+from sb3_diffusion.policies.edm_denoiser import EDMDenoiser
 from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.multiplier import Multiplier
@@ -95,9 +96,9 @@ class ActorCritic(BasePolicy):
         arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another actor, such as a behaviour policy,
-        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`), whether it has
-        a ``target`` (a copy ``<name>_target`` that the method moves), and arguments of the kind that differ from those of the
-        policy
+        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`, ``"edm"``: an
+        :class:`~sb3_diffusion.policies.edm_denoiser.EDMDenoiser`), whether it has a ``target`` (a copy ``<name>_target`` that
+        the method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`
@@ -274,6 +275,7 @@ class ActorCritic(BasePolicy):
             "value": (StateValue, self._value_arguments),
             "actor": (self.actor_class, self._actor_arguments),
             "critic": (ObservationCritic, self._critic_arguments),
+            "edm": (EDMDenoiser, {}),
             "one_step": (OneStepActor, {name: self._actor_arguments[name] for name in ONE_STEP_ARGUMENTS}),
         }
         build, defaults = kinds[choice(f"networks[{name!r}]['kind']", kind, kinds)]
