@@ -2,6 +2,8 @@
 
 from sb3_diffusion.baselines.bc import BC as BC
 from sb3_diffusion.baselines.iql import IQL as IQL
+from sb3_diffusion.best_of_n.idql import IDQL as IDQL
+from sb3_diffusion.best_of_n.sfbc import SfBC as SfBC
 from sb3_diffusion.checkpoints.agents import load_agent as load_agent
 from sb3_diffusion.checkpoints.agents import load_normalization as load_normalization
 from sb3_diffusion.checkpoints.agents import save_agent as save_agent
@@ -20,6 +22,7 @@ from sb3_diffusion.reparameterization.dacer import DACER as DACER
 from sb3_diffusion.reparameterization.dacerv2 import DACERv2 as DACERv2
 from sb3_diffusion.reparameterization.dime import DIME as DIME
 from sb3_diffusion.reparameterization.dql import DQL as DQL
+from sb3_diffusion.reparameterization.dtql import DTQL as DTQL
 from sb3_diffusion.reparameterization.edp import EDP as EDP
 from sb3_diffusion.reparameterization.fql import FQL as FQL
 from sb3_diffusion.taxonomy import register_method as register_method
@@ -44,6 +47,8 @@ __all__ = [  # noqa: RUF022
     "normalized_score",
     "register_method",
     "save_agent",
+    "IDQL",
+    "SfBC",
     "QSM",
     "iDEM",
     "DPS",
@@ -58,6 +63,7 @@ __all__ = [  # noqa: RUF022
     "DQL",
     "EDP",
     "FQL",
+    "DTQL",
     "BC",
     "IQL",
 ]

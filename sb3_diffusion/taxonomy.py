@@ -140,6 +140,7 @@ METHODS: tuple[Method, ...] = (
     Method("BDPO", "reparameterization", "behavior", "offline", "Gao et al. 2025", "2502.04778"),
     Method("EDP", "reparameterization", "behavior", "offline", "Kang et al. 2023", "2305.20081"),
     Method("FQL", "reparameterization", "behavior", "offline", "Park et al. 2025", "2502.02538"),
+    Method("DTQL", "reparameterization", "behavior", "offline", "Chen et al. 2024", "2405.19690", in_table=False),
     Method("FPO", "policy_gradient", "previous", "on-policy", "McAllister et al. 2025", "2507.21053"),
     Method("GenPO", "policy_gradient", "previous", "on-policy", "Ding et al. 2025", "2505.18763"),
     Method("DPPO", "policy_gradient", "previous", "on-policy", "Ren et al. 2024", "2409.00588"),

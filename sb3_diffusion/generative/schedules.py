@@ -34,8 +34,8 @@ def linear_betas(steps: int, beta_min: float = 1e-4, beta_max: float = 2e-2) -> 
 
 def scaled_linear_betas(steps: int) -> th.Tensor:
     """
-    :func:`linear_betas` for 1000 steps, made larger for fewer so that the end of the chain is noise, too; each value limited to
-    0.999.
+    :func:`linear_betas` for 1000 steps, made larger for fewer so that the end of the chain is noise, too; each value limited
+    to 0.999.
 
     :param steps: Number of diffusion steps
     :return: float64 tensor ``(steps,)``

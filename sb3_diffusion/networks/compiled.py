@@ -53,9 +53,14 @@ class CompiledDenoiser(nn.Module):
         assert self.state_net is not None
         return network.evaluate(features, self.state_net.first.bias.unsqueeze(0))
 
+    @property
+    def _is_concatenated(self) -> bool:
+        """Whether action, time and state enter the trunk side by side."""
+        return len(self.trunk.first.in_dims) == 3
+
     def _state_kernel(self) -> Network | None:
         """State network and state share of the first layer as one compiled network, None where there is none."""
-        if self.state_net is None or th.compiler.is_compiling():
+        if self.state_net is None or not self._is_concatenated or th.compiler.is_compiling():
             return None
         if self._compiled_state is None or not self._compiled_state.watch.same():
             share = (self.trunk.first, f"weight_{STATE}", "bias")
@@ -81,7 +86,7 @@ class CompiledDenoiser(nn.Module):
     def _time_kernel(self) -> Network | None:
         """Time network and time share of the first layer as one compiled network, None where there is none."""
         mlp = self.time_net.mlp
-        if mlp is None or th.compiler.is_compiling():
+        if mlp is None or not self._is_concatenated or th.compiler.is_compiling():
             return None
         if self._compiled_time is None or not self._compiled_time.watch.same():
             share = (self.trunk.first, f"weight_{TIME}", None)

@@ -242,6 +242,43 @@ class ScalarCritics(StackedCritics):
         return self.forward(actions, c, e)
 
 
+class StandardizedCritics(ScalarCritics):
+    """
+    Critics whose network predicts returns in units of their spread: ``running_mean + running_std * output``.
+
+    Both buffers (scalars, initially 0 and 1, saved with the weights) are set by the algorithm. Parameters: see
+    :class:`StackedCritics`.
+    """
+
+    q_is_first_output = False
+    running_mean: th.Tensor
+    running_std: th.Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("running_mean", th.zeros(()))
+        self.register_buffer("running_std", th.ones(()))
+
+    def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """See :meth:`ScalarCritics.forward`."""
+        return th.addcmul(self.running_mean, super().forward(actions, c, e), self.running_std)
+
+    def full(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
+        """See :meth:`ScalarCritics.full`."""
+        return th.addcmul(self.running_mean, super().full(features, actions, t), self.running_std)
+
+    def standardize(self, returns: th.Tensor, floor: float) -> None:
+        """
+        Take mean and spread from returns.
+
+        :param returns: What will be predicted
+        :param floor: Smallest spread
+        """
+        std, mean = th.std_mean(returns, correction=0)
+        self.running_mean.copy_(mean)
+        self.running_std.copy_(std.clamp(min=floor))
+
+
 class GaussianCritics(StackedCritics):
     """
     Critics that predict mean and standard deviation of the return; ``std = softplus(raw)``, without a floor.

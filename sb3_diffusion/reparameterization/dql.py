@@ -57,10 +57,10 @@ class DQL(OffPolicyDiffusion):
     choose_with_target = True
     """Whether the target critics choose among candidates."""
 
-    def __init__(
+    def __init__(  # type: ignore[misc]  # max_grad_norm has another default
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         eta: float = 1.0,

@@ -40,8 +40,8 @@ class EDP(DQL):
 
     ``mode`` says what is done with ``a_0``. ``"td3"`` maximises its value, by one critic in units of its own magnitude.
     ``"crr"`` and ``"iql"`` take ``N(a_0, 1)`` as the policy and raise the likelihood of the data's actions, with weights
-    ``exp(inverse_temperature * advantage)``: the advantage is over actions that are drawn around ``a_0`` (CRR), or over a value
-    of the state, an expectile of the values of the data's actions, from which the critics learn, too (IQL).
+    ``exp(inverse_temperature * advantage)``: the advantage is over actions that are drawn around ``a_0`` (CRR), or over a
+    value of the state, an expectile of the values of the data's actions, from which the critics learn, too (IQL).
 
     There is no reference implementation beside the authors' own. Differences from it: the 15 steps are those of ``"dpm++2m"``,
     evenly spread over the levels; both critics have one optimizer; layers are initialised orthogonally.
@@ -65,7 +65,7 @@ class EDP(DQL):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         mode: str = "td3",
@@ -80,7 +80,7 @@ class EDP(DQL):
         self.mode = choice("mode", mode, MODES)
         self.inverse_temperature = optional(real, "inverse_temperature", inverse_temperature, low=0)
         self.max_weight = optional(real, "max_weight", max_weight, above=0)
-        self.expectile = real("expectile", expectile, above=0, below=1)
+        self.expectile = real("expectile", expectile, above=0, below=1, remedy="0.5 is the mean, larger is greedier")
         self.value_learning_rate = optional(check_schedule, "value_learning_rate", value_learning_rate)
         super().__init__(policy, env, learning_rate, eta=eta, normalizer=normalizer, **kwargs)
 
