@@ -66,7 +66,9 @@ class FreshDenoiser:
     def bound(self) -> BoundDenoiser:
         """The same with states and times encoded, once."""
         if self._bound is None:  # exporters stumble over the lock of a cached_property
-            self._bound = self.denoiser.bind(self.denoiser.encode_state(self.features), self.denoiser.encode_time(self.t))
+            e = self.denoiser.kept_times(self.t)
+            e = self.denoiser.encode_time(self.t) if e is None else e
+            self._bound = self.denoiser.bind(self.denoiser.encode_state(self.features), e)
         return self._bound
 
     def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
