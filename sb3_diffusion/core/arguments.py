@@ -9,7 +9,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 
 
@@ -104,8 +103,8 @@ def check_fraction(value: Any) -> float | str:
     :raises ValueError: If it is out of range or another word
     :raises TypeError: If it is neither a number nor a word
     """
-    if isinstance(value, str):
-        return choice("offline_fraction", value, ("append",))
+    if value == "append":
+        return str(value)
     return real("offline_fraction", value, 0, 1, remedy="0 leaves the data out, 'append' makes one pool of both")  # type: ignore[no-any-return]
 
 

@@ -163,7 +163,7 @@ class OffPolicyDiffusion(LearnsFromData):
         if _init_setup_model:
             if env is None and dataset is None:
                 raise ValueError(
-                    "env=None leaves open what is observed; pass an environment, or dataset=... to learn from data."
+                    "env=None says nothing of what is observed; pass an environment, or dataset=... to learn from."
                 )
             self._setup_model()
 

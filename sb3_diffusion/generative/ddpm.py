@@ -22,8 +22,8 @@ class DiscreteDiffusion(GenerativeProcess):
     Times are passed as floating-point tensors holding integers, as networks take them. All tables have length
     ``diffusion_steps + 1`` with ``beta_0 = 0``, so that no index needs a special case.
 
-    :param noise_schedule: ``"cosine"``, ``"vp"`` or ``"linear"`` (the last only makes sense for about 1000 steps; a warning
-        is given when it does not reach noise)
+    :param noise_schedule: ``"cosine"``, ``"vp"``, ``"scaled_linear"`` or ``"linear"`` (the last only makes sense for about 1000
+        steps; a warning is given when it does not reach noise)
     :param diffusion_steps: Number of steps of the table
     :raises ValueError: If the schedule is unknown or ``diffusion_steps`` smaller than 1
     """

@@ -1,5 +1,6 @@
 """The backbones by name."""
 
+import inspect
 from collections.abc import Callable
 
 from sb3_diffusion.networks.bronet import BroNet
@@ -24,3 +25,18 @@ def resolve_backbone(spec: str | type[Backbone]) -> Callable[..., Backbone]:
     if isinstance(spec, type) and issubclass(spec, Backbone):
         return spec
     raise TypeError(f"backbone={spec!r} must be a name or a subclass of Backbone, not {type(spec).__name__}.")
+
+
+def dropout_argument(build: Callable[..., Backbone], dropout: float) -> dict[str, float]:
+    """
+    :param build: What :func:`resolve_backbone` returned
+    :param dropout: Share of the hidden units that is dropped while the network is trained
+    :return: The argument of the backbone, nothing where nothing is dropped
+    :raises ValueError: If the backbone drops nothing
+    """
+    if not dropout:
+        return {}
+    if "dropout" not in inspect.signature(build).parameters:
+        name = getattr(build, "__name__", build)
+        raise ValueError(f"dropout={dropout!r} is for the backbones 'mlp' and 'residual'; {name} has none, leave it out.")
+    return {"dropout": dropout}

@@ -6,7 +6,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.backbones import dropout_argument, resolve_backbone
 from sb3_diffusion.networks.compiled import ACTION, STATE, TIME, CompiledDenoiser
 from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
 from sb3_diffusion.networks.layers import Backbone
@@ -102,6 +102,7 @@ class Denoiser(CompiledDenoiser):
     :param output_gain: Gain of the output layer's orthogonal initialisation; None takes the backbone's own,
         the square root of two (one for SimBa)
     :param n_times: Numbers that make up a time, 2 for networks of intervals
+    :param dropout: Share of the trunk's hidden units that is dropped while it is trained
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Denoiser(CompiledDenoiser):
         layer_norm: bool | str = False,
         output_gain: float | None = None,
         n_times: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.feature_dim = feature_dim
@@ -133,6 +135,7 @@ class Denoiser(CompiledDenoiser):
             activation,
             layer_norm=layer_norm,
             output_gain=output_gain,
+            **dropout_argument(build, dropout),
         )
 
     def encode_state(self, features: th.Tensor) -> th.Tensor:

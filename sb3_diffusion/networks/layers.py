@@ -292,6 +292,30 @@ class LayerNorm(nn.Module):
         return th.addcmul(bias, F.layer_norm(x, weight.shape[-1:], None, None, self.eps), weight)
 
 
+class Dropout(nn.Module):
+    """
+    Sets entries to zero at random in training mode, where a gradient is recorded: what is computed without one, targets and
+    actions, is exact.
+
+    :param share: Share of the entries, from 0 to below 1
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = real("dropout", share, 0, below=1, remedy="0 drops nothing")
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (...)
+        :return: Tensor of the shape of ``x``
+        """
+        return F.dropout(x, self.share) if self.training and th.is_grad_enabled() else x
+
+    @override
+    def extra_repr(self) -> str:
+        return f"share={self.share}"
+
+
 class BatchRenorm(nn.Module):
     """
     Batch renormalisation (Ioffe 2017, https://arxiv.org/abs/1702.03275), for one network or for an ensemble.

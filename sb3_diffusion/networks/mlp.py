@@ -13,6 +13,7 @@ from sb3_diffusion.networks.activations import Mish, activate, resolve_activatio
 from sb3_diffusion.networks.layers import (
     Backbone,
     BatchRenorm,
+    Dropout,
     Initialiser,
     LayerNorm,
     Linear,
@@ -40,6 +41,7 @@ class MLP(Backbone):
     :param output_gain: Gain of the output layer's orthogonal initialisation, square root of two if None
     :param batch_renorm: Arguments of the :class:`~sb3_diffusion.networks.layers.BatchRenorm` behind each activation, None
         for no such layers
+    :param dropout: Share of the hidden units that is dropped while the network is trained
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class MLP(Backbone):
         layer_norm: bool | str = False,
         output_gain: float | None = None,
         batch_renorm: Mapping[str, Any] | None = None,
+        dropout: float = 0.0,
     ) -> None:
         if layer_norm not in LAYER_NORM_PLACES:
             raise ValueError(f"layer_norm={layer_norm!r} is unknown; choose one of {LAYER_NORM_PLACES}.")
@@ -65,7 +68,8 @@ class MLP(Backbone):
             widths = check_widths(net_arch, equal=False, who="MLP")
             super().__init__(in_dims, widths[0], widths[-1], output_dim, n_members)
         self.activation = make_activation()
-        self._has_norms = bool(layer_norm) or batch_renorm is not None
+        self.dropout = Dropout(dropout) if dropout else None
+        self._is_plain = not layer_norm and batch_renorm is None and self.dropout is None
         self._norm_before = layer_norm in (True, "pre")
         self.norms = nn.ModuleList([LayerNorm(width, n_members) for width in widths] if layer_norm else [])
         self.batch_norms = nn.ModuleList(
@@ -85,7 +89,7 @@ class MLP(Backbone):
         """
         output = self._modules.get("output")
         # compilers cannot look into what follows
-        if self._has_norms or output is None or th.compiler.is_compiling():
+        if not self._is_plain or output is None or th.compiler.is_compiling():
             return None
         network = self._kernels.get(i)
         if network is None or not network.watch.same():  # a copied network has lost it
@@ -103,7 +107,7 @@ class MLP(Backbone):
         if observed():  # sizes are no numbers while somebody traces
             return None
         activation = _COMPILED.get(type(self.activation))
-        if self._has_norms or activation is None or type(self.first) is not SplitLinear:
+        if not self._is_plain or activation is None or type(self.first) is not SplitLinear:
             return None
         if any(type(layer) is not Linear for layer in self.hidden) or type(output[0]) not in (Linear, SplitLinear):
             return None
@@ -128,7 +132,7 @@ class MLP(Backbone):
         # the dictionary skips nn.Module's slow attribute lookup, which counts in a chain of one-row calls
         modules: Any = self._modules
         activation, output = modules["activation"], modules.get("output")
-        if self._has_norms:
+        if not self._is_plain:
             x = self._normed_body(x)
         else:
             x = activate(activation, x, owned)
@@ -149,7 +153,8 @@ class MLP(Backbone):
             x = activate(self.activation, self.norms[i](x), owned=not hooked(self.norms[i]))
         else:
             x = self.norms[i](self.activation(x))
-        return self.batch_norms[i](x) if self.batch_norms else x
+        x = self.batch_norms[i](x) if self.batch_norms else x
+        return x if self.dropout is None else self.dropout(x)
 
 
 class ResidualBlock(nn.Module):
@@ -163,6 +168,7 @@ class ResidualBlock(nn.Module):
     :param n_members: Number of stacked members, None for a single network
     :param layer_norm: Whether to normalise the input of the inner layers
     :param initialiser: Of the two inner layers
+    :param dropout: Share of the inputs of the inner layers that is dropped, before the norm, while the network is trained
     """
 
     def __init__(
@@ -174,8 +180,10 @@ class ResidualBlock(nn.Module):
         n_members: int | None,
         layer_norm: bool,
         initialiser: Initialiser = orthogonal_,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.dropout = Dropout(dropout) if dropout else None
         self.norm = LayerNorm(in_features, n_members) if layer_norm else None
         self.expand = Linear(in_features, expansion * out_features, n_members, initialiser)
         self.contract = Linear(expansion * out_features, out_features, n_members, initialiser)
@@ -187,7 +195,8 @@ class ResidualBlock(nn.Module):
         :param x: (rows, in) or (members, rows, in); left untouched
         :return: (rows, out) or (members, rows, out)
         """
-        inner = x if self.norm is None else self.norm(x)
+        inner = x if self.dropout is None else self.dropout(x)
+        inner = inner if self.norm is None else self.norm(inner)
         inner = self.contract(activate(self.activation, self.expand(inner), owned=not hooked(self.expand)))
         x = x if self.shortcut is None else self.shortcut(x)
         return inner + x if hooked(self.contract) else inner.add_(x)
@@ -205,6 +214,7 @@ class ResidualMLP(Backbone):
     :param layer_norm: Whether each block normalises its input
     :param output_gain: Gain of the output layer's orthogonal initialisation, square root of two if None
     :param expansion: The inner layer of a block is this many times as wide as its output
+    :param dropout: Share of the inputs of each block's inner layers that is dropped while the network is trained
     """
 
     def __init__(
@@ -217,13 +227,14 @@ class ResidualMLP(Backbone):
         layer_norm: bool = False,
         output_gain: float | None = None,
         expansion: int = 4,
+        dropout: float = 0.0,
     ) -> None:
         widths = check_widths(net_arch, equal=False, who="ResidualMLP")
         super().__init__(in_dims, widths[0], widths[-1], output_dim, n_members)
         activation_class = resolve_activation(activation)
         self.activation = activation_class()
         self.blocks = nn.ModuleList(
-            ResidualBlock(n_in, n_out, expansion, activation_class, n_members, bool(layer_norm))
+            ResidualBlock(n_in, n_out, expansion, activation_class, n_members, bool(layer_norm), dropout=dropout)
             for n_in, n_out in pairwise((widths[0], *widths))
         )
         self.output: Linear | None = None

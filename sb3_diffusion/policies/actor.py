@@ -172,6 +172,20 @@ class DiffusionActor(Actor):
         """
         return self.denoiser(x_t, context, self.encode_time(t))
 
+    def denoising_error(self, actions: th.Tensor, context: th.Tensor, randomness: Randomness, label: str) -> th.Tensor:
+        """
+        Squared errors of the denoiser at one random time per action: their mean is what the imitation of actions minimises.
+
+        :param actions: Clean actions ``(batch, action_dim)``
+        :param context: Result of :meth:`encode`
+        :param randomness: Source of times and noise
+        :param label: Prefix of the names of the draws
+        :return: Errors of the shape of ``actions``
+        """
+        noisy = self.add_noise(actions, randomness, label)
+        target = self.process.regression_target(actions, noisy.eps)
+        return (self.denoise(noisy.x_t, noisy.t, context) - target).square()
+
     def act(
         self,
         observations: PyTorchObs,

@@ -27,6 +27,7 @@ from sb3_diffusion.policies.critic import ObservationCritic, reduce_critics
 from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.multiplier import Multiplier
+from sb3_diffusion.policies.one_step import OneStepActor
 from sb3_diffusion.policies.parts import (
     Actor,
     Module,
@@ -42,6 +43,8 @@ from sb3_diffusion.policies.selection import Selection, best_candidates
 NOISE_BANK_SEED = 0
 MAX_CANDIDATES = 100_000
 """Most candidates of a deterministic action: their noise is made at construction."""
+ONE_STEP_ARGUMENTS = ("net_arch", "activation", "backbone", "layer_norm")
+"""Arguments of the actor that an actor of one step takes over."""
 
 
 class ActorCritic(BasePolicy):
@@ -92,8 +95,9 @@ class ActorCritic(BasePolicy):
         arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another actor, such as a behaviour policy,
-        ``"critic"``: further critics), whether it has a ``target`` (a copy ``<name>_target`` that the method moves), and
-        arguments of the kind that differ from those of the policy
+        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`), whether it has
+        a ``target`` (a copy ``<name>_target`` that the method moves), and arguments of the kind that differ from those of the
+        policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`
@@ -258,6 +262,7 @@ class ActorCritic(BasePolicy):
             "value": (StateValue, self._value_arguments),
             "actor": (self.actor_class, self._actor_arguments),
             "critic": (ObservationCritic, self._critic_arguments),
+            "one_step": (OneStepActor, {name: self._actor_arguments[name] for name in ONE_STEP_ARGUMENTS}),
         }
         build, defaults = kinds[choice(f"networks[{name!r}]['kind']", kind, kinds)]
         if hasattr(self, name):

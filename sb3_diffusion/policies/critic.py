@@ -68,6 +68,11 @@ class ObservationCritic(ObservationModel):
         self.particle_precision = check_precision(particle_precision)
         self._arguments = {"head": head, **ensemble_kwargs}
 
+    @property
+    def n_critics(self) -> int:
+        """Number of critics."""
+        return self.ensemble.n_critics  # type: ignore[no-any-return]
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ("share_features_extractor", "particle_precision")
         own = {name: getattr(self, name) for name in names}

@@ -39,8 +39,10 @@ class DiffusionPolicy(ActorCritic):
         (flow matching on straight paths), ``"meanflow"`` (its average velocities) or ``"controlled"`` (Langevin diffusion with
         learned control and step sizes); the algorithm says which it can train
     :param process_kwargs: Further arguments of the process
-    :param noise_schedule: Noise schedule of a diffusion: ``"cosine"`` (default), ``"linear"``, ``"vp"`` (discrete only)
-    :param diffusion_steps: Steps of the chain inside the update; length of the table of the discrete process
+    :param noise_schedule: Noise schedule of a diffusion: ``"cosine"`` (default), ``"linear"``, or, discrete only, ``"vp"`` or
+        ``"scaled_linear"``
+    :param diffusion_steps: Steps of the chain inside the update; length of the table of the discrete process, unless
+        ``process_kwargs={"diffusion_steps": ...}`` says that it is longer
     :param sampling_steps: Steps of the chain when acting; ``None`` for ``diffusion_steps``
     :param evaluation_steps: Steps of the chain when acting with ``deterministic=True``; ``None`` for ``sampling_steps``
     :param solver: ``"ddpm"`` (default), ``"ddim"``, ``"dpm2"`` or ``"dpm++2m"`` for a diffusion; ``"euler"`` (default),
@@ -53,6 +55,7 @@ class DiffusionPolicy(ActorCritic):
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
         (diffusions only)
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
+    :param dropout: Share of the denoiser's hidden units that is dropped while it is trained
     :param state_arch: List of the layers that embed the features before they enter the denoiser
     :param features_extractor_class: Features extractor; ``None`` picks it from the observation space
         (``FlattenExtractor``, ``NatureCNN`` for ``uint8`` images in [0, 255], ``CombinedExtractor`` for Dict), or, in the
@@ -81,8 +84,9 @@ class DiffusionPolicy(ActorCritic):
         arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another diffusion actor, such as a behaviour policy,
-        ``"critic"``: further critics), whether it has a ``target`` (a copy ``<name>_target`` that the method moves), and
-        arguments of the kind that differ from those of the policy
+        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`), whether it has
+        a ``target`` (a copy ``<name>_target`` that the method moves), and arguments of the kind that differ from those of the
+        policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`
@@ -116,6 +120,7 @@ class DiffusionPolicy(ActorCritic):
         time_arch: Sequence[int] | None = None,
         time_input: str = "t",
         output_gain: float | None = None,
+        dropout: float = 0.0,
         state_arch: Sequence[int] = (128, 128),
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
@@ -166,6 +171,7 @@ class DiffusionPolicy(ActorCritic):
             "time_embedding": time_embedding,
             "time_arch": None if time_arch is None else _widths("time_arch", time_arch),
             "output_gain": optional(real, "output_gain", output_gain, low=0),
+            "dropout": real("dropout", dropout, 0, below=1, remedy="0 drops nothing"),
             "state_arch": _widths("state_arch", state_arch),
         }
         super().__init__(

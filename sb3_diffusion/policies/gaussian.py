@@ -18,6 +18,7 @@ from torch import nn
 
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.networks import gaussian
+from sb3_diffusion.numeric import real
 from sb3_diffusion.policies.actor_critic import ActorCritic, common_arguments
 from sb3_diffusion.policies.parts import Actor, per_network
 
@@ -138,6 +139,7 @@ class GaussianPolicy(ActorCritic):
     :param state_dependent_std: Whether the network predicts the standard deviation; otherwise it is a learned vector that
         starts at one
     :param log_std_bounds: Smallest and largest logarithm of the standard deviation
+    :param dropout: Share of the actor's hidden units that is dropped while it is trained
     :param deterministic_actor: Whether the actor has one action per state, ``tanh`` of its network, instead of a density
     """
 
@@ -158,6 +160,7 @@ class GaussianPolicy(ActorCritic):
         squash: str = "mean",
         state_dependent_std: bool = False,
         log_std_bounds: tuple[float, float] = (-5.0, 2.0),
+        dropout: float = 0.0,
         deterministic_actor: bool = False,
         n_critics: int = 2,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -194,6 +197,7 @@ class GaussianPolicy(ActorCritic):
             "activation": per_network(activation_fn, "pi", "relu"),
             "backbone": per_network(backbone, "pi", "mlp"),
             "layer_norm": per_network(layer_norm, "pi", False),
+            "dropout": real("dropout", dropout, 0, below=1, remedy="0 drops nothing"),
         }
         if not deterministic_actor:
             actor_arguments |= {

@@ -14,6 +14,7 @@ from torch import nn
 
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
+from sb3_diffusion.networks.layers import LayerNorm
 from sb3_diffusion.networks.mlp import MLP
 from sb3_diffusion.policies.features import ObservationModel
 
@@ -85,6 +86,8 @@ class StateValue(ObservationModel):
     :param net_arch: Widths of the hidden layers
     :param activation: Name or class
     :param layer_norm: Layer norms, see :class:`~sb3_diffusion.networks.mlp.MLP`
+    :param input_norm: Whether a layer norm comes before the first layer
+    :param dropout: Share of the hidden units that is dropped while the network is trained
     :param normalize_images: Whether to divide images by 255
     """
 
@@ -96,11 +99,16 @@ class StateValue(ObservationModel):
         net_arch: Sequence[int] = (256, 256),
         activation: str | Callable[[], nn.Module] = "relu",
         layer_norm: bool | str = False,
+        input_norm: bool = False,
+        dropout: float = 0.0,
         normalize_images: bool = True,
     ):
         super().__init__(observation_space, action_space, features_extractor, normalize_images)
-        self.mlp = MLP([features_extractor.features_dim], net_arch, 1, activation, layer_norm=layer_norm)
-        self._arguments = {"net_arch": net_arch, "activation": activation, "layer_norm": layer_norm}
+        features_dim = features_extractor.features_dim
+        self.norm = LayerNorm(features_dim) if input_norm else None
+        self.mlp = MLP([features_dim], net_arch, 1, activation, layer_norm=layer_norm, dropout=dropout)
+        settings = {"layer_norm": layer_norm, "input_norm": input_norm, "dropout": dropout}
+        self._arguments = {"net_arch": net_arch, "activation": activation, **settings}
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         """
@@ -108,7 +116,8 @@ class StateValue(ObservationModel):
         :return: Values ``(batch,)``
         """
         extractor: Any = self.features_extractor
-        return self.mlp.full(self.extract_features(observations, extractor)).squeeze(-1)
+        features = self.extract_features(observations, extractor)
+        return self.mlp.single(features if self.norm is None else self.norm(features)).squeeze(-1)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._arguments}

@@ -19,33 +19,10 @@ from sb3_diffusion.core.metrics import Metrics, TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update import Stage, divided
 from sb3_diffusion.data.batch import Batch
-from tests.cases import case_of
 from tests.environments import PointEnv
-from tests.helpers import act, assert_identical, flat_parameters, make, observations
+from tests.helpers import act, assert_identical, flat_parameters, make, observations, point_data
 
-ACTION_BOX = PointEnv().action_space
-
-
-def point_data(n: int = 60, seed: int = 0, **kwargs: Any) -> OfflineDataset:
-    """Episodes of 10 steps that are like PointEnv's; every second one is cut, the others end."""
-    generator = np.random.default_rng(seed)
-    shape = PointEnv().observation_space.shape
-    assert shape is not None
-    ends = np.arange(n) % 10 == 9
-    terminated = ends & (np.arange(n) // 10 % 2 == 0)
-    before, after = generator.normal(size=(2, n, *shape)).astype(np.float32)
-    actions = generator.uniform(ACTION_BOX.low, ACTION_BOX.high, size=(n, *ACTION_BOX.shape)).astype(np.float32)
-    return OfflineDataset.from_arrays(
-        before,
-        actions,
-        generator.normal(size=n),
-        terminated,
-        ends & ~terminated,
-        after,
-        **{"observation_space": PointEnv().observation_space, "action_space": ACTION_BOX, **kwargs},
-    )
-
-
+ACTION_BOX: Any = PointEnv().action_space
 DATA = point_data()
 
 
@@ -53,13 +30,8 @@ def offline(algorithm: type[OffPolicyDiffusion] = QSM, env: Any = None, **kwargs
     return make(algorithm, env, **{"dataset": DATA, **kwargs})
 
 
-def without_env(algorithm: type[OffPolicyDiffusion] = QSM, **kwargs: Any) -> Any:
-    template = make(algorithm)
-    arguments = {
-        name: getattr(template, name) for name in ("buffer_size", "batch_size", "learning_rate", "learning_starts", "seed")
-    }
-    tiny = {"dataset": DATA, "device": "cpu", **arguments, **case_of(algorithm).tiny}
-    return algorithm("DiffusionPolicy", None, policy_kwargs=template.policy_kwargs, **{**tiny, **kwargs})
+def without_env(**kwargs: Any) -> Any:
+    return make(QSM, **{"dataset": DATA, "with_env": False, **kwargs})
 
 
 class Staged(QSM):
@@ -201,7 +173,7 @@ def test_batches_hold_the_transitions_of_the_data_in_the_units_of_the_networks()
         obs, actions, np.arange(n), terminated, None, obs + 0.5, action_space=spaces.Box(low, high)
     )
     model = QSM("DiffusionPolicy", None, dataset=data, reward_transform="minus_one", gamma=0.9, device="cpu")
-    batch = model._data_sampler().sample(200)
+    batch: Any = model._data_sampler().sample(200)
     rows = batch.observations[:, 0].long()
     assert set(rows.tolist()) == set(range(n))
     th.testing.assert_close(batch.next_observations[:, 0], rows + 0.5)
@@ -254,7 +226,7 @@ def test_rewards_of_both_are_transformed_alike() -> None:
 
 
 def test_vec_normalize_applies_to_the_data_too() -> None:
-    env = VecNormalize(DummyVecEnv([PointEnv]))
+    env: Any = VecNormalize(DummyVecEnv([PointEnv]))
     model = offline(env=env)
     env.obs_rms.mean += 1.0
     batch, raw = model._data_sampler().sample(30, env), model.dataset.observations
@@ -266,7 +238,7 @@ def test_vec_normalize_applies_to_the_data_too() -> None:
 
 
 def test_standardised_observations_stay_with_the_weights(tmp_path: Path) -> None:
-    data = point_data()
+    data: Any = point_data()
     for column, (scale, shift) in enumerate([(3.0, 5.0), (0.0, 2.0)][: data.observations.shape[1]]):
         data.states[:, column] = data.states[:, column] * scale + shift
     model = offline(dataset=data, normalize_observations=True).learn_offline(2)
@@ -276,6 +248,7 @@ def test_standardised_observations_stay_with_the_weights(tmp_path: Path) -> None
     assert spread[0] == pytest.approx(1.0, abs=1e-4) and th.isfinite(features).all()
     model.save(tmp_path / "model.zip")
     obs = observations(model.observation_space)
+    loaded: Any
     for loaded in (load_agent(tmp_path / "model.zip", device="cpu"), type(model).load(tmp_path / "model.zip", device="cpu")):
         np.testing.assert_array_equal(act(loaded, obs), act(model, obs))
         assert loaded.dataset_identity == data.identity() and loaded._n_offline_updates == 2
@@ -412,7 +385,6 @@ def test_a_diverging_stage_names_the_quantity_before_anything_is_saved(tmp_path:
     ("arguments", "words"),
     [
         ({"offline_fraction": 1.5}, ["offline_fraction=1.5", "between 0 and 1"]),
-        ({"offline_fraction": "appendix"}, ["offline_fraction", "append"]),
         ({"reward_transform": "return_range"}, ["reward_transform", "return_range_1000"]),
         ({"reward_transform": {"name": "none"}}, ["scale", "shift"]),
         ({"dataset": point_data(action_space=spaces.Box(-3.0, 3.0, ACTION_BOX.shape))}, ["action space", "action_space=..."]),
@@ -426,6 +398,8 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], words: list[str]
 
 
 def test_what_is_missing_is_named() -> None:
+    with pytest.raises(TypeError, match=r"offline_fraction='appendix' must be .*'append'"):
+        offline(offline_fraction="appendix")
     with pytest.raises(ValueError, match=r"QSM has no data .*dataset=\.\.\."):
         make(QSM).learn_offline(1)
     with pytest.raises(ValueError, match=r"env=None .*dataset"):
