@@ -3,10 +3,10 @@
 import inspect
 from collections.abc import Callable
 
-from sb3_diffusion.networks.bronet import BroNet
-from sb3_diffusion.networks.layers import Backbone
-from sb3_diffusion.networks.mlp import MLP, ResidualMLP
-from sb3_diffusion.networks.simba import SimBa
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.bronet import BroNet
+from sb3_diffusion.networks.backbones.mlp import MLP, ResidualMLP
+from sb3_diffusion.networks.backbones.simba import SimBa
 
 BACKBONES: dict[str, type[Backbone]] = {"mlp": MLP, "residual": ResidualMLP, "simba": SimBa, "bronet": BroNet}
 
@@ -15,7 +15,8 @@ def resolve_backbone(spec: str | type[Backbone]) -> Callable[..., Backbone]:
     """
     Find a backbone class.
 
-    :param spec: A name (mlp, residual, simba, bronet) or a subclass of :class:`~sb3_diffusion.networks.layers.Backbone`
+    :param spec: A name (mlp, residual, simba, bronet) or a subclass of
+        :class:`~sb3_diffusion.networks.backbones.base.Backbone`
     :return: The class, to be built as ``cls(in_dims, net_arch, output_dim, activation, n_members, layer_norm, output_gain)``
     """
     if isinstance(spec, str):
