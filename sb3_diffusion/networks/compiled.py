@@ -7,9 +7,9 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.kernels import EncodedChain, KeptTimes, Network, Watch, hooked, observed, usable
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone
-from sb3_diffusion.networks.mlp import MLP
 
 #: Positions of the inputs in the first layer of the trunk.
 ACTION, TIME, STATE = 0, 1, 2

@@ -7,10 +7,10 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.networks.backbones import DENOISER_BACKBONES, dropout_argument, resolve_backbone
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.compiled import ACTION, STATE, TIME, CompiledDenoiser
 from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone
-from sb3_diffusion.networks.mlp import MLP
 
 
 class BoundDenoiser:

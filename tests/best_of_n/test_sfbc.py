@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_diffusion import OfflineDataset, SfBC
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.networks.unet import ActionUNet
+from sb3_diffusion.networks.backbones.unet import ActionUNet
 from sb3_diffusion.policies.selection import Selection
 from tests.cases import MethodCase
 from tests.helpers import act, assert_identical, flat_parameters, make, make_filled, observations, sample_batch, soften

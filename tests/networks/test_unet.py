@@ -6,9 +6,9 @@ import pytest
 import torch as th
 
 from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.backbones.unet import ActionUNet, ConditionedBlock
 from sb3_diffusion.networks.critics import ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
-from sb3_diffusion.networks.unet import ActionUNet, ConditionedBlock
 
 
 def denoiser(**settings: Any) -> Denoiser:
