@@ -199,7 +199,7 @@ class SfBC(OffPolicyDiffusion):
     def _support_values(self, states: Any) -> th.Tensor:
         """Values of all states of the data under the critic of the iteration before."""
         self.policy.set_training_mode(False)
-        draws = Randomness(th.Generator().manual_seed(SUPPORT_SEED))
+        draws = Randomness(th.Generator(self.device).manual_seed(SUPPORT_SEED))
         n_states = len(next(iter(states.values())) if isinstance(states, dict) else states)
         found = []
         for piece in self.bar.over("values of the data", n_states, ROWS_AT_ONCE):
