@@ -62,7 +62,7 @@ def test_with_successors_every_step_is_a_transition() -> None:
 def test_the_size_of_the_blocks_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     ends = generator.random(50) < 0.2
-    arrays = {
+    arrays: dict[str, Any] = {
         "observations": generator.standard_normal((50, 3)),
         "actions": generator.uniform(-1, 1, (50, 2)),
         "rewards": generator.standard_normal(50),
@@ -177,7 +177,7 @@ def test_an_observation_that_only_follows_is_looked_at() -> None:
 
 
 def test_actions_are_clipped_where_asked() -> None:
-    space = spaces.Box(np.float32([-2.0]), np.float32([0.1]))
+    space = spaces.Box(np.array([-2.0], np.float32), np.array([0.1], np.float32))
     data = OfflineDataset.from_arrays(**steps(), action_space=space, clip_actions=True)
     np.testing.assert_allclose(data.actions[:, 0], [-0.3, -0.2, -0.1, 0.0, 0.1], atol=1e-6)
     assert data.action_space == space
@@ -199,7 +199,8 @@ def test_images_have_their_channels_first() -> None:
 def test_dict_observations_keep_their_keys(tmp_path: Path) -> None:
     observations = {"vector": steps()["observations"], "camera": images()}
     data = OfflineDataset.from_arrays(**steps(observations=observations))
-    assert set(data.states) == {"vector", "camera"} == set(data.observation_space.spaces)  # type: ignore[attr-defined]
+    assert isinstance(data.observation_space, spaces.Dict)
+    assert set(data.states) == {"vector", "camera"} == set(data.observation_space.spaces)
     assert data.next_observations["vector"][:, 0].tolist() == [1, 2, 2, 4, 5]
     assert data.next_observations["camera"].shape == (5, 3, 40, 36)
     again = load_dataset(data.save(tmp_path / "data.npz"))
@@ -240,7 +241,7 @@ def test_moving() -> None:
     data = OfflineDataset.from_arrays(**steps())
     assert data.to("cpu") is data
     elsewhere = data.to("meta")
-    assert elsewhere.observations.device.type == elsewhere.actions.device.type == "meta"  # type: ignore[union-attr]
+    assert elsewhere.observations.device.type == elsewhere.actions.device.type == "meta"
     assert data.rewards.device.type == "cpu"
 
 

@@ -22,7 +22,7 @@ def read(name: str, **options: Any) -> OfflineDataset:
 
 
 def rows(data: OfflineDataset) -> list[float]:
-    return data.observations[:, 0].tolist()  # type: ignore[call-overload]
+    return data.observations[:, 0].tolist()
 
 
 def same(one: OfflineDataset, other: OfflineDataset, atol: float = 0.0) -> None:
@@ -69,7 +69,7 @@ def test_unusual_forms_are_the_same_data(name: str) -> None:
 def test_half_precision() -> None:
     data = read("float16")
     same(data, read("card_17_2"), atol=1e-3)
-    assert data.observations.dtype == data.actions.dtype == th.float32  # type: ignore[union-attr]
+    assert data.observations.dtype == data.actions.dtype == th.float32
 
 
 def test_limits_are_counted_where_they_are_not_stored() -> None:
@@ -101,7 +101,7 @@ def test_equal_returns_have_no_range() -> None:
 
 
 def test_a_constant_feature_is_read() -> None:
-    assert (read("constant_feature").observations[:, 1] == 3).all()  # type: ignore[call-overload]
+    assert (read("constant_feature").observations[:, 1] == 3).all()
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def write(space: spaces.Space, data_format: str = "hdf5") -> Path:
         buffers = []
         for episode, length in enumerate(LENGTHS):
-            widths = {key: int(np.prod(part.shape)) for key, part in space.items()} if isinstance(space, spaces.Dict) else None
+            widths = (
+                {key: int(np.prod(part.shape or ())) for key, part in space.items()}
+                if isinstance(space, spaces.Dict)
+                else None
+            )
             observations: Any = numbers(episode, length, 2)
             if widths:
                 observations = {key: numbers(episode, length, width) for key, width in widths.items()}
@@ -118,7 +122,7 @@ def test_dict_observations(data_format: str, make: Any) -> None:
     joined = load_dataset(folder, observation_keys=["achieved_goal", "observation"], concatenate=True)
     check(joined)
     assert joined.observation_space.shape == (5,)
-    assert th.equal(joined.states, th.cat([data.states["achieved_goal"], data.states["observation"]], 1))  # type: ignore
+    assert th.equal(joined.states, th.cat([data.states["achieved_goal"], data.states["observation"]], 1))
     with pytest.raises(ValueError, match=r"'goal'.*achieved_goal, observation"):
         load_dataset(folder, observation_keys=["goal"])
 

@@ -41,8 +41,8 @@ def test_the_expected_view_is_a_data_set() -> None:
 
 def test_ogbench_has_rewards_by_task(tmp_path: Path) -> None:
     data = load_dataset(ogbench(tmp_path / "cube-single-play-v0.npz"), task=1)
-    assert data.observations[:, 0].tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]  # type: ignore[call-overload]
-    assert data.next_observations[:, 0].tolist() == [1, 2, 3, 5, 6, 7, 9, 10, 11]  # type: ignore[call-overload]
+    assert data.observations[:, 0].tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    assert data.next_observations[:, 0].tolist() == [1, 2, 3, 5, 6, 7, 9, 10, 11]
     assert data.rewards.tolist() == [-1, 0, 0, -1, -1, 0, -1, -1, -1]
     # the task is solved within an episode, which goes on; the recording ends without an end of the task
     assert data.terminated.tolist() == [False, True, True, False, False, True, False, False, False]
@@ -144,4 +144,4 @@ def test_arrays_in_the_other_order(tmp_path: Path) -> None:
     flags = {"actions": np.zeros((7, 1)), "rewards": np.zeros(7), "terminated": np.arange(7) == 6}
     np.savez(tmp_path / "c.npz", observations=values, **flags)
     np.savez(tmp_path / "f.npz", observations=np.asfortranarray(values), **flags)
-    assert th.equal(load_dataset(tmp_path / "c.npz").states, load_dataset(tmp_path / "f.npz").states)  # type: ignore
+    assert th.equal(load_dataset(tmp_path / "c.npz").states, load_dataset(tmp_path / "f.npz").states)

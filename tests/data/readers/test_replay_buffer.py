@@ -19,9 +19,10 @@ def filled(buffer_class: type, observation: str, n_steps: int, size: int, n_envs
     env = vector_env(n_envs, observation=observation)
     buffer = buffer_class(size * n_envs, env.observation_space, env.action_space, n_envs=n_envs, **more)
     generator, seen = np.random.default_rng(0), []
-    observations = env.reset()
+    observations: Any = env.reset()
     for _ in range(n_steps):
         actions = generator.uniform(-1, 1, (n_envs, 2)).astype(np.float32)
+        after: Any
         after, rewards, dones, infos = env.step(actions)
         true = {key: value.copy() for key, value in after.items()} if isinstance(after, dict) else after.copy()
         for index in np.flatnonzero(dones):
@@ -81,7 +82,7 @@ def test_buffers_that_keep_each_observation_once(n_steps: int) -> None:
     np.testing.assert_allclose(data.observations, np.stack([step[0][0] for step in kept]), atol=1e-6)
     running = ~data.terminated.numpy()
     following = np.stack([step[1][0] for step in kept])
-    np.testing.assert_allclose(data.next_observations.numpy()[running], following[running], atol=1e-6)  # type: ignore
+    np.testing.assert_allclose(data.next_observations.numpy()[running], following[running], atol=1e-6)
 
 
 def test_a_buffer_that_was_saved(tmp_path: Path) -> None:
@@ -91,15 +92,15 @@ def test_a_buffer_that_was_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"buffer\.pkl is a pickle.*load_replay_buffer"):
         load_dataset(tmp_path / "buffer.pkl")
     with pytest.raises(TypeError, match=r"buffer\.pkl.*is a pickle.*load_replay_buffer"):
-        OfflineDataset.from_replay_buffer(str(tmp_path / "buffer.pkl"))  # type: ignore[arg-type]
+        OfflineDataset.from_replay_buffer(str(tmp_path / "buffer.pkl"))
     other = SAC("MlpPolicy", PointEnv(), device="cpu")
     other.load_replay_buffer(tmp_path / "buffer.pkl")
     one, two = (OfflineDataset.from_replay_buffer(owner.replay_buffer) for owner in (model, other))
     assert one.identity() == two.identity()
     again = load_dataset(one.save(tmp_path / "buffer.npz"))
-    assert th.equal(again.next_observations, one.next_observations)  # type: ignore[arg-type]
+    assert th.equal(again.next_observations, one.next_observations)
 
 
 def test_an_empty_buffer_is_refused() -> None:
     with pytest.raises(ValueError, match="The replay buffer is empty"):
-        OfflineDataset.from_replay_buffer(SAC("MlpPolicy", PointEnv(), device="cpu").replay_buffer)  # type: ignore[arg-type]
+        OfflineDataset.from_replay_buffer(SAC("MlpPolicy", PointEnv(), device="cpu").replay_buffer)

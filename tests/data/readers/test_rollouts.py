@@ -21,7 +21,7 @@ def test_one_environment_and_a_function() -> None:
     assert data.recorded_lengths.tolist() == [10, 10]
     assert data.episode_lengths().tolist() == [10, 10, 5]
     # the third number of an observation is the step: the last one of an episode is the old episode's, not the new one's
-    np.testing.assert_allclose(data.next_observations[[0, 8, 9, 10], 2], [0.1, 0.9, 1.0, 0.1], atol=1e-6)  # type: ignore
+    np.testing.assert_allclose(data.next_observations[[0, 8, 9, 10], 2], [0.1, 0.9, 1.0, 0.1], atol=1e-6)
     assert data.source.kind == "collected"
 
 
@@ -45,16 +45,16 @@ def test_a_model_and_its_seed() -> None:
     runs = [OfflineDataset.collect(PointEnv(), model, 15, seed=seed) for seed in (3, 3, 4)]
     assert runs[0].identity() == runs[1].identity() != runs[2].identity()
     one = OfflineDataset.collect(PointEnv(), model, 15, seed=3, deterministic=True)
-    expected, _ = model.predict(one.observations.numpy(), deterministic=True)  # type: ignore[union-attr]
+    expected, _ = model.predict(one.observations.numpy(), deterministic=True)
     np.testing.assert_allclose(one.actions, expected, atol=1e-5)
 
 
 def test_what_is_normalised_is_stored_as_it_was() -> None:
-    env = VecNormalize(DummyVecEnv([PointEnv]))
+    env: Any = VecNormalize(DummyVecEnv([PointEnv]))
     env.reset()
     for _ in range(30):
         env.step(np.ones((1, 2), np.float32))
-    count, seen = env.obs_rms.count, []  # type: ignore[union-attr]
+    count, seen = env.obs_rms.count, []
 
     def policy(observations: np.ndarray) -> np.ndarray:
         seen.append(observations.copy())
@@ -66,7 +66,7 @@ def test_what_is_normalised_is_stored_as_it_was() -> None:
     th.testing.assert_close(data.next_observations, plain.next_observations, atol=1e-5, rtol=1e-5)
     th.testing.assert_close(data.rewards, plain.rewards)
     assert not np.allclose(np.concatenate(seen), plain.observations)
-    assert env.obs_rms.count == count and env.training  # type: ignore[union-attr]
+    assert env.obs_rms.count == count and env.training
 
 
 def test_the_bar(capfd: pytest.CaptureFixture[str]) -> None:
