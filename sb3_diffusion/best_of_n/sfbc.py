@@ -44,10 +44,10 @@ class SfBC(OffPolicyDiffusion):
     Paper: Chen et al. 2022, Offline Reinforcement Learning via High-Fidelity Generative Behavior Modeling,
     https://arxiv.org/abs/2209.14548
 
-    Differences from the authors' implementation (there is no other): labels follow the paper (``label_rule="official"`` is the
-    code's); chains are those of DPM-Solver++ (2M) with as many steps, with the action clipped at their end; the code draws four
-    candidates by scores that leave hardly any but the best four, here it is these; the features of the time enter the embedding
-    without a layer of their own, and weights start orthogonal, as in all networks of this library.
+    Differences from the authors' implementation (there is no other): labels follow the paper (``label_rule="official"`` is
+    the code's); chains are those of DPM-Solver++ (2M) with as many steps, with the action clipped at their end; the code draws
+    four candidates by scores that leave hardly any but the best four, here it is these; the features of the time enter the
+    embedding without a layer of their own, and weights start orthogonal, as in all networks of this library.
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered

@@ -28,7 +28,7 @@ def steps(**changes: Any) -> dict[str, Any]:
 
 
 def successors() -> np.ndarray:
-    after = steps()["observations"] + np.float32([1, 10])
+    after = steps()["observations"] + np.array([1, 10], np.float32)
     after[[2, 5]] = [[-2, -20], [-5, -50]]
     return after
 
