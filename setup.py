@@ -26,6 +26,10 @@ EXTRAS = {
         "matplotlib>=3.8",
         "scipy>=1.15",
     ],
+    # data sets; Minari's own package is for its downloads, Arrow and images
+    "offline": ["h5py>=3.8"],
+    "minari": ["h5py>=3.8", "minari[hdf5,hf]>=0.5.3,<0.6; python_version >= '3.11'"],
+    "ogbench": ["ogbench>=1.2.2,<2", MUJOCO],
     # moviepy is what Stable-Baselines3's recorder needs, imageio-ffmpeg ours; Pillow writes titles; pygame draws the classic
     # control tasks.
     "video": ["moviepy>=2,<3", "imageio[ffmpeg]>=2.34", "pillow>=10.1", "gymnasium[classic-control]>=1,<2"],
@@ -62,7 +66,7 @@ EXTRAS = {
 }
 # Everything that touches an agent; "tracking" needs an account, "tests" and "docs" are for contributors.
 EXTRAS["all"] = sorted(
-    {requirement for name in ("mujoco", "dmc", "zoo", "benchmark", "video") for requirement in EXTRAS[name]}
+    {requirement for name in ("mujoco", "dmc", "zoo", "offline", "benchmark", "video") for requirement in EXTRAS[name]}
 )
 
 setup(

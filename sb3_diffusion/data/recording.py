@@ -8,6 +8,10 @@ import numpy as np
 from sb3_diffusion.data.columns import Column, Columns, block_rows, by_key
 
 
+def _row(row: int) -> str:
+    return f"row {row}"
+
+
 @dataclass
 class Recording:
     """
@@ -36,7 +40,7 @@ class Recording:
     keep: np.ndarray
     follows: np.ndarray
     successors: Columns | None = None
-    describe: Callable[[int], str] = "row {}".format
+    describe: Callable[[int], str] = _row
 
 
 def record(
