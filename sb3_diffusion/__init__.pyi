@@ -2,6 +2,8 @@
 
 from sb3_diffusion.baselines.bc import BC as BC
 from sb3_diffusion.baselines.iql import IQL as IQL
+from sb3_diffusion.best_of_n.idql import IDQL as IDQL
+from sb3_diffusion.best_of_n.sfbc import SfBC as SfBC
 from sb3_diffusion.checkpoints.agents import load_agent as load_agent
 from sb3_diffusion.checkpoints.agents import load_normalization as load_normalization
 from sb3_diffusion.checkpoints.agents import save_agent as save_agent
@@ -45,6 +47,8 @@ __all__ = [  # noqa: RUF022
     "normalized_score",
     "register_method",
     "save_agent",
+    "IDQL",
+    "SfBC",
     "QSM",
     "iDEM",
     "DPS",

@@ -22,14 +22,14 @@ class BC(OffPolicyDiffusion):
     The yardstick of the offline methods, and where fine-tuning and steering start: the denoiser learns the distribution of the
     data's actions. There are no critics; nothing looks at rewards.
 
-    The diffusion policy as an imitator is that of D-QL without its value: Wang et al. 2022, Diffusion Policies as an Expressive
-    Policy Class for Offline Reinforcement Learning, https://arxiv.org/abs/2208.06193
+    The diffusion policy as an imitator is that of D-QL without its value: Wang et al. 2022, Diffusion Policies as an
+    Expressive Policy Class for Offline Reinforcement Learning, https://arxiv.org/abs/2208.06193
 
     Differences from the reference implementation: the process is continuous in time unless ``process="discrete"`` asks for a
     table; ``process="flow"`` clones by flow matching.
 
-    Of the arguments below those of the critics (``tau``, ``gamma``, ``n_steps``, ``critic_learning_rate``, ``policy_delay``) are
-    without effect.
+    Of the arguments below those of the critics (``tau``, ``gamma``, ``n_steps``, ``critic_learning_rate``, ``policy_delay``)
+    are without effect.
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered

@@ -58,7 +58,7 @@ class IQL(InSampleCritics):
     def __init__(
         self,
         policy: str | type[GaussianPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         value_objective: str = "expectile",

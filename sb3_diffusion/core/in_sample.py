@@ -69,7 +69,7 @@ class InSampleCritics(OffPolicyDiffusion):
     def __init__(
         self,
         policy: str | type[ActorCritic],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         expectile: float = 0.7,
@@ -81,7 +81,7 @@ class InSampleCritics(OffPolicyDiffusion):
         self.expectile = real("expectile", expectile, above=0, below=1, remedy="0.5 is the mean, larger is greedier")
         self.value_learning_rate = optional(check_schedule, "value_learning_rate", value_learning_rate)
         self.actor_decay = choice("actor_decay", actor_decay, DECAYS)
-        super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
+        super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)  # type: ignore[arg-type]  # or Gaussian
 
     @override
     def policy_requirements(self) -> dict[str, Any]:

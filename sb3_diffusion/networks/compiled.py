@@ -7,9 +7,9 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.kernels import EncodedChain, KeptTimes, Network, Watch, hooked, observed, usable
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone
-from sb3_diffusion.networks.mlp import MLP
 
 #: Positions of the inputs in the first layer of the trunk.
 ACTION, TIME, STATE = 0, 1, 2
@@ -54,9 +54,14 @@ class CompiledDenoiser(nn.Module):
         assert self.state_net is not None
         return network.evaluate(features, self.state_net.first.bias.unsqueeze(0))
 
+    @property
+    def _is_concatenated(self) -> bool:
+        """Whether action, time and state enter the trunk side by side."""
+        return len(self.trunk.first.in_dims) == 3
+
     def _state_kernel(self) -> Network | None:
         """State network and state share of the first layer as one compiled network, None where there is none."""
-        if self.state_net is None or th.compiler.is_compiling():
+        if self.state_net is None or not self._is_concatenated or th.compiler.is_compiling():
             return None
         if self._compiled_state is None or not self._compiled_state.watch.same():
             share = (self.trunk.first, f"weight_{STATE}", "bias")
@@ -100,7 +105,7 @@ class CompiledDenoiser(nn.Module):
     def _time_kernel(self) -> Network | None:
         """Time network and time share of the first layer as one compiled network, None where there is none."""
         mlp = self.time_net.mlp
-        if mlp is None or th.compiler.is_compiling():
+        if mlp is None or not self._is_concatenated or th.compiler.is_compiling():
             return None
         if self._compiled_time is None or not self._compiled_time.watch.same():
             share = (self.trunk.first, f"weight_{TIME}", None)

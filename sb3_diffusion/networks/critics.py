@@ -16,9 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone, BatchRenorm, LayerNorm, Linear, SplitLinear
-from sb3_diffusion.networks.mlp import MLP
+from sb3_diffusion.networks.layers import Linear, SplitLinear
+from sb3_diffusion.networks.norms import BatchRenorm, LayerNorm
 from sb3_diffusion.networks.regression import neighbours, symexp, symlog
 from sb3_diffusion.numeric import integer, real
 
@@ -45,7 +47,7 @@ class StackedCritics(nn.Module):
     :param time_arch: Widths of the MLP behind the embedding, None means ``[2 * time_dim, time_dim]``
     :param n_outputs: Numbers predicted per member
     :param batch_renorm: Whether to renormalise features and actions over the batch, and in an MLP the output of every
-        activation, too; or arguments of :class:`~sb3_diffusion.networks.layers.BatchRenorm`. In training mode all rows of a
+        activation, too; or arguments of :class:`~sb3_diffusion.networks.norms.BatchRenorm`. In training mode all rows of a
         call then influence each other. The other backbones have norms of their own behind the first layer.
     """
 
@@ -240,6 +242,43 @@ class ScalarCritics(StackedCritics):
     def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
         """See :meth:`StackedCritics.q`."""
         return self.forward(actions, c, e)
+
+
+class StandardizedCritics(ScalarCritics):
+    """
+    Critics whose network predicts returns in units of their spread: ``running_mean + running_std * output``.
+
+    Both buffers (scalars, initially 0 and 1, saved with the weights) are set by the algorithm. Parameters: see
+    :class:`StackedCritics`.
+    """
+
+    q_is_first_output = False
+    running_mean: th.Tensor
+    running_std: th.Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("running_mean", th.zeros(()))
+        self.register_buffer("running_std", th.ones(()))
+
+    def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """See :meth:`ScalarCritics.forward`."""
+        return th.addcmul(self.running_mean, super().forward(actions, c, e), self.running_std)
+
+    def full(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
+        """See :meth:`ScalarCritics.full`."""
+        return th.addcmul(self.running_mean, super().full(features, actions, t), self.running_std)
+
+    def standardize(self, returns: th.Tensor, floor: float) -> None:
+        """
+        Take mean and spread from returns.
+
+        :param returns: What will be predicted
+        :param floor: Smallest spread
+        """
+        std, mean = th.std_mean(returns, correction=0)
+        self.running_mean.copy_(mean)
+        self.running_std.copy_(std.clamp(min=floor))
 
 
 class GaussianCritics(StackedCritics):

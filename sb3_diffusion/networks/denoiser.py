@@ -6,11 +6,11 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_diffusion.networks.backbones import dropout_argument, resolve_backbone
+from sb3_diffusion.networks.backbones import DENOISER_BACKBONES, dropout_argument, resolve_backbone
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.compiled import ACTION, STATE, TIME, CompiledDenoiser
 from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone
-from sb3_diffusion.networks.mlp import MLP
 
 
 class BoundDenoiser:
@@ -95,8 +95,8 @@ class Denoiser(CompiledDenoiser):
     :param action_dim: Size of the action
     :param net_arch: Widths of the trunk
     :param activation: Name or class, for the trunk and for the networks of time and state
-    :param backbone: Name or class of the trunk
-    :param time_embedding: Name or class: positional, sinusoidal, fourier, octave, raw
+    :param backbone: Name or class of the trunk, one of :data:`~sb3_diffusion.networks.backbones.DENOISER_BACKBONES`
+    :param time_embedding: Name or class: positional, sinusoidal, fourier, random, octave, raw
     :param time_dim: Number of features of the time embedding
     :param time_arch: Widths of the MLP behind the embedding; None means ``[time_dim, time_dim]``, no MLP for octave and raw
     :param state_arch: Widths of the state network, all layers activated; empty feeds the features to the trunk directly
@@ -129,7 +129,7 @@ class Denoiser(CompiledDenoiser):
         self.time_net = TimeNetwork(time_embedding, time_dim, time_arch, activation, None, (time_dim, time_dim), n_times)
         self.state_net = MLP([feature_dim], state_arch, None, activation) if len(state_arch) else None
         state_dim = feature_dim if self.state_net is None else self.state_net.output_dim
-        build = resolve_backbone(backbone)
+        build = resolve_backbone(backbone, DENOISER_BACKBONES)
         self.trunk = build(
             (action_dim, self.time_net.output_dim, state_dim),
             net_arch,

@@ -60,6 +60,7 @@ class DiffusionActor(Actor):
     :param evaluation_steps: Steps of the chain used for deterministic actions, ``None`` for those of acting
     :param solver: One of the process' solvers, ``None`` for its default
     :param variance: Variance of the noise in the steps
+    :param clip_target: What the steps of a diffusion clip
     :param time_input: What the denoiser is told about the time: ``"t"`` itself, or ``"logsnr"``, the logarithm of the
         signal-to-noise ratio
     :param normalize_images: Whether to divide images by 255
@@ -82,6 +83,7 @@ class DiffusionActor(Actor):
         evaluation_steps: int | None = None,
         solver: str | None = None,
         variance: str = "beta",
+        clip_target: str = "x0",
         time_input: str = "t",
         normalize_images: bool = True,
         **denoiser_kwargs: Any,
@@ -99,6 +101,7 @@ class DiffusionActor(Actor):
             "evaluation_steps": evaluation_steps,
             "solver": solver,
             "variance": variance,
+            "clip_target": clip_target,
             "time_input": time_input,
             **denoiser_kwargs,
         }
@@ -107,7 +110,7 @@ class DiffusionActor(Actor):
         self.process = made
         acting_steps = sampling_steps or diffusion_steps
         steps = (diffusion_steps, acting_steps, evaluation_steps or acting_steps)
-        options = chain_options(process, solver, variance)
+        options = chain_options(process, solver, variance, clip_target)
         # equal chains are one object
         chains = {n: made.sampler(n, **options) for n in steps}
         self.update_chain, self.acting_chain, self.evaluation_chain = (chains[n] for n in steps)

@@ -87,7 +87,7 @@ class ActorCritic(BasePolicy):
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
     :param selection: How one of ``n_behavior_candidates`` actions is chosen: a rule (``"argmax"``, ``"softmax"``,
-        ``"topk_mean"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
+        ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -216,6 +216,7 @@ class ActorCritic(BasePolicy):
         if not isinstance(getattr(self, acting, None), Actor):
             raise ValueError(f"acting={acting!r} is none of the policy's actors.")
         self.acting = acting
+        self.selection.check_baseline(self.trained)
         self._build_noise_bank(n_step_draws)
         for network in self.trained.values():
             trained: Any = network
@@ -236,6 +237,17 @@ class ActorCritic(BasePolicy):
             normalize_images=self.normalize_images,
             **arguments,
         )
+
+    @th.no_grad()
+    def begin_critics_anew(self) -> None:
+        """Draw new weights for the critics and forget what their optimizer remembers, in the tensors that there are."""
+        arguments = {"share_features_extractor": self.critic.share_features_extractor, **self._critic_arguments}
+        fresh = self._make(ObservationCritic, self.critic.features_extractor, **arguments)
+        self.critic.ensemble.load_state_dict(fresh.ensemble.state_dict())
+        optimizer: Any = self.critic.optimizer
+        for moments in optimizer.state.values():
+            for value in moments.values():
+                value.zero_()
 
     def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
         extractor = self.actor.features_extractor if share_features_extractor else None
@@ -342,7 +354,8 @@ class ActorCritic(BasePolicy):
         if deterministic:
             bank = RecordedDraws({"act.x_T": self.bank_x, "act.step_noise": self.bank_steps})
             critic = self.critic_target if self.choose_with_target else self.critic
-            return self.select_actions(observation, self.n_action_candidates, bank, critic=critic, evaluating=True)
+            rule = self.selection if self.selection.rule == "topk_mean" else None
+            return self.select_actions(observation, self.n_action_candidates, bank, critic=critic, evaluating=True, rule=rule)
         return (self.explore_graph or self.explore)(observation)
 
     def explore(self, observations: PyTorchObs) -> th.Tensor:
@@ -386,6 +399,8 @@ class ActorCritic(BasePolicy):
         candidates = actor.act(observations, randomness, label, n_candidates, evaluating)
         critic = self.critic if critic is None else critic
         values = reduce_critics(critic.q(candidates, critic.encode(observations)), self.selection.reduction)
+        if rule is not None and rule.rule == "expectile":
+            values = values - getattr(self, rule.baseline)(observations).unsqueeze(1)
         return best_candidates(candidates, values) if rule is None else rule.choose(candidates, values, randomness, label)
 
     def set_training_mode(self, mode: bool) -> None:

@@ -9,12 +9,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_diffusion.names import choice
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics, StandardizedCritics
 from sb3_diffusion.policies.features import ObservationModel
 from sb3_diffusion.policies.precision import check_precision
 
 CRITIC_HEADS: dict[str, type[ScalarCritics] | type[GaussianCritics] | type[CategoricalCritics]] = {
     "scalar": ScalarCritics,
+    "standardized": StandardizedCritics,
     "gaussian": GaussianCritics,
     "categorical": CategoricalCritics,
 }

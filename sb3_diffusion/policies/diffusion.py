@@ -32,7 +32,8 @@ class DiffusionPolicy(ActorCritic):
     :param activation_fn: Activation class, name (such as ``"mish"``) or function without arguments that makes one, or
         ``dict(pi=..., qf=...)``.
         Default: Mish for the actor, ReLU for the critics
-    :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"``, or ``dict(pi=..., qf=...)``
+    :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"`` (``"unet"`` for the actor alone), or
+        ``dict(pi=..., qf=...)``
     :param layer_norm: Whether the backbones normalise their hidden layers, or ``dict(pi=..., qf=...)``
     :param n_critics: Number of critics
     :param process: ``"continuous"`` (variance-preserving diffusion in continuous time), ``"discrete"`` (DDPM), ``"flow"``
@@ -48,10 +49,12 @@ class DiffusionPolicy(ActorCritic):
     :param solver: ``"ddpm"`` (default), ``"ddim"``, ``"dpm2"`` or ``"dpm++2m"`` for a diffusion; ``"euler"`` (default),
         ``"midpoint"``, ``"heun"`` or ``"rk4"`` for a flow; a controlled diffusion has its own steps
     :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
+    :param clip_target: What the steps of a diffusion clip to the box: ``"x0"`` the estimate of the clean action, ``"state"``
+        the noisy action itself, which distorts it, ``"none"`` nothing but the result
     :param time_dim: Width of the time embedding
-    :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"octave"`` or ``"raw"``
-    :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"octave"`` and
-        ``"raw"``
+    :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"random"``, ``"octave"`` or ``"raw"``
+    :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"random"``,
+        ``"octave"`` and ``"raw"``
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
         (diffusions only)
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
@@ -75,7 +78,7 @@ class DiffusionPolicy(ActorCritic):
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
     :param selection: How one of ``n_behavior_candidates`` chains is chosen: a rule (``"argmax"``, ``"softmax"``,
-        ``"topk_mean"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
+        ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -115,6 +118,7 @@ class DiffusionPolicy(ActorCritic):
         evaluation_steps: int | None = None,
         solver: str | None = None,
         variance: str = "beta",
+        clip_target: str = "x0",
         time_dim: int = 64,
         time_embedding: str = "fourier",
         time_arch: Sequence[int] | None = None,
@@ -162,6 +166,7 @@ class DiffusionPolicy(ActorCritic):
             "evaluation_steps": evaluation_steps,
             "solver": solver,
             "variance": variance,
+            "clip_target": clip_target,
             "time_input": time_input,
             "net_arch": [256, 256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
             "activation": per_network(activation_fn, "pi", "mish"),

@@ -66,7 +66,13 @@ def slots_of(model: IQL, case: Case, name: str) -> list[Slot]:
 def golden_iql(case: Case, arguments: dict[str, Any], policy: dict[str, Any]) -> Any:
     policy_kwargs = {"net_arch": [16, 16], **policy}
     env = BanditEnv(action_dim=2, observation_dim=5)
-    settings = {"learning_rate": 1e-3, "tau": 0.1, "gamma": GAMMA, "device": "cpu", "policy_kwargs": policy_kwargs}
+    settings: dict[str, Any] = {
+        "learning_rate": 1e-3,
+        "tau": 0.1,
+        "gamma": GAMMA,
+        "device": "cpu",
+        "policy_kwargs": policy_kwargs,
+    }
     model = IQL("GaussianPolicy", env, **settings, **arguments)
     with th.no_grad():
         for name in ("actor", "value", "critic", "critic_target"):
@@ -175,12 +181,13 @@ def test_the_policy_is_the_data_times_the_exponential_of_q(beta: float) -> None:
 
 def test_the_actors_rate_falls_like_a_cosine() -> None:
     assert [CosineDecay(lambda _: 4.0)(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([4.0, 2.0, 0.0])
-    for arguments, expected in (
+    cases: list[tuple[dict[str, Any], float]] = [
         ({}, 5e-4),
         ({"actor_learning_rate": 4e-3}, 2e-3),
         ({"actor_learning_rate": lambda progress: 7e-3}, 7e-3),
         ({"actor_decay": "none"}, 1e-3),
-    ):
+    ]
+    for arguments, expected in cases:
         model = make(IQL, learning_rate=1e-3, **{"actor_decay": "cosine", **arguments})
         assert model.actor_lr_schedule(0.5) == pytest.approx(expected)
         assert model.critic_lr_schedule(0.5) == model.value_lr_schedule(0.5) == 1e-3

@@ -39,6 +39,21 @@ def test_frequencies_of_a_softmax() -> None:
         assert actions.mean().item() == pytest.approx(expected, abs=0.01)
 
 
+def test_frequencies_of_an_expectile() -> None:
+    """Two candidates with an advantage and two without: 0.8 to 0.2, shared among the equal."""
+    th.manual_seed(0)
+    n = 20_000
+    candidates, advantages = th.arange(4.0).view(1, 4, 1).expand(n, 4, 1), th.tensor([3.0, -1.0, 1e-3, 0.0]).expand(n, 4)
+    actions = Selection("expectile", expectile=0.8).choose(candidates, advantages, Randomness(), "act")
+    shares = th.bincount(actions[:, 0].long(), minlength=4) / n
+    th.testing.assert_close(shares, th.tensor([0.4, 0.1, 0.4, 0.1]), rtol=0.0, atol=0.01)
+
+
+def test_an_expectile_needs_a_value() -> None:
+    with pytest.raises(ValueError, match="baseline='value', which the policy has not; known are actor, critic"):
+        make(QSM, policy_kwargs={"selection": "expectile"})
+
+
 def test_large_values_do_not_swallow_the_noise() -> None:
     """Near 1e8 float32 counts in steps of eight, so that Gumbel noise would vanish in the values."""
     th.manual_seed(0)

@@ -102,7 +102,10 @@ def write_repository(
         new = Path(temporary, "new")
         new.mkdir()
         model, training = _load_run(run, device)
-        training |= {"seed": args.get("seed", model.seed), **({"dataset": hyperparams["dataset"]} if "dataset" in hyperparams else {})}
+        training |= {
+            "seed": args.get("seed", model.seed),
+            **{key: hyperparams[key] for key in ("dataset",) if key in hyperparams},
+        }
         _compress(save_agent(model, new / f"{name}.zip", optimizer_state=False))
         env_kwargs = saved_env_kwargs(original(run.settings), dict(hyperparams)) | run.env_kwargs
         for file, content in zip(SETTINGS, (hyperparams, args, env_kwargs), strict=True):

@@ -40,6 +40,7 @@ SEARCH_OPTIONS = {
 }
 """Options that only a search has, and whether they are flags."""
 
+
 def learning_offline(algorithm: type) -> type:
     """
     :param algorithm: An algorithm that learns from data

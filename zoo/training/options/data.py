@@ -47,10 +47,11 @@ def score_of(model: Any, returns: list[float]) -> dict[str, Any]:
     :param returns: Returns of its episodes
     :return: What the returns are on the scale of its data, if they have one
     """
+    from sb3_diffusion import normalized_score  # imports PyTorch, which checking names does not wait for
+
     dataset = getattr(model, "dataset", None)
     reference = None if dataset is None else dataset.source.reference
     if reference is None or not returns:
         return {}
-    width = reference.high - reference.low
-    scores = [reference.scale * (value - reference.low) / width for value in returns]
+    scores = normalized_score(returns, reference).tolist()
     return {"scale": reference.origin, "low": reference.low, "high": reference.high, "scores": scores}

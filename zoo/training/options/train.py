@@ -175,9 +175,7 @@ def _check(parser: CommandParser, args: argparse.Namespace) -> None:
         verb = "is" if len(missing) == 1 else "are"
         parser.error(f"{' and '.join(missing)} {verb} missing; for example: --algo dacer --env Hopper-v5")
     if args.online_steps and not args.dataset:
-        parser.error(
-            f"--online-steps {args.online_steps} follow on data, and --dataset is missing; -n is for steps alone"
-        )
+        parser.error(f"--online-steps {args.online_steps} follow on data, and --dataset is missing; -n is for steps alone")
     if args.seed > MAX_SEED:
         parser.error(f"--seed {args.seed} is too large; give at most {MAX_SEED}")
     if args.eval_freq > 0 and args.eval_episodes == 0:
