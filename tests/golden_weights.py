@@ -11,14 +11,16 @@ from typing import NamedTuple
 import torch as th
 from torch import nn
 
-from sb3_diffusion.networks.bronet import BroBlock, BroNet
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.bronet import BroBlock, BroNet
+from sb3_diffusion.networks.backbones.mlp import MLP, ResidualBlock, ResidualMLP
+from sb3_diffusion.networks.backbones.simba import SimBa
 from sb3_diffusion.networks.critics import StackedCritics
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.networks.embeddings import FourierEmbedding, TimeNetwork
 from sb3_diffusion.networks.gaussian import DeterministicActor, GaussianActor
-from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, SplitLinear
-from sb3_diffusion.networks.mlp import MLP, ResidualBlock, ResidualMLP
-from sb3_diffusion.networks.simba import SimBa
+from sb3_diffusion.networks.layers import Linear, SplitLinear
+from sb3_diffusion.networks.norms import LayerNorm
 
 Tensors = Mapping[str, th.Tensor]
 

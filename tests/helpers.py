@@ -38,7 +38,7 @@ def first_policy(algorithm: type[OffPolicyDiffusion]) -> type[ActorCritic]:
 
 
 def make(
-    algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = None, *, with_env: bool = True, **kwargs: Any
+    algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = None, *, with_env: Any = True, **kwargs: Any
 ) -> Any:
     """
     :param algorithm: The algorithm

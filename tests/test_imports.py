@@ -74,7 +74,7 @@ def test_lower_floors_name_no_algorithm(path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "imported"),
     [
-        ("generative", "sb3_diffusion.networks.mlp.MLP"),
+        ("generative", "sb3_diffusion.networks.backbones.mlp.MLP"),
         ("core", "sb3_diffusion.q_guidance.qsm.QSM"),
         ("q_guidance", "sb3_diffusion.weighted_matching.sdac.SDAC"),
         ("core", "sb3_diffusion.QSM"),

@@ -44,11 +44,11 @@ class SfBC(OffPolicyDiffusion):
     Paper: Chen et al. 2022, Offline Reinforcement Learning via High-Fidelity Generative Behavior Modeling,
     https://arxiv.org/abs/2209.14548
 
-    Differences from the authors' implementation (there is no other): labels follow the paper (``label_rule="official"`` is the
-    code's); chains are those of DPM-Solver++ (2M) with as many steps, whose estimate of the action is clipped to the box
+    Differences from the authors' implementation (there is no other): labels follow the paper (``label_rule="official"`` is
+    the code's); chains are those of DPM-Solver++ (2M) with as many steps, whose estimate of the action is clipped to the box
     (``policy_kwargs={"clip_target": "none"}`` clips their end only); the code draws four candidates by scores that leave
-    hardly any but the best four, here it is these; the features of the time enter the embedding without a layer of their own, and
-    weights start orthogonal, as in all networks of this library.
+    hardly any but the best four, here it is these; the features of the time enter the embedding without a layer of their
+    own, and weights start orthogonal, as in all networks of this library.
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
@@ -200,7 +200,7 @@ class SfBC(OffPolicyDiffusion):
     def _support_values(self, states: Any) -> th.Tensor:
         """Values of all states of the data under the critic of the iteration before."""
         self.policy.set_training_mode(False)
-        draws = Randomness(th.Generator().manual_seed(SUPPORT_SEED))
+        draws = Randomness(th.Generator(self.device).manual_seed(SUPPORT_SEED))
         n_states = len(next(iter(states.values())) if isinstance(states, dict) else states)
         found = []
         for piece in self.bar.over("values of the data", n_states, ROWS_AT_ONCE):

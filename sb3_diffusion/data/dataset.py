@@ -10,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_diffusion.data.assembly import assemble
@@ -28,7 +27,8 @@ from sb3_diffusion.data.source import DataSource, ReferenceScores
 from sb3_diffusion.data.writing import write
 from sb3_diffusion.printable import printable
 
-Observations = th.Tensor | dict[str, th.Tensor]
+Observations = Any
+"""A tensor, or a dictionary of tensors for Dict spaces."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -281,9 +281,7 @@ class OfflineDataset:
             return cls.from_recording(*recorded, clip_actions=clip_actions)
 
     @classmethod
-    def from_replay_buffer(
-        cls, buffer: ReplayBuffer, *, name: str | None = None, env_id: str | None = None
-    ) -> "OfflineDataset":
+    def from_replay_buffer(cls, buffer: Any, *, name: str | None = None, env_id: str | None = None) -> "OfflineDataset":
         """
         What a replay buffer holds, of Stable-Baselines3 or of this library. A buffer that was saved is a pickle, which is not
         opened here: ``model.load_replay_buffer(path)``, then pass ``model.replay_buffer``.

@@ -75,7 +75,7 @@ def entries(columns: Columns, space: spaces.Space) -> "Entry | dict[str, Entry]"
 def _entry(column: Column, space: spaces.Space) -> Entry:
     shape = get_obs_shape(space)
     assert isinstance(shape, tuple)
-    if column.shape[1:] not in (shape, space.shape) or 0 in shape:
+    if (column.shape[1:] or (1,)) not in (shape, space.shape) or 0 in shape:
         raise ValueError(
             f"{column.name} has shape {column.shape}, of which the axes behind the first should be {shape}, as in {space}."
         )

@@ -147,7 +147,8 @@ def same_as_next(observations: Columns, successors: Columns) -> np.ndarray:
             block, following = block.astype(np.float32, copy=False), following.astype(np.float32, copy=False)
             if last is not None:
                 same[start - 1] &= bool(np.array_equal(last, block[0]))
-            same[start : start + len(block) - 1] &= (following[:-1] == block[1:]).reshape(len(block) - 1, -1).all(1)
+            equal = (following[:-1] == block[1:]).all(axis=tuple(range(1, block.ndim)))
+            same[start : start + len(equal)] &= equal
             last, start = following[-1].copy(), start + len(block)
     return same
 

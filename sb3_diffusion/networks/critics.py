@@ -16,9 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone, BatchRenorm, LayerNorm, Linear, SplitLinear
-from sb3_diffusion.networks.mlp import MLP
+from sb3_diffusion.networks.layers import Linear, SplitLinear
+from sb3_diffusion.networks.norms import BatchRenorm, LayerNorm
 from sb3_diffusion.networks.regression import neighbours, symexp, symlog
 from sb3_diffusion.numeric import integer, real
 
@@ -45,7 +47,7 @@ class StackedCritics(nn.Module):
     :param time_arch: Widths of the MLP behind the embedding, None means ``[2 * time_dim, time_dim]``
     :param n_outputs: Numbers predicted per member
     :param batch_renorm: Whether to renormalise features and actions over the batch, and in an MLP the output of every
-        activation, too; or arguments of :class:`~sb3_diffusion.networks.layers.BatchRenorm`. In training mode all rows of a
+        activation, too; or arguments of :class:`~sb3_diffusion.networks.norms.BatchRenorm`. In training mode all rows of a
         call then influence each other. The other backbones have norms of their own behind the first layer.
     """
 

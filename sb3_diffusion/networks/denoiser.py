@@ -7,10 +7,10 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.networks.backbones import DENOISER_BACKBONES, dropout_argument, resolve_backbone
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.compiled import ACTION, STATE, TIME, CompiledDenoiser
 from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone
-from sb3_diffusion.networks.mlp import MLP
 
 
 class BoundDenoiser:
@@ -66,7 +66,9 @@ class FreshDenoiser:
     def bound(self) -> BoundDenoiser:
         """The same with states and times encoded, once."""
         if self._bound is None:  # exporters stumble over the lock of a cached_property
-            self._bound = self.denoiser.bind(self.denoiser.encode_state(self.features), self.denoiser.encode_time(self.t))
+            e = self.denoiser.kept_times(self.t)
+            e = self.denoiser.encode_time(self.t) if e is None else e
+            self._bound = self.denoiser.bind(self.denoiser.encode_state(self.features), e)
         return self._bound
 
     def __call__(self, x: th.Tensor, k: int) -> th.Tensor:

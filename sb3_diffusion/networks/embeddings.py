@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch as th
 from torch import nn
 
-from sb3_diffusion.networks.mlp import MLP
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.numeric import integer
 
 

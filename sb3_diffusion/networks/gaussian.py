@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_diffusion.networks.backbones import dropout_argument, resolve_backbone
-from sb3_diffusion.networks.layers import Backbone
+from sb3_diffusion.networks.backbones.base import Backbone
 
 # the largest float32 below 1: samples stay strictly inside the box, so that their inverse tanh is finite
 _ALMOST_ONE = 1.0 - 2.0**-23

@@ -14,8 +14,8 @@ from torch import nn
 
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
-from sb3_diffusion.networks.layers import LayerNorm
-from sb3_diffusion.networks.mlp import MLP
+from sb3_diffusion.networks.backbones.mlp import MLP
+from sb3_diffusion.networks.norms import LayerNorm
 from sb3_diffusion.policies.features import ObservationModel
 
 Module = TypeVar("Module", bound=BaseModel)
@@ -85,7 +85,7 @@ class StateValue(ObservationModel):
     :param features_extractor: Maps observations to ``(batch, features_dim)``
     :param net_arch: Widths of the hidden layers
     :param activation: Name or class
-    :param layer_norm: Layer norms, see :class:`~sb3_diffusion.networks.mlp.MLP`
+    :param layer_norm: Layer norms, see :class:`~sb3_diffusion.networks.backbones.mlp.MLP`
     :param input_norm: Whether a layer norm comes before the first layer
     :param dropout: Share of the hidden units that is dropped while the network is trained
     :param normalize_images: Whether to divide images by 255

@@ -57,7 +57,7 @@ class DIME(OffPolicyDiffusion):
         action dimension, an entropy of about -1.665 per dimension
     :param max_actor_grad: Largest absolute value of an entry of the actor's gradient, ``None`` for no limit
     :param batch_renorm: Whether the critics renormalise their inputs and layers, or arguments of
-        :class:`~sb3_diffusion.networks.layers.BatchRenorm`
+        :class:`~sb3_diffusion.networks.norms.BatchRenorm`
     :param target_critics: Use target critics instead of the joint batch
     :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``)
     :param kwargs: See :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion`

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_diffusion import OfflineDataset, SfBC
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.networks.unet import ActionUNet
+from sb3_diffusion.networks.backbones.unet import ActionUNet
 from sb3_diffusion.policies.selection import Selection
 from tests.cases import MethodCase
 from tests.helpers import act, assert_identical, flat_parameters, make, make_filled, observations, sample_batch, soften
@@ -62,12 +62,13 @@ def data() -> OfflineDataset:
 
 def test_the_defaults_are_the_papers() -> None:
     model = SfBC("DiffusionPolicy", "Pendulum-v1", buffer_size=10, device="cpu")
-    trunk = model.actor.denoiser.trunk
+    trunk: Any = model.actor.denoiser.trunk
     assert isinstance(trunk, ActionUNet)
-    down = [(block.enter.in_features, block.enter.out_features) for block in trunk.down]
-    up = [(block.enter.in_features, block.enter.out_features) for block in trunk.up]
+    blocks: Any = trunk
+    down = [(block.enter.in_features, block.enter.out_features) for block in blocks.down]
+    up = [(block.enter.in_features, block.enter.out_features) for block in blocks.up]
     assert down == [(1, 512), (512, 256), (256, 128)] and up == [(256, 256), (512, 512)]
-    assert (trunk.output.in_features, trunk.embed.in_features) == (1024, 128)
+    assert (blocks.output.in_features, blocks.embed.in_features) == (1024, 128)
     assert (model.batch_size, model.critic.n_critics, model.actor.update_chain.steps) == (4096, 1, 15)
     assert model.critic_lr_schedule(1.0) == 1e-3 and model.actor_lr_schedule(1.0) == 1e-4
     schedule = model.actor.process.schedule

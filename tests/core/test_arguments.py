@@ -19,7 +19,7 @@ from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.replay import TensorReplayBuffer
 from sb3_diffusion.envs.wrappers import ActionRepeat
-from sb3_diffusion.networks.layers import BatchRenorm
+from sb3_diffusion.networks.norms import BatchRenorm
 from sb3_diffusion.numeric import MAX_STEPS, integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.multiplier import Multiplier

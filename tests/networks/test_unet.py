@@ -6,9 +6,9 @@ import pytest
 import torch as th
 
 from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.backbones.unet import ActionUNet, ConditionedBlock
 from sb3_diffusion.networks.critics import ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
-from sb3_diffusion.networks.unet import ActionUNet, ConditionedBlock
 
 
 def denoiser(**settings: Any) -> Denoiser:
@@ -47,12 +47,13 @@ def test_everything_gets_a_gradient() -> None:
 
 
 def test_random_frequencies_are_those_of_every_network() -> None:
-    first, second = denoiser(), denoiser()
+    first: Any = denoiser()
+    second: Any = denoiser()
     frequencies = first.time_net.embedding.frequencies
     assert th.equal(frequencies, second.time_net.embedding.frequencies) and len(set(frequencies.tolist())) == 4
     assert not any("frequencies" in name for name in first.state_dict())
-    long = Denoiser(1, 1, [8], time_embedding="random", time_dim=20_000, state_arch=()).time_net.embedding.frequencies
-    assert long.std().item() == pytest.approx(30.0, rel=0.05)
+    long: Any = Denoiser(1, 1, [8], time_embedding="random", time_dim=20_000, state_arch=()).time_net
+    assert long.embedding.frequencies.std().item() == pytest.approx(30.0, rel=0.05)
 
 
 def test_it_is_for_denoisers_alone() -> None:

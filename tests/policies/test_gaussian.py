@@ -45,7 +45,7 @@ def test_names(policy: str, observation: str, tmp_path: Path) -> None:
             "policy='GaussianPolicy' has another kind of actor.*QSM.*known are DiffusionPolicy, MlpPolicy",
         ),
         (QSM, GaussianPolicy, "is no DiffusionPolicy, which QSM needs; pass 'DiffusionPolicy' by name"),
-        (IQL, "Gausian", "Unknown policy='Gausian'; known are GaussianPolicy"),
+        (IQL, "Gaussan", "Unknown policy='Gaussan'; known are GaussianPolicy"),
     ],
 )
 def test_a_policy_of_the_wrong_kind(algorithm: Any, policy: Any, message: str) -> None:

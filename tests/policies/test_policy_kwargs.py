@@ -15,7 +15,7 @@ from sb3_diffusion.generative.ddpm import DiscreteDiffusion
 from sb3_diffusion.generative.flow import FLOW_SOLVERS, FlowMatching
 from sb3_diffusion.networks.activations import Mish
 from sb3_diffusion.networks.backbones import BACKBONES
-from sb3_diffusion.networks.layers import LayerNorm
+from sb3_diffusion.networks.norms import LayerNorm
 from sb3_diffusion.policies.parts import own_parameters
 from tests.cases import case_of
 from tests.helpers import (

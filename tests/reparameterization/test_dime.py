@@ -12,7 +12,7 @@ from torch import nn
 from sb3_diffusion import DIME
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.controlled import PathSample
-from sb3_diffusion.networks.layers import BatchRenorm
+from sb3_diffusion.networks.norms import BatchRenorm
 from sb3_diffusion.policies.parts import own_parameters
 from tests.bandits import bandit_model, draw, fit, gaussian_log_density, give_critic, total_variation, uniform_batch
 from tests.cases import MethodCase

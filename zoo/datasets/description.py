@@ -22,7 +22,7 @@ def describe(dataset: OfflineDataset) -> list[str]:
     :param dataset: The data
     :return: Lines of text
     """
-    return [f"{name + ':':<24}{text}" for name, text in _facts(dataset)]
+    return [f"{name + ':':<26}{text}" for name, text in _facts(dataset)]
 
 
 def _facts(dataset: OfflineDataset) -> Iterator[tuple[str, str]]:

@@ -123,7 +123,9 @@ class Agent:
         weights = th.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         self._weights = {name: tensor.double().numpy() for name, tensor in weights.items()}
         self._rectified = algo == "sac" or (algo, robot) in RECTIFIED
-        first = {"sac": "actor.latent_pi.0", "ars": "action_net"}.get(algo, "mlp_extractor.policy_net.0")
+        # a linear policy is one layer; later releases of its library put it into a sequence
+        self._line = "action_net.0" if "action_net.0.weight" in self._weights else "action_net"
+        first = {"sac": "actor.latent_pi.0", "ars": self._line}.get(algo, "mlp_extractor.policy_net.0")
         self._n_inputs = self._weights[f"{first}.weight"].shape[1]
 
     def act(self, observation: np.ndarray, step: int, generator: np.random.Generator, noise: float = 1.0) -> np.ndarray:
@@ -140,7 +142,7 @@ class Agent:
             inputs = (inputs - self._statistics.mean) / self._statistics.deviation
             inputs = np.clip(inputs, -self._statistics.clip, self._statistics.clip)
         if self.algo == "ars":
-            mean = self._linear("action_net", inputs)
+            mean = self._linear(self._line, inputs)
             return mean + NOISE * noise * generator.standard_normal(len(mean))
         if self.algo == "sac":
             hidden = self._hidden("actor.latent_pi", inputs)

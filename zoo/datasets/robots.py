@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from tqdm import tqdm
 
 from sb3_diffusion.data.catalogue import ROBOTS, ZOO_KINDS, KnownDataset
@@ -55,16 +56,18 @@ def make(known: KnownDataset, target: Path, *, n_rows: int = N_ROWS, agents: Pat
     _, name, version = known.name.split("/")
     kind = version.removesuffix("-v0")
     robot = ROBOTS[name][0].partition("-")[0]
+    env, wanted = gym.make(f"{robot}-v5"), recipe(robot, kind, n_rows)
+    actors = {algo: policy(algo, robot, agents, env.action_space) for algo in wanted}
     episodes: list[Episode] = []
-    wanted = recipe(robot, kind, n_rows)
     with tqdm(total=sum(wanted.values()), desc=known.name, unit="step") as bar:
         for algo, n_wanted in wanted.items():
-            stream = roll_out(f"{robot}-v5", algo, robot, agents, _seed(name, kind, algo))
+            stream = roll_out(env, actors[algo], _seed(name, kind, algo))
             while n_wanted > 0:
                 episode = next(stream)
                 n_wanted -= len(episode["rewards"])
                 episodes.append(episode)
                 bar.update(len(episode["rewards"]))
+    env.close()
     if kind == "mixed":
         episodes = [episodes[index] for index in np.random.default_rng(0).permutation(len(episodes))]
     return write(target, episodes, f"{robot}-v5", known.name)
@@ -90,19 +93,15 @@ def policy(algo: str, robot: str, folder: Path | None, space: Any) -> Agent | Ra
     return Agent(algo, robot, archive, None if statistics is None else read_statistics(statistics))
 
 
-def roll_out(env_id: str, algo: str, robot: str, folder: Path | None, seed: int) -> Iterator[Episode]:
+def roll_out(env: gym.Env, actor: Agent | Random | Switching, seed: int) -> Iterator[Episode]:
     """
     Whole episodes, without end.
 
-    :param env_id: Task
-    :param algo: Who acts
-    :param robot: Robot
-    :param folder: Folder of the agents
+    :param env: Task
+    :param actor: Who acts
     :param seed: Seed of the task and of the noise
     """
-    env, generator = gym.make(env_id), np.random.default_rng(seed)
-    space: Any = env.action_space
-    actor = policy(algo, robot, folder, space)
+    generator, space = np.random.default_rng(seed), _box(env)
     begin: int | None = seed
     while True:
         observation, _ = env.reset(seed=begin)
@@ -115,6 +114,11 @@ def roll_out(env_id: str, algo: str, robot: str, folder: Path | None, seed: int)
             rows.append((observation, action, reward, terminated, truncated and not terminated, actor.number))
             observation, over = after, terminated or truncated
         yield dict(zip(COLUMNS, map(np.array, zip(*rows, strict=True)), strict=True))
+
+
+def _box(env: gym.Env) -> spaces.Box:
+    assert isinstance(env.action_space, spaces.Box)
+    return env.action_space
 
 
 def write(target: Path, episodes: list[Episode], env_id: str, name: str) -> Path:

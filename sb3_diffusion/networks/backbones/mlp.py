@@ -10,18 +10,9 @@ from torch import nn
 
 from sb3_diffusion.kernels import KernelLayer, Network, Watch, fit_together, hooked, observed
 from sb3_diffusion.networks.activations import Mish, activate, resolve_activation
-from sb3_diffusion.networks.layers import (
-    Backbone,
-    BatchRenorm,
-    Dropout,
-    Initialiser,
-    LayerNorm,
-    Linear,
-    SplitLinear,
-    check_widths,
-    orthogonal_,
-    orthogonal_with,
-)
+from sb3_diffusion.networks.backbones.base import Backbone, check_widths
+from sb3_diffusion.networks.layers import Dropout, Initialiser, Linear, SplitLinear, orthogonal_, orthogonal_with
+from sb3_diffusion.networks.norms import BatchRenorm, LayerNorm
 
 LAYER_NORM_PLACES = (False, True, "pre", "post")
 # activations of the compiled kernels
@@ -39,7 +30,7 @@ class MLP(Backbone):
     :param n_members: Number of stacked members, None for a single network
     :param layer_norm: True or ``"pre"`` normalises before the activation, ``"post"`` after it
     :param output_gain: Gain of the output layer's orthogonal initialisation, square root of two if None
-    :param batch_renorm: Arguments of the :class:`~sb3_diffusion.networks.layers.BatchRenorm` behind each activation, None
+    :param batch_renorm: Arguments of the :class:`~sb3_diffusion.networks.norms.BatchRenorm` behind each activation, None
         for no such layers
     :param dropout: Share of the hidden units that is dropped while the network is trained
     """

@@ -6,8 +6,10 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.networks.activations import resolve_activation
-from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, check_widths, he_normal_, orthogonal_with
-from sb3_diffusion.networks.mlp import ResidualBlock
+from sb3_diffusion.networks.backbones.base import Backbone, check_widths
+from sb3_diffusion.networks.backbones.mlp import ResidualBlock
+from sb3_diffusion.networks.layers import Linear, he_normal_, orthogonal_with
+from sb3_diffusion.networks.norms import LayerNorm
 
 
 class SimBa(Backbone):

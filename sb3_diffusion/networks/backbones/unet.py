@@ -8,7 +8,8 @@ from torch import nn
 from typing_extensions import override
 
 from sb3_diffusion.networks.activations import resolve_activation
-from sb3_diffusion.networks.layers import Backbone, Linear, check_widths, orthogonal_with
+from sb3_diffusion.networks.backbones.base import Backbone, check_widths
+from sb3_diffusion.networks.layers import Linear, orthogonal_with
 
 
 class ConditionedBlock(nn.Module):

@@ -8,7 +8,9 @@ from torch import nn
 
 from sb3_diffusion.kernels import hooked
 from sb3_diffusion.networks.activations import activate, resolve_activation
-from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, check_widths, orthogonal_with
+from sb3_diffusion.networks.backbones.base import Backbone, check_widths
+from sb3_diffusion.networks.layers import Linear, orthogonal_with
+from sb3_diffusion.networks.norms import LayerNorm
 
 
 class BroBlock(nn.Module):

@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from sb3_diffusion.networks.bronet import BroNet
-from sb3_diffusion.networks.layers import Backbone
-from sb3_diffusion.networks.mlp import MLP, ResidualMLP
-from sb3_diffusion.networks.simba import SimBa
-from sb3_diffusion.networks.unet import ActionUNet
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.bronet import BroNet
+from sb3_diffusion.networks.backbones.mlp import MLP, ResidualMLP
+from sb3_diffusion.networks.backbones.simba import SimBa
+from sb3_diffusion.networks.backbones.unet import ActionUNet
 
 BACKBONES: dict[str, type[Backbone]] = {"mlp": MLP, "residual": ResidualMLP, "simba": SimBa, "bronet": BroNet}
 
@@ -23,7 +23,8 @@ def resolve_backbone(
     """
     Find a backbone class.
 
-    :param spec: A name (mlp, residual, simba, bronet) or a subclass of :class:`~sb3_diffusion.networks.layers.Backbone`
+    :param spec: A name (mlp, residual, simba, bronet) or a subclass of
+        :class:`~sb3_diffusion.networks.backbones.base.Backbone`
     :param known: The backbones that there are by name
     :return: The class, to be built as ``cls(in_dims, net_arch, output_dim, activation, n_members, layer_norm, output_gain)``
     """
