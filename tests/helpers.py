@@ -161,7 +161,7 @@ def soften(model: Any) -> Any:
     Shrink a noise network: fresh ones push many actions to the ends of the box, where comparisons say little. A network of
     another kind, shrunk like that, would leave all actions where they started.
     """
-    if model.actor.process.prediction != "noise":
+    if not hasattr(model.actor, "process") or model.actor.process.prediction != "noise":
         return model
     with th.no_grad():
         for parameter in model.actor.denoiser.trunk.parameters():

@@ -11,7 +11,7 @@ from sb3_diffusion.core.in_sample import InSampleArguments, InSampleCritics
 from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
-from sb3_diffusion.numeric import real
+from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES, GaussianActor, GaussianPolicy
 
 OBJECTIVES = ("expectile", "sparse", "exponential")
@@ -49,6 +49,8 @@ class IQL(InSampleCritics):
     :param max_weight: Largest weight of an action
     :param value_layer_norm: Whether the value normalises its hidden layers; ``None`` for not with ``"expectile"``
     :param value_dropout: Share of the value's hidden units that is dropped in its own loss
+    :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``), the
+        mean among them
     :param kwargs: See :class:`~sb3_diffusion.core.in_sample.InSampleCritics`
     """
 
@@ -67,6 +69,7 @@ class IQL(InSampleCritics):
         max_weight: float = 100.0,
         value_layer_norm: bool | None = None,
         value_dropout: float = 0.0,
+        n_action_candidates: int = 1,
         **kwargs: Unpack[InSampleArguments],
     ):
         self.value_objective = choice("value_objective", value_objective, OBJECTIVES)
@@ -75,12 +78,17 @@ class IQL(InSampleCritics):
         self.max_weight = real("max_weight", max_weight, above=0)
         self.value_layer_norm = value_layer_norm
         self.value_dropout = real("value_dropout", value_dropout, 0, below=1, remedy="0 drops nothing")
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         super().__init__(policy, env, learning_rate, **kwargs)
 
     @override
     def policy_requirements(self) -> dict[str, Any]:
         normed = self.value_objective != "expectile" if self.value_layer_norm is None else self.value_layer_norm
         return {"networks": {"value": {"kind": "value", "layer_norm": normed, "dropout": self.value_dropout}}}
+
+    @override
+    def policy_settings(self) -> dict[str, Any]:
+        return {"n_action_candidates": self.n_action_candidates}
 
     @override
     def value_error(self, q: th.Tensor, values: th.Tensor) -> th.Tensor:

@@ -45,9 +45,10 @@ class SfBC(OffPolicyDiffusion):
     https://arxiv.org/abs/2209.14548
 
     Differences from the authors' implementation (there is no other): labels follow the paper (``label_rule="official"`` is
-    the code's); chains are those of DPM-Solver++ (2M) with as many steps, with the action clipped at their end; the code draws
-    four candidates by scores that leave hardly any but the best four, here it is these; the features of the time enter the
-    embedding without a layer of their own, and weights start orthogonal, as in all networks of this library.
+    the code's); chains are those of DPM-Solver++ (2M) with as many steps, whose estimate of the action is clipped to the box
+    (``policy_kwargs={"clip_target": "none"}`` clips their end only); the code draws four candidates by scores that leave
+    hardly any but the best four, here it is these; the features of the time enter the embedding without a layer of their
+    own, and weights start orthogonal, as in all networks of this library.
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
@@ -116,7 +117,7 @@ class SfBC(OffPolicyDiffusion):
             "state_arch": (32,),
             "n_critics": 1,
         }
-        chain: dict[str, Any] = {"noise_schedule": "linear", "solver": "dpm++2m", "clip_target": "none", "diffusion_steps": 15}
+        chain: dict[str, Any] = {"noise_schedule": "linear", "solver": "dpm++2m", "diffusion_steps": 15}
         if self.policy_kwargs.get("process", "continuous") != "continuous":
             chain = {}
         acting = {

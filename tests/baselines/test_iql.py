@@ -28,14 +28,14 @@ CASE = MethodCase(
     tiny={"actor_decay": "none"},  # the rate of a short training that has ended is zero
     wrong_arguments=[
         ({"value_objective": "quantile"}, ["value_objective='quantile'", "expectile", "sparse", "exponential"]),
-        ({"expectile": 1.0}, ["expectile=1.0", "below 1"]),
+        ({"expectile": 1.0}, ["expectile=1.0", "in (0, 1)"]),
         ({"beta": -1.0}, ["beta=-1.0", "at least 0"]),
         ({"alpha": 0.0}, ["alpha=0.0", "positive"]),
         ({"max_weight": 0.0}, ["max_weight=0.0", "positive"]),
-        ({"value_dropout": 1.0}, ["value_dropout=1.0", "below 1"]),
+        ({"value_dropout": 1.0}, ["value_dropout=1.0", "in [0, 1)"]),
         ({"value_learning_rate": -1.0}, ["value_learning_rate=-1.0"]),
         ({"actor_decay": "linear"}, ["actor_decay='linear'", "cosine", "none"]),
-        ({"policy_kwargs": {"dropout": 1.0}}, ["dropout=1.0", "below 1"]),
+        ({"policy_kwargs": {"dropout": 1.0}}, ["dropout=1.0", "in [0, 1)"]),
         ({"policy_kwargs": {"dropout": 0.1, "backbone": "simba"}}, ["dropout=0.1", "mlp", "SimBa"]),
         ({"policy_kwargs": {"critics": False}}, ["critics=False", "IQL"]),
     ],

@@ -16,12 +16,12 @@ from tests.lobes import lobe_actions
 
 CASE = MethodCase(
     tiny={"n_action_candidates": 3, "n_behavior_candidates": 2, "actor_decay": "none"},
-    tiny_policy={"time_arch": (8,)},
+    tiny_policy={"time_arch": [8]},
     wrong_arguments=[
-        ({"expectile": 0.0}, ["expectile=0.0", "positive"]),
+        ({"expectile": 0.0}, ["expectile=0.0", "in (0, 1)"]),
         ({"behavior": "softmax"}, ["behavior='softmax'", "argmax", "implicit"]),
         ({"clip": "x1"}, ["clip='x1'", "x0", "xt"]),
-        ({"actor_tau": 1.5}, ["actor_tau=1.5", "from 0 to 1"]),
+        ({"actor_tau": 1.5}, ["actor_tau=1.5", "between 0 and 1"]),
         ({"n_behavior_candidates": 0}, ["n_behavior_candidates=0", "at least 1"]),
         ({"weight_decay": -1.0}, ["weight_decay=-1.0", "at least 0"]),
         ({"actor_updates": 0}, ["actor_updates=0", "at least 1"]),

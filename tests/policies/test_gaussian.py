@@ -88,7 +88,7 @@ def test_an_actor_without_density() -> None:
 
 
 def test_the_best_of_several_actions() -> None:
-    few, many = (make(IQL, policy_kwargs={"n_action_candidates": n}) for n in (1, 16))
+    few, many = (make(IQL, n_action_candidates=n) for n in (1, 16))
     assert_identical(parameters(few.policy), parameters(many.policy))
     obs = observations(few.observation_space, 20)
     tensors = to_tensors(few, obs)
