@@ -5,8 +5,8 @@ Trains every method on a two-dimensional bandit whose value function ``Q`` is kn
 the density ``exp(Q / temperature) / Z``, which a maximum-entropy method should sample. With ``--critic exact`` the methods are
 given ``Q`` and learn the policy alone, as in their theorems; with ``--critic learned`` they train as in any other environment.
 
-With ``--offline`` the toy is a data set: methods that learn from data get its points and rewards, and their samples stand beside
-the density of the data times ``exp(reward / temperature)``.
+With ``--offline`` the toy is a data set: methods that learn from data get its points and rewards, and their samples stand
+beside the density of the data times ``exp(reward / temperature)``.
 """
 
 import argparse
@@ -359,7 +359,7 @@ def main() -> None:
     panels = [Panel("exp(Q / λ)", "True density")]
     if args.offline:
         points = toy_data.as_dataset(args.toy, args.samples, args.seed).actions.numpy()
-        panels = [Panel("Data × exp(r / λ)", "True density"), Panel("Data", "What is learned from", points)]
+        panels = [Panel("Data · exp(r / λ)", "True density"), Panel("Data", "What is learned from", points)]
     for name in args.algo:
         method = get_method(name)
         begin = time.perf_counter()

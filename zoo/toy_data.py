@@ -51,7 +51,8 @@ def target_density(name: str, temperature: float, resolution: int) -> np.ndarray
     points = np.stack(np.meshgrid(axis, axis), axis=-1)
     behavior = toy.density(th.as_tensor(points)).numpy()
     # only the shares count, so the largest reward may be taken off
-    tilted = behavior * np.exp((toy.energy((EXTENT * points).reshape(-1, 2)).reshape(resolution, resolution) - 1.0) / temperature)
+    reward = toy.energy((EXTENT * points).reshape(-1, 2)).reshape(resolution, resolution)
+    tilted = behavior * np.exp((reward - 1.0) / temperature)
     return tilted / tilted.mean() / 4.0  # type: ignore[no-any-return]  # the box has an area of 4
 
 
