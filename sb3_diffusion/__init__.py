@@ -12,6 +12,7 @@ __version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8"
 # __init__.pyi, which is generated from these two sources (make generate).
 _MODULES = {
     "DiffusionPolicy": "sb3_diffusion.policies.diffusion",
+    "GaussianPolicy": "sb3_diffusion.policies.gaussian",
     "OfflineDataset": "sb3_diffusion.data.dataset",
     "TensorDictReplayBuffer": "sb3_diffusion.data.replay",
     "TensorNStepReplayBuffer": "sb3_diffusion.data.replay",

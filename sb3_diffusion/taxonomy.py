@@ -40,8 +40,8 @@ REFERENCE_POLICIES = MappingProxyType(
 )
 """Reference policy -> title."""
 
-FAMILIES = MappingProxyType({**GUIDANCE_MECHANISMS, "baselines": "Gaussian baseline"})
-"""Folder with one file per method -> title: the guidance mechanisms, and our own methods without a diffusion policy."""
+FAMILIES = MappingProxyType({**GUIDANCE_MECHANISMS, "baselines": "Baseline"})
+"""Folder with one file per method -> title: the guidance mechanisms, and what the others are measured against."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,11 @@ METHODS: tuple[Method, ...] = (
     Method("BDPO", "reparameterization", "behavior", "offline", "Gao et al. 2025", "2502.04778"),
     Method("EDP", "reparameterization", "behavior", "offline", "Kang et al. 2023", "2305.20081"),
     Method("FQL", "reparameterization", "behavior", "offline", "Park et al. 2025", "2502.02538"),
+    Method("DTQL", "reparameterization", "behavior", "offline", "Chen et al. 2024", "2405.19690", in_table=False),
     Method("FPO", "policy_gradient", "previous", "on-policy", "McAllister et al. 2025", "2507.21053"),
     Method("GenPO", "policy_gradient", "previous", "on-policy", "Ding et al. 2025", "2505.18763"),
     Method("DPPO", "policy_gradient", "previous", "on-policy", "Ren et al. 2024", "2409.00588"),
+    Method("BC", "baselines", "behavior", "offline", "Wang et al. 2022", "2208.06193", in_table=False),
     Method("IQL", "baselines", "behavior", "offline", "Kostrikov et al. 2021", "2110.06169", in_table=False),
 )
 """All methods, those of the paper's Table 1 in its order; a line more is all that another method needs in an existing file."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch as th
 from torch import nn
 
@@ -54,6 +55,15 @@ def bandit_model(algorithm: type[OffPolicyDiffusion], seed: int = 0, **kwargs: A
     policy_kwargs = {**SMALL_NET, **kwargs.pop("policy_kwargs", {})}
     kwargs.setdefault("learning_rate", 3e-3)
     return algorithm("DiffusionPolicy", BanditEnv(), seed=seed, policy_kwargs=policy_kwargs, device="cpu", **kwargs)
+
+
+def absolute_model(algorithm: type[OffPolicyDiffusion], **kwargs: Any) -> Any:
+    """
+    :param algorithm: A class whose temperature is relative to the gradients by default
+    :param kwargs: Further arguments of the class
+    :return: The algorithm on a bandit, with temperature 1 in units of the value
+    """
+    return bandit_model(algorithm, **{"temperature": 1.0, "normalize_gradient": False, **kwargs})
 
 
 def give_critic(model: OffPolicyDiffusion, value: ActionValue) -> None:
@@ -118,6 +128,35 @@ def total_variation(samples: th.Tensor, log_density: ActionValue, bins: int = 20
     mass = log_density(centres.unsqueeze(-1)).exp().reshape(bins, 50).sum(1)
     histogram = th.histc(samples.double(), bins, -1.0, 1.0)
     return float(0.5 * (mass / mass.sum() - histogram / histogram.sum()).abs().sum())
+
+
+def check_bimodal(samples: th.Tensor, left_mass: float, distance: float, mass_error: float) -> None:
+    """
+    Samples have the density :func:`bimodal_log_density`, and its modes their weights.
+
+    :param samples: ``(n, 1)``
+    :param left_mass: Weight of the left mode
+    :param distance: Largest total variation
+    :param mass_error: Largest error of the weight
+    """
+    assert total_variation(samples, bimodal_log_density(left_mass)) <= distance
+    assert (samples < 0).float().mean().item() == pytest.approx(left_mass, abs=mass_error)
+
+
+def flat(actions: th.Tensor) -> th.Tensor:
+    """
+    :param actions: ``(..., action_dim)``
+    :return: The value 0, ``(...,)``
+    """
+    return 0.0 * actions[..., 0]
+
+
+def linear(actions: th.Tensor) -> th.Tensor:
+    """
+    :param actions: ``(..., action_dim)``
+    :return: A value with slope 2, ``(...,)``
+    """
+    return 2.0 * actions[..., 0]
 
 
 def gaussian_log_density(mean: float, std: float) -> ActionValue:

@@ -20,14 +20,14 @@ GAMMA = 0.97
 
 def golden_model(algorithm: type[OffPolicyDiffusion], case: Case, **kwargs: Any) -> Any:
     """The algorithm with the sizes and the weights of a case, and without the clipping at the end of the chain."""
-    policy_kwargs = {"net_arch": {"pi": [16, 16, 16], "qf": [16, 16]}, "time_dim": 8, "diffusion_steps": 5}
+    sizes = {"net_arch": {"pi": [16, 16, 16], "qf": [16, 16]}, "time_dim": 8, "diffusion_steps": 5}
     model: Any = algorithm(
         "DiffusionPolicy",
         BanditEnv(action_dim=2, observation_dim=5),
         learning_rate=1e-3,
         tau=0.1,
         gamma=GAMMA,
-        policy_kwargs=policy_kwargs,
+        policy_kwargs={**sizes, **kwargs.pop("policy_kwargs", {})},
         device="cpu",
         **kwargs,
     )

@@ -11,14 +11,16 @@ from typing import NamedTuple
 import torch as th
 from torch import nn
 
-from sb3_diffusion.networks.bronet import BroBlock, BroNet
-from sb3_diffusion.networks.critics import Critics
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.bronet import BroBlock, BroNet
+from sb3_diffusion.networks.backbones.mlp import MLP, ResidualBlock, ResidualMLP
+from sb3_diffusion.networks.backbones.simba import SimBa
+from sb3_diffusion.networks.critics import StackedCritics
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.networks.embeddings import FourierEmbedding, TimeNetwork
 from sb3_diffusion.networks.gaussian import DeterministicActor, GaussianActor
-from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, SplitLinear
-from sb3_diffusion.networks.mlp import MLP, ResidualBlock, ResidualMLP
-from sb3_diffusion.networks.simba import SimBa
+from sb3_diffusion.networks.layers import Linear, SplitLinear
+from sb3_diffusion.networks.norms import LayerNorm
 
 Tensors = Mapping[str, th.Tensor]
 
@@ -136,7 +138,7 @@ def denoiser_slots(denoiser: Denoiser) -> list[Slot]:
     return slots + list(backbone_slots(denoiser.trunk, "trunk/"))
 
 
-def critic_slots(critics: Critics, flat: bool = False) -> list[Slot]:
+def critic_slots(critics: StackedCritics, flat: bool = False) -> list[Slot]:
     """
     All arrays of an ensemble of critics.
 
@@ -197,17 +199,17 @@ def with_members(tensors: Tensors) -> dict[str, th.Tensor]:
     return {path if path[0].isdigit() else f"0/{path}": tensor for path, tensor in tensors.items()}
 
 
-def load_critics(critics: Critics, tensors: Tensors) -> None:
+def load_critics(critics: StackedCritics, tensors: Tensors) -> None:
     """Copy ``{"0/trunk/dense0/weight": ..., "0/head/weight": ...}`` into an ensemble; flat files are recognised."""
     tensors = with_members(tensors)
     load_slots(critic_slots(critics, is_flat(tensors)), tensors)
 
 
-def critic_weights(critics: Critics, flat: bool = False) -> dict[str, th.Tensor]:
+def critic_weights(critics: StackedCritics, flat: bool = False) -> dict[str, th.Tensor]:
     """The weights of an ensemble by golden path."""
     return read_slots(critic_slots(critics, flat))
 
 
-def critic_gradients(critics: Critics, flat: bool = False) -> dict[str, th.Tensor]:
+def critic_gradients(critics: StackedCritics, flat: bool = False) -> dict[str, th.Tensor]:
     """The gradients of an ensemble by golden path."""
     return read_slots(critic_slots(critics, flat), gradients=True)

@@ -1,5 +1,6 @@
 """Tiny models of every algorithm, and comparisons of what they contain."""
 
+import inspect
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,8 @@ from torch import nn
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update import Part
 from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.data.dataset import OfflineDataset
+from sb3_diffusion.policies.actor_critic import ActorCritic
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from tests.cases import case_of
 from tests.environments import PointEnv
@@ -25,21 +28,52 @@ TINY_POLICY: dict[str, Any] = {"net_arch": [16], "state_arch": [8], "time_dim": 
 
 def tiny_policy(algorithm: type[OffPolicyDiffusion]) -> dict[str, Any]:
     """Arguments of the policy of a model made by :func:`make`."""
-    return {**TINY_POLICY, **case_of(algorithm).tiny_policy}
+    known = inspect.signature(first_policy(algorithm)).parameters
+    return {**{name: value for name, value in TINY_POLICY.items() if name in known}, **case_of(algorithm).tiny_policy}
 
 
-def make(algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = "DiffusionPolicy", **kwargs: Any) -> Any:
+def first_policy(algorithm: type[OffPolicyDiffusion]) -> type[ActorCritic]:
+    """The policy that an algorithm calls first, which chooses its features extractor by the observation space."""
+    return next(iter(algorithm.policy_aliases.values()))  # type: ignore[return-value]
+
+
+def make(
+    algorithm: type[OffPolicyDiffusion], env: Any = None, policy: Any = None, *, with_env: Any = True, **kwargs: Any
+) -> Any:
     """
     :param algorithm: The algorithm
     :param env: Environment, :class:`~tests.envs.PointEnv` by default
-    :param policy: First argument of the algorithm
+    :param with_env: Whether it has an environment; without, there has to be a ``dataset``
+    :param policy: First argument of the algorithm, ``None`` for its first name of a policy
     :param kwargs: Arguments of the algorithm that replace the tiny ones; ``policy_kwargs`` are merged
     :return: A model whose whole training takes a fraction of a second
     """
     defaults = {"buffer_size": 500, "batch_size": 8, "learning_starts": 10, "learning_rate": 1e-3, "seed": 0, "device": "cpu"}
     policy_kwargs = {**tiny_policy(algorithm), **kwargs.pop("policy_kwargs", {})}
     tiny = case_of(algorithm).tiny
-    return algorithm(policy, PointEnv() if env is None else env, policy_kwargs=policy_kwargs, **{**defaults, **tiny, **kwargs})
+    policy = first_policy(algorithm).general_name if policy is None else policy
+    env = PointEnv() if env is None and with_env else env
+    return algorithm(policy, env, policy_kwargs=policy_kwargs, **{**defaults, **tiny, **kwargs})
+
+
+def point_data(n: int = 60, seed: int = 0, **kwargs: Any) -> OfflineDataset:
+    """Episodes of 10 steps that are like PointEnv's; every second one is cut, the others end."""
+    generator = np.random.default_rng(seed)
+    space: Any = PointEnv().observation_space
+    box: Any = PointEnv().action_space
+    ends = np.arange(n) % 10 == 9
+    terminated = ends & (np.arange(n) // 10 % 2 == 0)
+    before, after = generator.normal(size=(2, n, *space.shape)).astype(np.float32)
+    actions = generator.uniform(box.low, box.high, size=(n, *box.shape)).astype(np.float32)
+    return OfflineDataset.from_arrays(
+        before,
+        actions,
+        generator.normal(size=n),
+        terminated,
+        ends & ~terminated,
+        after,
+        **{"observation_space": space, "action_space": box, **kwargs},
+    )
 
 
 def collect(model: Any, n_steps: int = 20) -> Any:
@@ -127,7 +161,7 @@ def soften(model: Any) -> Any:
     Shrink a noise network: fresh ones push many actions to the ends of the box, where comparisons say little. A network of
     another kind, shrunk like that, would leave all actions where they started.
     """
-    if model.actor.process.prediction != "noise":
+    if not hasattr(model.actor, "process") or model.actor.process.prediction != "noise":
         return model
     with th.no_grad():
         for parameter in model.actor.denoiser.trunk.parameters():

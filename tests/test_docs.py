@@ -30,7 +30,7 @@ from sb3_diffusion.generative.flow import FLOW_SOLVERS
 from sb3_diffusion.generative.schedules import CONTINUOUS_SCHEDULES, DISCRETE_SCHEDULES
 from sb3_diffusion.generative.solvers import SOLVERS
 from sb3_diffusion.networks.activations import ACTIVATIONS
-from sb3_diffusion.networks.backbones import BACKBONES
+from sb3_diffusion.networks.backbones import DENOISER_BACKBONES
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS
 from sb3_diffusion.policies.critic import CRITIC_HEADS
 from sb3_diffusion.policies.processes import PROCESSES
@@ -174,7 +174,7 @@ def test_changelog_contains_the_version() -> None:
 @pytest.mark.parametrize(
     "page, names",
     [
-        ("guide/policies.md", [*BACKBONES, *ACTIVATIONS, *TIME_EMBEDDINGS, *CRITIC_HEADS]),
+        ("guide/policies.md", [*DENOISER_BACKBONES, *ACTIVATIONS, *TIME_EMBEDDINGS, *CRITIC_HEADS]),
         ("guide/policies.md", [*PROCESSES, *SOLVERS, *FLOW_SOLVERS, *CONTINUOUS_SCHEDULES, *DISCRETE_SCHEDULES]),
         ("guide/speed.md", [f'"{mode}"' for mode in EXECUTION_MODES]),
         ("guide/zoo.md", [method.zoo_name for method in available_methods()]),

@@ -25,7 +25,7 @@ from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.networks.activations import Mish
 from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import CriticEnsemble
+from sb3_diffusion.policies.critic import ObservationCritic
 from sb3_diffusion.policies.guided import GuidedCnnPolicy, GuidedMlpPolicy, GuidedPolicy
 from sb3_diffusion.policies.names import POLICIES, CnnPolicy, MlpPolicy, MultiInputPolicy
 from tests.conftest import OFF_POLICY
@@ -283,7 +283,7 @@ def test_actor_and_critic_can_be_saved_alone(method: Any, share: bool, tmp_path:
         assert not np.array_equal(act(actor, obs, deterministic=False), drawn)
 
     model.critic.save(str(tmp_path / "critic"))
-    critic = CriticEnsemble.load(str(tmp_path / "critic"), device="cpu")
+    critic = ObservationCritic.load(str(tmp_path / "critic"), device="cpu")
     inputs = to_tensors(model, obs), th.rand(5, 2) - 0.5
     with th.no_grad():
         for value, expected in zip(critic(*inputs), model.critic(*inputs), strict=True):

@@ -4,6 +4,9 @@ Draw what diffusion policies learn: ``python zoo/plot_toy.py`` (or ``python -m z
 Trains every method on a two-dimensional bandit whose value function ``Q`` is known and draws samples of the policies beside
 the density ``exp(Q / temperature) / Z``, which a maximum-entropy method should sample. With ``--critic exact`` the methods are
 given ``Q`` and learn the policy alone, as in their theorems; with ``--critic learned`` they train as in any other environment.
+
+With ``--offline`` the toy is a data set: methods that learn from data get its points and rewards, and their samples stand
+beside the density of the data times ``exp(reward / temperature)``.
 """
 
 import argparse
@@ -36,6 +39,7 @@ from sb3_diffusion.envs import TOYS, boltzmann_density, boltzmann_entropy, get_t
 from sb3_diffusion.envs.bandits import ActionValue
 from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, Method, available_methods, get_method
 
+from . import toy_data
 from .training.options.command_line import CommandParser, whole_number
 from .training.options.device import check_device
 from .training.options.errors import mistakes
@@ -47,7 +51,7 @@ LEARNING_RATES = {"reparameterization": 1e-3}
 """Guidance mechanism -> learning rate where it differs: gradients that pass through the whole chain need smaller steps."""
 
 OWN_ARGUMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    # its alpha is the temperature
+    # otherwise learned
     "DIME": lambda args: {"initial_alpha": args.temperature, "alpha_learning_rate": 0.0},
     # their particles are policy samples, a chain each; all rows of a batch are the same state, so that few are enough
     **dict.fromkeys(["QVPO", "DPMD", "FPMD"], lambda args: {"n_particles": max(1, args.n_particles // 4)}),
@@ -213,6 +217,16 @@ class Panel:
     samples: np.ndarray | None = None
 
 
+def density_of(args: argparse.Namespace) -> np.ndarray:
+    """
+    :param args: Command line
+    :return: What the methods should sample, on a grid
+    """
+    if args.offline:
+        return toy_data.target_density(args.toy, args.temperature, 20 * BINS)
+    return boltzmann_density(get_toy(args.toy).value, args.temperature, 20 * BINS)
+
+
 def n_columns(n_panels: int) -> int:
     """One row of up to four panels; more rows have three to six columns, whichever leaves the fewest places empty."""
     if n_panels <= 4:
@@ -300,12 +314,14 @@ def local_density(samples: np.ndarray, bins: int = 100, radius: int = 4) -> np.n
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
-    names = [method.zoo_name for method in available_methods() if method.setting == "off-policy"]
+    names = [method.zoo_name for method in (*online_methods(), *toy_data.methods())]
     parser = CommandParser(prog=PROG, description=__doc__)
-    parser.add_argument("--algo", nargs="+", choices=names, default=names, help="methods (default: all)")
+    parser.add_argument("--algo", nargs="+", choices=names, help="methods (default: all)")
+    parser.add_argument("--offline", action="store_true", help="learn from points of the toy and their rewards")
     parser.add_argument("--toy", choices=list(TOYS), default="8gaussians", help="density")
     parser.add_argument("--critic", choices=["exact", "learned"], default="exact", help="given Q, or one learned from rewards")
-    parser.add_argument("--temperature", type=float, default=1.0, help="temperature in units of Q")
+    unit = f"temperature in units of Q (default: 1; with --offline {toy_data.TEMPERATURE})"
+    parser.add_argument("--temperature", type=float, help=unit)
     parser.add_argument("--updates", type=whole_number(1), default=6000, help="updates per method")
     parser.add_argument("--random-steps", type=whole_number(1), default=2000, help="random actions before the first update")
     parser.add_argument("--batch-size", type=whole_number(1), default=256, help="transitions per update")
@@ -316,7 +332,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--dpi", type=whole_number(1), default=150, help="pixels per inch; a panel is two inches wide")
     parser.add_argument("--output", type=Path, default=Path("toy.png"), help="where to save the picture")
-    return parser.parse_args()
+    args: argparse.Namespace = parser.parse_args()
+    known = [method.zoo_name for method in (toy_data.methods() if args.offline else online_methods())]
+    args.algo = known if args.algo is None else args.algo
+    if other := set(args.algo) - set(known):
+        setting = "do not learn" if args.offline else "learn"
+        parser.error(f"--algo {' '.join(sorted(other))}: these {setting} from data; --offline is for those that do")
+    if args.temperature is None:
+        args.temperature = toy_data.TEMPERATURE if args.offline else 1.0
+    return args
+
+
+def online_methods() -> list[Method]:
+    """Methods that are trained on the toy as an environment."""
+    return [method for method in available_methods() if method.setting == "off-policy"]
 
 
 def main() -> None:
@@ -326,15 +355,18 @@ def main() -> None:
         check_device(args.device)
         if args.output.suffix.lower() != ".png":
             raise ValueError(f"--output {args.output}: the picture is a PNG file; let the name end with .png")
-        density = boltzmann_density(get_toy(args.toy).value, args.temperature, 20 * BINS)
+        density = density_of(args)
     panels = [Panel("exp(Q / λ)", "True density")]
+    if args.offline:
+        points = toy_data.as_dataset(args.toy, args.samples, args.seed).actions.numpy()
+        panels = [Panel("Data · exp(r / λ)", "True density"), Panel("Data", "What is learned from", points)]
     for name in args.algo:
         method = get_method(name)
         begin = time.perf_counter()
-        samples = train(method, args)
+        samples = toy_data.train(method, args) if args.offline else train(method, args)
         distance = total_variation(samples, density)
         print(f"{method.name}: total variation {distance:.3f}, {time.perf_counter() - begin:.0f} s", flush=True)
-        panels.append(Panel(method.name, GUIDANCE_MECHANISMS[method.guidance], samples))
+        panels.append(Panel(method.name, GUIDANCE_MECHANISMS.get(method.guidance, "Baseline"), samples))
     draw(panels, density, args.output, args.dpi, comment=shlex.join(sys.argv))
     print(f"Saved as {args.output}")
 

@@ -11,8 +11,14 @@ _MODULES = {
     "sb3_diffusion.core.replay": "sb3_diffusion.data.replay",
 }
 """Modules that pickles of versions before 0.2 name."""
-_MEMBERS = {"policy.exploration.optimizer": "policy.multipliers.alpha.optimizer"}
-_WEIGHTS = {"exploration.log_alpha": "multipliers.alpha.log_value"}
+_MEMBERS = {
+    "policy.exploration.optimizer": "policy.multipliers.noise_factor.optimizer",
+    "policy.multipliers.alpha.optimizer": "policy.multipliers.noise_factor.optimizer",
+}
+_WEIGHTS = {
+    "exploration.log_alpha": "multipliers.noise_factor.log_value",
+    "multipliers.alpha.log_value": "multipliers.noise_factor.log_value",
+}
 
 
 @contextmanager

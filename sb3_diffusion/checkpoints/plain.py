@@ -29,6 +29,7 @@ from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 from sb3_diffusion.checkpoints.tagged_json import read_float, tag_of, write_float, write_mapping
 from sb3_diffusion.data.replay import TensorDictReplayBuffer, TensorNStepReplayBuffer, TensorReplayBuffer
 from sb3_diffusion.networks.activations import ACTIVATIONS
+from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES
 from sb3_diffusion.policies.guided import GUIDED_POLICIES
 from sb3_diffusion.policies.names import POLICIES
 from sb3_diffusion.printable import printable, quoted
@@ -74,6 +75,7 @@ def _allowed_classes() -> dict[str, type]:
         "sb3_diffusion": [
             *POLICIES.values(),
             *GUIDED_POLICIES.values(),
+            *GAUSSIAN_POLICIES.values(),
             TensorReplayBuffer,
             TensorNStepReplayBuffer,
             TensorDictReplayBuffer,

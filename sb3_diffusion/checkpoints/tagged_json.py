@@ -3,7 +3,7 @@ The JSON of all our files: one dialect, and bounds on what a stranger's may cons
 
 Numbers, strings, lists and mappings are themselves; everything else is a mapping with a key that begins with a colon, its
 tag, such as ``{":tuple": [1, "step"]}`` or ``{":float": "nan"}``. Further tags belong to those who write them: ``plain.py``
-has arguments, which are built from a file, ``snapshot.py`` states, which are put into what is there. The text is standard
+has arguments, which are built from a file, ``trainings`` states, which are put into what is there. The text is standard
 JSON.
 """
 

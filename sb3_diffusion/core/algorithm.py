@@ -24,8 +24,11 @@ from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.update import Part, due_parts, make_update, set_learning_rate
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
-from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.actor_critic import ActorCritic
+from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES
 from sb3_diffusion.policies.names import POLICIES
+
+_GENERAL_NAMES = {*POLICIES, *GAUSSIAN_POLICIES}
 
 
 @contextmanager
@@ -70,7 +73,8 @@ class DiffusionAlgorithm(BaseAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
-    policy: DiffusionPolicy
+    """What ``policy`` may be called; a class has to be the first of these, or derive from it."""
+    policy: ActorCritic
     policy_class: Any
     prediction: str = "noise"
     """What the actor's network has to predict for the method's losses (``prediction`` of the process)."""
@@ -82,8 +86,9 @@ class DiffusionAlgorithm(BaseAlgorithm):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the complete constructor in ``help()``, editors and the documentation, not ``**kwargs``."""
         super().__init_subclass__(**kwargs)
-        parent = next((base for base in cls.__mro__[1:] if issubclass(base, DiffusionAlgorithm)), DiffusionAlgorithm)
-        if parent is not DiffusionAlgorithm:
+        ours = (base for base in cls.__mro__[1:] if issubclass(base, DiffusionAlgorithm))
+        parent = next((base for base in ours if "__init__" in vars(base)), None)
+        if parent is not None:
             cls.__signature__ = complete_signature(cls.__init__, parent)  # type: ignore[attr-defined]
 
     # -- what a method supplies --------------------------------------------------------------------------------------
@@ -142,15 +147,17 @@ class DiffusionAlgorithm(BaseAlgorithm):
 
     # -- the update -------------------------------------------------------------------------------------------------
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: Batch, among: Sequence[str] | None = None) -> Metrics:
         """
         Count an update and perform it.
 
         :param batch: Batch of transitions
+        :param among: Names of the parts that may be trained, ``None`` for all
         :return: Quantities to log, as detached scalar tensors
         """
         self._n_updates += 1
-        metrics = self._run_update(batch, due_parts(self.parts(), self._n_updates))
+        due = due_parts(self.parts(), self._n_updates)
+        metrics = self._run_update(batch, due if among is None else tuple(name for name in due if name in among))
         return {**metrics, **self.after_update(batch)}
 
     def step(self, part: Part, loss: th.Tensor) -> None:
@@ -247,11 +254,21 @@ class DiffusionAlgorithm(BaseAlgorithm):
                     f"policy_kwargs: {name}={value!r} would replace {required[name]!r}, which {method} requires; leave it out "
                     f"(arguments of {method} itself may change it)."
                 )
-            if name not in required and name in DiffusionPolicy.for_methods:
+            if name not in required and name in ActorCritic.for_methods:
                 raise ValueError(f"policy_kwargs: {name}={value!r} is for methods to decide, and {method} has no use for it.")
         return {**self.policy_settings(), **chosen, **required}
 
+    def _check_policy_class(self) -> None:
+        required = next(iter(self.policy_aliases.values()))
+        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, required)):
+            raise ValueError(
+                f"policy={self.policy_class!r} is no {required.__name__}, which {type(self).__name__} needs; pass "
+                f"{next(iter(self.policy_aliases))!r} by name, or a subclass of {required.__module__}.{required.__name__}."
+            )
+
     def _check_prediction(self) -> None:
+        if not hasattr(self.policy.actor, "process"):
+            return
         predicted, name = self.policy.actor.process.prediction, self.policy.constructor_arguments["process"]
         if predicted != self.prediction:
             raise ValueError(
@@ -260,6 +277,11 @@ class DiffusionAlgorithm(BaseAlgorithm):
             )
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name in _GENERAL_NAMES and policy_name not in self.policy_aliases:
+            raise ValueError(
+                f"policy={policy_name!r} has another kind of actor than the losses of {type(self).__name__} are for; "
+                f"known are {', '.join(self.policy_aliases)}."
+            )
         return self.policy_aliases[choice("policy", policy_name, self.policy_aliases)]
 
     def _policy_name(self) -> str | None:

@@ -30,6 +30,10 @@ class CommonArguments(TypedDict, total=False):
     critic_learning_rate: float | Schedule | None
     max_grad_norm: float | None
     execution: str
+    dataset: Any
+    reward_transform: Any
+    normalize_observations: bool
+    offline_fraction: float | str
     stats_window_size: int
     tensorboard_log: str | None
     policy_kwargs: dict[str, Any] | None
@@ -90,6 +94,18 @@ def scheduled(name: str, schedule: Schedule, progress: float) -> float:
     """
     remedy = f"its schedule returned this at a remaining progress of {progress:g}"
     return real(name, schedule(progress), low=0, remedy=remedy)
+
+
+def check_fraction(value: Any) -> float | str:
+    """
+    :param value: Share of the batches that comes from a data set, or ``"append"``
+    :return: The same
+    :raises ValueError: If it is out of range or another word
+    :raises TypeError: If it is neither a number nor a word
+    """
+    if value == "append":
+        return str(value)
+    return real("offline_fraction", value, 0, 1, remedy="0 leaves the data out, 'append' makes one pool of both")  # type: ignore[no-any-return]
 
 
 def check_train_freq(train_freq: Any) -> Any:

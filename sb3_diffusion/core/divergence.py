@@ -22,8 +22,7 @@ def likely_cause(
     :param untrained: Whether the quantity was computed before the first step of an optimizer
     :return: One or two sentences
     """
-    rates = ", ".join(f"{network} {rate:g}" for network, rate in learning_rates.items())
-    remedy = f"lower the learning rate{f' ({rates})' if rates else ''}, set max_grad_norm, or rescale the rewards."
+    remedy = _remedy(learning_rates)
     arrays = dict(_stored_arrays(replay_buffer))
     culprit = _first_non_finite(arrays, replay_buffer)
     if culprit == "actions":
@@ -48,6 +47,24 @@ def likely_cause(
             "weights that were loaded or set, and the method's own factors of the rewards."
         )
     return f"The replay buffer is finite, so the update itself diverged: {remedy}"
+
+
+def cause_of_data(learning_rates: Mapping[str, float], untrained: bool) -> str:
+    """
+    The same for a data set, which was checked when it was read.
+
+    :param learning_rates: Learning rate of each network
+    :param untrained: Whether the quantity was computed before the first step of an optimizer
+    :return: One or two sentences
+    """
+    if untrained:
+        return "The data is finite and no update had been made: check the weights that were loaded or set."
+    return f"The data is finite, so the update itself diverged: {_remedy(learning_rates)}"
+
+
+def _remedy(learning_rates: Mapping[str, float]) -> str:
+    rates = ", ".join(f"{network} {rate:g}" for network, rate in learning_rates.items())
+    return f"lower the learning rate{f' ({rates})' if rates else ''}, set max_grad_norm, or rescale the rewards."
 
 
 def _stored_arrays(replay_buffer: ReplayBuffer) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""The training loop of every online off-policy algorithm; a subclass supplies the losses."""
+"""The training loop of every off-policy algorithm, online and on stored data; a subclass supplies the losses."""
 
 import math
 from abc import abstractmethod
@@ -15,31 +15,35 @@ from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self, override
 
 from sb3_diffusion.checkpoints.old_names import old_modules
-from sb3_diffusion.core.algorithm import DiffusionAlgorithm, replaced
-from sb3_diffusion.core.arguments import check_schedule, check_train_freq
+from sb3_diffusion.core.algorithm import replaced
+from sb3_diffusion.core.arguments import check_fraction, check_schedule, check_train_freq
+from sb3_diffusion.core.data_arguments import Dataset, check_transform
+from sb3_diffusion.core.divergence import likely_cause
 from sb3_diffusion.core.metrics import MetricLog, Metrics
 from sb3_diffusion.core.model_buffer import ModelBuffer, check_buffer_kwargs, check_environments
+from sb3_diffusion.core.offline import LearnsFromData
 from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.update import CudaGraphActing, Part, check_execution, polyak_update
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.replay import BUFFERS, TensorReplayBuffer, default_buffer_class
+from sb3_diffusion.data.rewards import RewardTransform
 from sb3_diffusion.envs.spaces import check_action_space, check_observation_space
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import check_no_unknown, choice
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import CriticEnsemble
+from sb3_diffusion.policies.critic import ObservationCritic
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 
-class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
+class OffPolicyDiffusion(LearnsFromData):
     """
-    Base class of the online off-policy algorithms.
+    Base class of the off-policy algorithms.
 
     :param policy: ``"DiffusionPolicy"``, which picks the features extractor from the observation space; SB3's
         ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"``, which name the same policy with the features extractor that
         they have in SB3; or a subclass
-    :param env: The environment, or its id if it is registered
+    :param env: The environment, or its id if it is registered; ``None`` to learn from ``dataset`` alone, whose spaces are used
     :param learning_rate: Learning rate of actor and critics: a float, or a function of the remaining progress (1 to 0)
     :param buffer_size: Size of the replay buffer in transitions
     :param learning_starts: Steps of uniformly random actions before the first update
@@ -60,6 +64,14 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
     :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
     :param execution: How the update runs: ``"eager"``, ``"compile"`` (``torch.compile``), ``"cuda_graph"``,
         or ``"auto"`` for the fastest that has been measured (eager)
+    :param dataset: Stored transitions: an :class:`~sb3_diffusion.OfflineDataset`, or the path or name of one
+        (:func:`~sb3_diffusion.load_dataset`). :meth:`learn_offline` learns from it, :meth:`learn` from it and from experience
+    :param reward_transform: What is done to all rewards before they are learned from, by a name of
+        :data:`~sb3_diffusion.data.rewards.REWARD_TRANSFORMS`; its numbers come from the data, and are saved with the agent
+    :param normalize_observations: Whether the networks see observations standardised by mean and standard deviation of the
+        data, which are saved with the weights
+    :param offline_fraction: Share of the batches of :meth:`learn` that comes from the data set, between 0 and 1; ``"append"``
+        for its share of all transitions
     :param stats_window_size: Window of the rollout statistics, in episodes
     :param tensorboard_log: Log folder for TensorBoard
     :param policy_kwargs: Arguments of the policy, see :class:`~sb3_diffusion.policies.diffusion.DiffusionPolicy`
@@ -71,14 +83,14 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
 
     actor: DiffusionActor
     actor_target: DiffusionActor | None
-    critic: CriticEnsemble
-    critic_target: CriticEnsemble
+    critic: ObservationCritic
+    critic_target: ObservationCritic
     replay_buffer = ModelBuffer()  # type: ignore[assignment]
 
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         buffer_size: int = 1_000_000,
         learning_starts: int = 100,
@@ -97,6 +109,10 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
         critic_learning_rate: float | Schedule | None = None,
         max_grad_norm: float | None = None,
         execution: str = "auto",
+        dataset: Dataset = None,
+        reward_transform: str | dict[str, Any] | RewardTransform = "none",
+        normalize_observations: bool = False,
+        offline_fraction: float | str = 0.5,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -109,7 +125,7 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
         check_no_unknown(type(self), unknown)
         super().__init__(
             policy,
-            env,
+            env,  # type: ignore[arg-type]  # None is Stable-Baselines3's for a model without environment
             check_schedule("learning_rate", learning_rate),
             integer("buffer_size", buffer_size, low=1),
             real("learning_starts", learning_starts, low=0),  # type: ignore[arg-type]  # 1e4 is as good as 10_000 here
@@ -140,7 +156,15 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
             max_grad_norm = optional(real, "max_grad_norm", max_grad_norm, above=0, remedy="None is for no clipping")
         self.max_grad_norm = max_grad_norm
         self.execution = check_execution(execution)
+        self.dataset, self.dataset_identity = dataset, None  # type: ignore[assignment]
+        self.reward_transform = check_transform(reward_transform)
+        self.normalize_observations = normalize_observations
+        self.offline_fraction = check_fraction(offline_fraction)
         if _init_setup_model:
+            if env is None and dataset is None:
+                raise ValueError(
+                    "env=None says nothing of what is observed; pass an environment, or dataset=... to learn from."
+                )
             self._setup_model()
 
     # -- what an algorithm supplies ---------------------------------------------------------------------------------
@@ -207,11 +231,14 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
         """
         check_surroundings(self.device)
         self.policy.set_training_mode(True)
-        log = MetricLog(self._n_updates + 1, self._set_learning_rates())
+        rates = self._set_learning_rates()
+        log = MetricLog(self._n_updates + 1)
         for _ in range(gradient_steps):
-            samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            log.append(self.update(Batch.from_replay(samples, self.gamma)))
-        means = log.means(self.replay_buffer, self.num_timesteps, self._vec_normalize_env)
+            log.append(self.update(self.sample_batch(batch_size)))
+        means = log.means(
+            f"timestep {self.num_timesteps}",
+            lambda untrained: likely_cause(self.replay_buffer, self._vec_normalize_env, rates, untrained),
+        )
         self.review(means)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in means.items():
@@ -226,9 +253,11 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
     # -- Stable-Baselines3's hooks ----------------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
+        self._setup_offline()
         check_observation_space(self.observation_space)
         check_action_space(self.action_space)
         self._resolve_names()
+        self._check_policy_class()
         arguments = self._policy_arguments()
         buffer_class = self.replay_buffer_class or default_buffer_class(self.observation_space, self.n_steps)
         check_buffer_kwargs(self, buffer_class)
@@ -242,6 +271,7 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
             super()._setup_model()
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.actor_target = self.policy.actor_target
+        self._standardize()
         self._check_prediction()
         self.randomness = Randomness()
         self._setup_update()
@@ -261,9 +291,11 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        continue_schedules: bool = False,
     ) -> Self:
         """
-        Collect experience and train.
+        Collect experience and train, on it and on the data set if there is one. After :meth:`learn_offline` the first
+        ``learning_starts`` steps are taken by what was learned instead of at random.
 
         :param total_timesteps: Number of environment steps (summed over environments)
         :param callback: Callback(s) called at every step
@@ -271,10 +303,15 @@ class OffPolicyDiffusion(DiffusionAlgorithm, OffPolicyAlgorithm):
         :param tb_log_name: Name of the TensorBoard run; ``None`` for the algorithm's
         :param reset_num_timesteps: Whether to restart counting steps
         :param progress_bar: Show a progress bar (needs tqdm and rich)
+        :param continue_schedules: Whether schedules stay where :meth:`learn_offline` has left them; they begin anew otherwise
         :return: The trained model
         """
         check_surroundings(self.device)
         check_environments(self)
+        self._check_online()
+        self._holds_schedules = continue_schedules
+        if reset_num_timesteps and not continue_schedules:
+            self._current_progress_remaining = 1.0  # Stable-Baselines3 notes it after the first step
         if total_timesteps != math.inf:  # until a callback ends it
             total_timesteps = real("total_timesteps", total_timesteps, low=0)  # type: ignore[assignment]  # 1e6 is a number
         return super().learn(

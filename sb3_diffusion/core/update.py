@@ -5,7 +5,8 @@ execute it: eagerly, with the losses through ``torch.compile``, or all of it as 
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch as th
@@ -46,6 +47,33 @@ class Part(NamedTuple):
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer steps."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+class Stage(NamedTuple):
+    """
+    A part of a training on stored data, such as learning the behaviour before its critics.
+
+    :param name: ``"behavior"``, ``"critic"``, ...
+    :param parts: Names of the parts that it trains
+    :param updates: Its share: ``learn_offline`` divides its updates among the stages in proportion to these numbers
+    :param prepare: What happens before its first update and may take minutes, such as drawing actions for every state. It may
+        leave quantities of the transitions in ``prepared``, which then come with every batch. Interrupted, it is repeated
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    updates: int
+    prepare: Callable[[], None] | None = None
+
+
+def divided(total: int, shares: Sequence[int]) -> list[int]:
+    """
+    :param total: Number of updates
+    :param shares: Proportions of the stages
+    :return: Updates of each stage, ``total`` together
+    """
+    bounds = [round(total * sum(shares[:end]) / max(1, sum(shares))) for end in range(len(shares) + 1)]
+    return [end - start for start, end in pairwise(bounds)]
 
 
 def due_parts(parts: Sequence[Part], n_updates: int) -> tuple[str, ...]:
@@ -300,11 +328,11 @@ class CudaGraphActing:
 
 
 def _shapes(part: Any) -> Any:
-    return tuple((key, value.shape) for key, value in part.items()) if isinstance(part, dict) else part.shape
+    return tuple((key, value.shape) for key, value in part.items()) if isinstance(part, Mapping) else part.shape
 
 
 def _clone(part: Any) -> Any:
-    return {key: value.clone() for key, value in part.items()} if isinstance(part, dict) else part.clone()
+    return {key: value.clone() for key, value in part.items()} if isinstance(part, Mapping) else part.clone()
 
 
 def _copy(source: Batch, target: Batch) -> None:
@@ -314,6 +342,6 @@ def _copy(source: Batch, target: Batch) -> None:
 
 def _copy_part(source: Any, target: Any) -> None:
     for value, static in (
-        zip(source.values(), target.values(), strict=True) if isinstance(source, dict) else ((source, target),)
+        zip(source.values(), target.values(), strict=True) if isinstance(source, Mapping) else ((source, target),)
     ):
         static.copy_(value)

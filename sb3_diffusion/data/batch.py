@@ -1,5 +1,7 @@
 """Transitions in the form in which the losses use them."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch as th
@@ -15,6 +17,7 @@ class Batch(NamedTuple):
     :param rewards: (n-step) rewards, ``(batch,)``
     :param next_observations: Observations after the (n-step) transition
     :param discounts: Factor of the next value: ``gamma ** n``, and 0 where the episode terminated; ``(batch,)``
+    :param extras: What a stage of learning from data prepared for these transitions, by name
     """
 
     observations: PyTorchObs
@@ -22,6 +25,7 @@ class Batch(NamedTuple):
     rewards: th.Tensor
     next_observations: PyTorchObs
     discounts: th.Tensor
+    extras: Mapping[str, th.Tensor] = MappingProxyType({})
 
     @classmethod
     def from_replay(cls, samples: ReplayBufferSamples, gamma: float) -> "Batch":
@@ -49,3 +53,18 @@ def joined(first: PyTorchObs, second: PyTorchObs) -> Any:
     if isinstance(first, dict):
         return {key: th.cat((value, second[key])) for key, value in first.items()}  # type: ignore[index]
     return th.cat((first, second))  # type: ignore[arg-type]
+
+
+def concatenated(first: Batch, second: Batch) -> Batch:
+    """
+    :param first: Some transitions
+    :param second: Others
+    :return: Both as one batch, without extras
+    """
+    return Batch(
+        joined(first.observations, second.observations),
+        th.cat((first.actions, second.actions)),
+        th.cat((first.rewards, second.rewards)),
+        joined(first.next_observations, second.next_observations),
+        th.cat((first.discounts, second.discounts)),
+    )

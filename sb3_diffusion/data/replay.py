@@ -251,7 +251,7 @@ class TensorReplayBuffer(ReplayBuffer):
             next_fields = self._gather(last)
             rewards, dones, discounts = th.from_numpy(summary).to(self.device, non_blocking=True).unsqueeze(-1).unbind(0)
         else:
-            rewards, dones = _normalize_rewards(fields["rewards"], env), fields["dones"]
+            rewards, dones = normalize_rewards(fields["rewards"], env), fields["dones"]
             dones = th.addcmul(dones, dones, fields["timeouts"], value=-1.0)  # ended, and not by a time limit
         if self.optimize_memory_usage:
             next_fields = self._gather((batch_inds + 1) % self.buffer_size * self.n_envs + env_inds)
@@ -304,9 +304,9 @@ class TensorReplayBuffer(ReplayBuffer):
     def _observations(self, fields: dict[str, th.Tensor], name: str, env: VecNormalize | None) -> Any:
         if isinstance(self.obs_shape, dict):
             parts = {key: _shaped(fields[f"{name}/{key}"], shape) for key, shape in self.obs_shape.items()}
-            return parts if env is None else _normalize_observations(parts, env)
+            return parts if env is None else normalize_observations(parts, env)
         observations = _shaped(fields[name], self.obs_shape)
-        return observations if env is None else _normalize_observations(observations, env)
+        return observations if env is None else normalize_observations(observations, env)
 
     # -- copy on an accelerator -------------------------------------------------------------------------------------
 
@@ -428,7 +428,12 @@ def check_memory_optimization(handle_timeout_termination: bool, observation_spac
         raise ValueError(f"optimize_memory_usage=True does not work with {remedy}.")
 
 
-def _normalize_rewards(rewards: th.Tensor, env: VecNormalize | None) -> th.Tensor:
+def normalize_rewards(rewards: th.Tensor, env: VecNormalize | None) -> th.Tensor:
+    """
+    :param rewards: Rewards of a batch
+    :param env: What normalises them, if anything does
+    :return: Normalised rewards
+    """
     if env is None or not env.norm_reward:
         return rewards
     if type(env).normalize_reward is not VecNormalize.normalize_reward:  # somebody's own rule
@@ -437,7 +442,12 @@ def _normalize_rewards(rewards: th.Tensor, env: VecNormalize | None) -> th.Tenso
     return rewards.to(_precise(rewards)).div_(std).clamp_(-env.clip_reward, env.clip_reward).float()
 
 
-def _normalize_observations(observations: PyTorchObs, env: VecNormalize | None) -> PyTorchObs:
+def normalize_observations(observations: PyTorchObs, env: VecNormalize | None) -> PyTorchObs:
+    """
+    :param observations: Observations of a batch, possibly overwritten
+    :param env: What normalises them, if anything does
+    :return: Normalised observations
+    """
     if env is None or not env.norm_obs:
         return observations
     if not all(getattr(type(env), name) is getattr(VecNormalize, name) for name in ("normalize_obs", "_normalize_obs")):

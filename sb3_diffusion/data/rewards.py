@@ -24,6 +24,11 @@ class RewardTransform(NamedTuple):
     scale: float
     shift: float
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is done to the rewards."""
+        return self.scale == 1.0 and self.shift == 0.0
+
     def __call__(self, rewards: Any) -> Any:
         """
         :param rewards: Rewards of the environment, a number, an array or a tensor

@@ -5,9 +5,8 @@ from typing import Any, ClassVar
 
 import torch as th
 
-from sb3_diffusion.generative import conversions
 from sb3_diffusion.generative.likelihood import LikelihoodEstimator
-from sb3_diffusion.generative.process import GenerativeProcess
+from sb3_diffusion.generative.process import GenerativeProcess, noise_to_clean
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.schedules import ContinuousSchedule, resolve_continuous_schedule
 from sb3_diffusion.generative.solvers import GridPoint, Sampler, check_steps
@@ -49,7 +48,7 @@ class ContinuousDiffusion(GenerativeProcess):
 
     def predicted_clean(self, x_t: th.Tensor, t: th.Tensor, prediction: th.Tensor) -> th.Tensor:
         """See :meth:`GenerativeProcess.predicted_clean`."""
-        return conversions.noise_to_clean(x_t, prediction, *self.coefficients(t))
+        return noise_to_clean(x_t, prediction, *self.coefficients(t))
 
     def time_grid(self, steps: int, grid: str = "t", power: float = 1.0) -> th.Tensor:
         """

@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 import torch as th
 
-from sb3_diffusion.generative import conversions
 from sb3_diffusion.generative.likelihood import LikelihoodEstimator
-from sb3_diffusion.generative.process import GenerativeProcess
+from sb3_diffusion.generative.process import GenerativeProcess, noise_to_clean
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.schedules import discrete_betas
 from sb3_diffusion.generative.solvers import CLIP_TARGETS, VARIANCES, GridPoint, Sampler, check_steps
@@ -22,8 +21,8 @@ class DiscreteDiffusion(GenerativeProcess):
     Times are passed as floating-point tensors holding integers, as networks take them. All tables have length
     ``diffusion_steps + 1`` with ``beta_0 = 0``, so that no index needs a special case.
 
-    :param noise_schedule: ``"cosine"``, ``"vp"`` or ``"linear"`` (the last only makes sense for about 1000 steps; a warning
-        is given when it does not reach noise)
+    :param noise_schedule: ``"cosine"``, ``"vp"``, ``"scaled_linear"`` or ``"linear"`` (the last only makes sense for about
+        1000 steps; a warning is given when it does not reach noise)
     :param diffusion_steps: Number of steps of the table
     :raises ValueError: If the schedule is unknown or ``diffusion_steps`` smaller than 1
     """
@@ -67,7 +66,7 @@ class DiscreteDiffusion(GenerativeProcess):
 
     def predicted_clean(self, x_t: th.Tensor, t: th.Tensor, prediction: th.Tensor) -> th.Tensor:
         """See :meth:`GenerativeProcess.predicted_clean`."""
-        return conversions.noise_to_clean(x_t, prediction, *self.coefficients(t))
+        return noise_to_clean(x_t, prediction, *self.coefficients(t))
 
     def step_indices(self, steps: int) -> list[int]:
         """
@@ -151,7 +150,7 @@ class DiscreteDiffusion(GenerativeProcess):
         index = t.long()
         alpha, sigma = self.alpha[index], self.sigma[index]
         alpha_next, sigma_next = self.alpha[index - 1], self.sigma[index - 1]
-        clean = conversions.noise_to_clean(x_t, prediction, alpha, sigma)
+        clean = noise_to_clean(x_t, prediction, alpha, sigma)
         if clip and clip_target == "x0":
             clean = clean.clamp(*clip_bounds)
         if solver == "ddim":

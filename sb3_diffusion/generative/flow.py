@@ -8,8 +8,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from typing_extensions import override
 
-from sb3_diffusion.generative import conversions
-from sb3_diffusion.generative.process import Denoise, GenerativeProcess
+from sb3_diffusion.generative.process import Denoise, GenerativeProcess, flow_velocity, flow_velocity_to_clean
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.solvers import check_bounds, check_steps, run_compiled
 from sb3_diffusion.kernels.structures import CompiledStep
@@ -182,11 +181,11 @@ class FlowMatching(GenerativeProcess):
 
     def regression_target(self, x0: th.Tensor, eps: th.Tensor) -> th.Tensor:
         """The velocity ``x0 - eps``."""
-        return conversions.flow_velocity(x0, eps)
+        return flow_velocity(x0, eps)
 
     def predicted_clean(self, x_t: th.Tensor, t: th.Tensor, prediction: th.Tensor) -> th.Tensor:
         """See :meth:`GenerativeProcess.predicted_clean`."""
-        return conversions.flow_velocity_to_clean(x_t, prediction, t)
+        return flow_velocity_to_clean(x_t, prediction, t)
 
     def sampler(self, steps: int, solver: str = "euler", *, clip: bool = True, **options: Any) -> FlowSampler:
         """

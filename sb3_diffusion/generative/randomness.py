@@ -73,6 +73,17 @@ class Randomness:
         draw = th.randint(low, high, tuple(shape), **self._source(like))
         return draw.to(like.device)
 
+    def gumbel(self, shape: Sequence[int], label: str, like: th.Tensor) -> th.Tensor:
+        """
+        Standard Gumbel numbers: where logits plus these are largest is a draw from the softmax of the logits.
+
+        :param shape: Shape of the result
+        :param label: Name of the draw
+        :param like: Tensor whose device and floating-point dtype the result takes
+        :return: Tensor of ``shape``
+        """
+        return -(-self.uniform(shape, label, like).log()).log()
+
     def truncated_normal(self, shape: Sequence[int], low: th.Tensor, high: th.Tensor, label: str) -> th.Tensor:
         """
         Standard normal numbers conditioned, element by element, on lying in ``[low, high]``.
@@ -113,8 +124,8 @@ class RecordedDraws(Randomness):
 
     A stored tensor is broadcast to the shape that is asked for; if it has as many axes but a longer first one, the first
     rows are used (a chain of fewer steps uses the first step noises). Nothing is consumed: asking twice for a label
-    gives the same numbers. ``uniform``, ``integers`` and ``truncated_normal`` return the stored values as they are,
-    that is, already inside their interval.
+    gives the same numbers. ``uniform``, ``integers``, ``gumbel`` and ``truncated_normal`` return the stored values as
+    they are, that is, already inside their interval.
 
     :param draws: The stored tensors by label
     :raises KeyError: (when drawing) if nothing is stored under the label
@@ -154,6 +165,10 @@ class RecordedDraws(Randomness):
     def integers(self, low: int, high: int, shape: Sequence[int], label: str, like: th.Tensor) -> th.Tensor:
         """See :meth:`Randomness.integers`; returns the stored numbers as int64."""
         return self._stored(shape, label).to(device=like.device, dtype=th.int64)
+
+    def gumbel(self, shape: Sequence[int], label: str, like: th.Tensor) -> th.Tensor:
+        """See :meth:`Randomness.gumbel`; returns the stored numbers."""
+        return self._stored(shape, label).to(device=like.device, dtype=like.dtype)
 
     def truncated_normal(self, shape: Sequence[int], low: th.Tensor, high: th.Tensor, label: str) -> th.Tensor:
         """See :meth:`Randomness.truncated_normal`; returns the stored numbers, which are not checked against the bounds."""

@@ -32,6 +32,18 @@ def linear_betas(steps: int, beta_min: float = 1e-4, beta_max: float = 2e-2) -> 
     return th.linspace(beta_min, beta_max, steps, dtype=th.float64)
 
 
+def scaled_linear_betas(steps: int) -> th.Tensor:
+    """
+    :func:`linear_betas` for 1000 steps, made larger for fewer so that the end of the chain is noise, too; each value limited
+    to 0.999.
+
+    :param steps: Number of diffusion steps
+    :return: float64 tensor ``(steps,)``
+    """
+    scale = 1000 / steps
+    return linear_betas(steps, 1e-4 * scale, 2e-2 * scale).clamp(max=_LARGEST_BETA)
+
+
 def cosine_betas(steps: int) -> th.Tensor:
     """
     Cosine table (Nichol & Dhariwal 2021, eq. 17), each value limited to 0.999.
@@ -58,7 +70,12 @@ def vp_betas(steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> th.Te
 
 
 #: Discrete schedules by name.
-DISCRETE_SCHEDULES: dict[str, Callable[[int], th.Tensor]] = {"linear": linear_betas, "cosine": cosine_betas, "vp": vp_betas}
+DISCRETE_SCHEDULES: dict[str, Callable[[int], th.Tensor]] = {
+    "linear": linear_betas,
+    "scaled_linear": scaled_linear_betas,
+    "cosine": cosine_betas,
+    "vp": vp_betas,
+}
 
 
 def discrete_betas(noise_schedule: str, steps: int) -> th.Tensor:

@@ -10,7 +10,7 @@ do it. Whole networks and whole chains are single nodes of autograd, which keep 
 second derivative.
 """
 
-from sb3_diffusion.kernels.encoded import EncodedChain
+from sb3_diffusion.kernels.encoded import EncodedChain, KeptTimes
 from sb3_diffusion.kernels.guard import Watch, hooked, observed, switched_off
 from sb3_diffusion.kernels.library import KernelError, build
 from sb3_diffusion.kernels.loader import load_kernels, mish, usable
@@ -20,6 +20,7 @@ from sb3_diffusion.kernels.unguarded import ACTIVATIONS, KernelLayer, fit_togeth
 __all__ = [
     "ACTIVATIONS",
     "EncodedChain",
+    "KeptTimes",
     "KernelError",
     "KernelLayer",
     "Network",

@@ -1,4 +1,4 @@
-"""A chain for observations that are seen once, as when acting."""
+"""Chains for observations that are seen once, as when acting."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +19,46 @@ class _Times(NamedTuple):
 
     sources: Pieces
     encoded: th.Tensor
+
+
+class KeptTimes:
+    """
+    Encoded times for chains whose states need no network: kept as :class:`EncodedChain` keeps them, without autograd.
+
+    :param encode_times: Function of times ``(n_steps, n_times)`` that encodes them, ``(n_steps, width)``
+    :param sources: Modules and names of their parameters and buffers, all that ``encode_times`` depends on
+    :param watch: The modules that all of it comes from
+    """
+
+    def __init__(self, encode_times: Callable[[th.Tensor], th.Tensor], sources: Iterable[tuple[nn.Module, str]], watch: Watch):
+        self.watch = watch
+        self._encode_times = encode_times
+        self._places: list[tuple[Any, str]] = [
+            (m._parameters if name in m._parameters else m._buffers, name) for m, name in sources
+        ]
+        self._known: _Times | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # copies and pickles of the owner make their own when they need it
+        return type(None), ()
+
+    def encode(self, t: th.Tensor) -> th.Tensor | None:
+        """
+        :param t: Times of the evaluations ``(n_steps, n_times)``
+        :return: Encoded times ``(n_steps, width)``, None where it has to be done every time
+        """
+        tensors = [*[owner.get(name) for owner, name in self._places], t]
+        if any(tensor is None for tensor in tensors) or not allows(*tensors) or loader.load_kernels() is None:
+            return None
+        if not self.watch.silent() or not self.watch.same():
+            return None
+        known = self._known
+        if known is not None and known.sources.equal(tensors):
+            return known.encoded
+        if not Pieces.can_copy(tensors):
+            return None
+        self._known = known = _Times(Pieces(tensors), self._encode_times(t))
+        return known.encoded
 
 
 class _Known(NamedTuple):

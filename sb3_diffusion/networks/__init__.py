@@ -2,8 +2,11 @@
 
 from sb3_diffusion.networks.activations import Mish, resolve_activation
 from sb3_diffusion.networks.backbones import resolve_backbone
-from sb3_diffusion.networks.bronet import BroNet
-from sb3_diffusion.networks.critics import CategoricalCritics, Critics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.bronet import BroNet
+from sb3_diffusion.networks.backbones.mlp import MLP, ResidualMLP
+from sb3_diffusion.networks.backbones.simba import SimBa
+from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics, StackedCritics
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.networks.embeddings import (
     FourierEmbedding,
@@ -15,9 +18,8 @@ from sb3_diffusion.networks.embeddings import (
     resolve_time_embedding,
 )
 from sb3_diffusion.networks.gaussian import DeterministicActor, GaussianActor
-from sb3_diffusion.networks.layers import Backbone, BatchRenorm, LayerNorm, Linear, SplitLinear
-from sb3_diffusion.networks.mlp import MLP, ResidualMLP
-from sb3_diffusion.networks.simba import SimBa
+from sb3_diffusion.networks.layers import Linear, SplitLinear
+from sb3_diffusion.networks.norms import BatchRenorm, LayerNorm
 
 __all__ = [
     "MLP",
@@ -25,7 +27,6 @@ __all__ = [
     "BatchRenorm",
     "BroNet",
     "CategoricalCritics",
-    "Critics",
     "Denoiser",
     "DeterministicActor",
     "FourierEmbedding",
@@ -42,6 +43,7 @@ __all__ = [
     "SimBa",
     "SinusoidalEmbedding",
     "SplitLinear",
+    "StackedCritics",
     "TimeEmbedding",
     "resolve_activation",
     "resolve_backbone",

@@ -6,10 +6,10 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_diffusion.kernels import EncodedChain, Network, Watch, hooked, usable
+from sb3_diffusion.kernels import EncodedChain, KeptTimes, Network, Watch, hooked, observed, usable
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone
-from sb3_diffusion.networks.mlp import MLP
 
 #: Positions of the inputs in the first layer of the trunk.
 ACTION, TIME, STATE = 0, 1, 2
@@ -30,6 +30,7 @@ class CompiledDenoiser(nn.Module):
         self._compiled_state: Network | None = None
         self._compiled_time: Network | None = None
         self._encoded_chain: EncodedChain | None = None
+        self._kept_times: KeptTimes | None = None
 
     @abstractmethod
     def encode_time(self, t: th.Tensor) -> th.Tensor:
@@ -53,9 +54,14 @@ class CompiledDenoiser(nn.Module):
         assert self.state_net is not None
         return network.evaluate(features, self.state_net.first.bias.unsqueeze(0))
 
+    @property
+    def _is_concatenated(self) -> bool:
+        """Whether action, time and state enter the trunk side by side."""
+        return len(self.trunk.first.in_dims) == 3
+
     def _state_kernel(self) -> Network | None:
         """State network and state share of the first layer as one compiled network, None where there is none."""
-        if self.state_net is None or th.compiler.is_compiling():
+        if self.state_net is None or not self._is_concatenated or th.compiler.is_compiling():
             return None
         if self._compiled_state is None or not self._compiled_state.watch.same():
             share = (self.trunk.first, f"weight_{STATE}", "bias")
@@ -78,10 +84,28 @@ class CompiledDenoiser(nn.Module):
         rows = network.evaluate(features.reshape(-1, features.shape[-1]), self.time_net.mlp.first.bias.unsqueeze(0))
         return None if rows is None else rows.view(*features.shape[:-1], network.output_dim)
 
+    def kept_times(self, t: th.Tensor) -> th.Tensor | None:
+        """
+        The time's share of the first layer as it was in the last call, if nothing has changed since; for denoisers without a
+        state network, whose chains are not one call with their encoders.
+
+        :param t: (n_evaluations, n_times)
+        :return: (n_evaluations, width), or None
+        """
+        if self.state_net is not None or th.compiler.is_compiling():
+            return None
+        kept = self._kept_times
+        if kept is None or not kept.watch.same():
+            sources = self._time_sources()
+            if sources is None or observed():
+                return None
+            self._kept_times = kept = KeptTimes(self.encode_time, sources, Watch(self.modules()))
+        return kept.encode(t)
+
     def _time_kernel(self) -> Network | None:
         """Time network and time share of the first layer as one compiled network, None where there is none."""
         mlp = self.time_net.mlp
-        if mlp is None or th.compiler.is_compiling():
+        if mlp is None or not self._is_concatenated or th.compiler.is_compiling():
             return None
         if self._compiled_time is None or not self._compiled_time.watch.same():
             share = (self.trunk.first, f"weight_{TIME}", None)

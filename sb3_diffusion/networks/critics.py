@@ -16,18 +16,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone, BatchRenorm, LayerNorm, Linear, SplitLinear
-from sb3_diffusion.networks.mlp import MLP
+from sb3_diffusion.networks.layers import Linear, SplitLinear
+from sb3_diffusion.networks.norms import BatchRenorm, LayerNorm
 from sb3_diffusion.networks.regression import neighbours, symexp, symlog
 from sb3_diffusion.numeric import integer, real
 
-SelfCritics = TypeVar("SelfCritics", bound="Critics")
+SelfCritics = TypeVar("SelfCritics", bound="StackedCritics")
 
 
-class Critics(nn.Module):
+class StackedCritics(nn.Module):
     """
-    Stacked critics; the base class of the three kinds, which differ in the numbers they predict.
+    Critics with stacked weights that value features and actions; the base class of the three kinds, which differ in the
+    numbers they predict. What values observations is :class:`~sb3_diffusion.policies.critic.ObservationCritic`.
 
     The first layer works on ``[features, action, time features]``. State values are critics without action:
     ``action_dim=0`` and ``actions=None``.
@@ -44,7 +47,7 @@ class Critics(nn.Module):
     :param time_arch: Widths of the MLP behind the embedding, None means ``[2 * time_dim, time_dim]``
     :param n_outputs: Numbers predicted per member
     :param batch_renorm: Whether to renormalise features and actions over the batch, and in an MLP the output of every
-        activation, too; or arguments of :class:`~sb3_diffusion.networks.layers.BatchRenorm`. In training mode all rows of a
+        activation, too; or arguments of :class:`~sb3_diffusion.networks.norms.BatchRenorm`. In training mode all rows of a
         call then influence each other. The other backbones have norms of their own behind the first layer.
     """
 
@@ -220,8 +223,8 @@ def _join(c: th.Tensor, e: th.Tensor) -> th.Tensor:
     return (c.unsqueeze(2) if e.dim() == 4 else c) + e
 
 
-class ScalarCritics(Critics):
-    """Critics that predict one number, the expected return. Parameters: see :class:`Critics`."""
+class ScalarCritics(StackedCritics):
+    """Critics that predict one number, the expected return. Parameters: see :class:`StackedCritics`."""
 
     def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
         """
@@ -233,15 +236,52 @@ class ScalarCritics(Critics):
         return self.outputs(actions, c, e).squeeze(-1)
 
     def full(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
-        """:meth:`forward` with nothing shared, see :meth:`Critics.full_outputs`."""
+        """:meth:`forward` with nothing shared, see :meth:`StackedCritics.full_outputs`."""
         return self.full_outputs(features, actions, t).squeeze(-1)
 
     def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
-        """See :meth:`Critics.q`."""
+        """See :meth:`StackedCritics.q`."""
         return self.forward(actions, c, e)
 
 
-class GaussianCritics(Critics):
+class StandardizedCritics(ScalarCritics):
+    """
+    Critics whose network predicts returns in units of their spread: ``running_mean + running_std * output``.
+
+    Both buffers (scalars, initially 0 and 1, saved with the weights) are set by the algorithm. Parameters: see
+    :class:`StackedCritics`.
+    """
+
+    q_is_first_output = False
+    running_mean: th.Tensor
+    running_std: th.Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("running_mean", th.zeros(()))
+        self.register_buffer("running_std", th.ones(()))
+
+    def forward(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
+        """See :meth:`ScalarCritics.forward`."""
+        return th.addcmul(self.running_mean, super().forward(actions, c, e), self.running_std)
+
+    def full(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
+        """See :meth:`ScalarCritics.full`."""
+        return th.addcmul(self.running_mean, super().full(features, actions, t), self.running_std)
+
+    def standardize(self, returns: th.Tensor, floor: float) -> None:
+        """
+        Take mean and spread from returns.
+
+        :param returns: What will be predicted
+        :param floor: Smallest spread
+        """
+        std, mean = th.std_mean(returns, correction=0)
+        self.running_mean.copy_(mean)
+        self.running_std.copy_(std.clamp(min=floor))
+
+
+class GaussianCritics(StackedCritics):
     """
     Critics that predict mean and standard deviation of the return; ``std = softplus(raw)``, without a floor.
 
@@ -249,7 +289,7 @@ class GaussianCritics(Critics):
     deviations over members and batches. It scales the losses of distributional soft actor-critics (DSAC-T, DACER);
     this class only stores it, the algorithm updates it.
 
-    Parameters: see :class:`Critics`.
+    Parameters: see :class:`StackedCritics`.
     """
 
     running_std: th.Tensor
@@ -305,19 +345,19 @@ class GaussianCritics(Critics):
     def full(
         self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None
     ) -> tuple[th.Tensor, th.Tensor]:
-        """:meth:`forward` with nothing shared, see :meth:`Critics.full_outputs`."""
+        """:meth:`forward` with nothing shared, see :meth:`StackedCritics.full_outputs`."""
         return self.moments(self.full_outputs(features, actions, t))
 
     def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
-        """See :meth:`Critics.q`."""
+        """See :meth:`StackedCritics.q`."""
         return self.outputs(actions, c, e)[..., 0]
 
 
-class CategoricalCritics(Critics):
+class CategoricalCritics(StackedCritics):
     """
     Critics that predict a distribution over equally spaced atoms.
 
-    Further parameters: see :class:`Critics`.
+    Further parameters: see :class:`StackedCritics`.
 
     :param n_atoms: Number of atoms, at least two
     :param v_min: First atom
@@ -381,7 +421,7 @@ class CategoricalCritics(Critics):
         return self.outputs(actions, c, e)
 
     def full(self, features: th.Tensor, actions: th.Tensor | None = None, t: th.Tensor | None = None) -> th.Tensor:
-        """:meth:`forward` with nothing shared, see :meth:`Critics.full_outputs`."""
+        """:meth:`forward` with nothing shared, see :meth:`StackedCritics.full_outputs`."""
         return self.full_outputs(features, actions, t)
 
     @property
@@ -405,7 +445,7 @@ class CategoricalCritics(Critics):
         return symexp(mean) if self.symlog_values else mean
 
     def q(self, actions: th.Tensor | None, c: th.Tensor, e: th.Tensor | None = None) -> th.Tensor:
-        """See :meth:`Critics.q`."""
+        """See :meth:`StackedCritics.q`."""
         return self.value(self.outputs(actions, c, e))
 
     def project(self, probabilities: th.Tensor, target_atoms: th.Tensor) -> th.Tensor:

@@ -6,11 +6,11 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_diffusion.networks.backbones import resolve_backbone
+from sb3_diffusion.networks.backbones import DENOISER_BACKBONES, dropout_argument, resolve_backbone
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.compiled import ACTION, STATE, TIME, CompiledDenoiser
 from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
-from sb3_diffusion.networks.layers import Backbone
-from sb3_diffusion.networks.mlp import MLP
 
 
 class BoundDenoiser:
@@ -66,7 +66,9 @@ class FreshDenoiser:
     def bound(self) -> BoundDenoiser:
         """The same with states and times encoded, once."""
         if self._bound is None:  # exporters stumble over the lock of a cached_property
-            self._bound = self.denoiser.bind(self.denoiser.encode_state(self.features), self.denoiser.encode_time(self.t))
+            e = self.denoiser.kept_times(self.t)
+            e = self.denoiser.encode_time(self.t) if e is None else e
+            self._bound = self.denoiser.bind(self.denoiser.encode_state(self.features), e)
         return self._bound
 
     def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
@@ -93,8 +95,8 @@ class Denoiser(CompiledDenoiser):
     :param action_dim: Size of the action
     :param net_arch: Widths of the trunk
     :param activation: Name or class, for the trunk and for the networks of time and state
-    :param backbone: Name or class of the trunk
-    :param time_embedding: Name or class: positional, sinusoidal, fourier, octave, raw
+    :param backbone: Name or class of the trunk, one of :data:`~sb3_diffusion.networks.backbones.DENOISER_BACKBONES`
+    :param time_embedding: Name or class: positional, sinusoidal, fourier, random, octave, raw
     :param time_dim: Number of features of the time embedding
     :param time_arch: Widths of the MLP behind the embedding; None means ``[time_dim, time_dim]``, no MLP for octave and raw
     :param state_arch: Widths of the state network, all layers activated; empty feeds the features to the trunk directly
@@ -102,6 +104,7 @@ class Denoiser(CompiledDenoiser):
     :param output_gain: Gain of the output layer's orthogonal initialisation; None takes the backbone's own,
         the square root of two (one for SimBa)
     :param n_times: Numbers that make up a time, 2 for networks of intervals
+    :param dropout: Share of the trunk's hidden units that is dropped while it is trained
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Denoiser(CompiledDenoiser):
         layer_norm: bool | str = False,
         output_gain: float | None = None,
         n_times: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.feature_dim = feature_dim
@@ -125,7 +129,7 @@ class Denoiser(CompiledDenoiser):
         self.time_net = TimeNetwork(time_embedding, time_dim, time_arch, activation, None, (time_dim, time_dim), n_times)
         self.state_net = MLP([feature_dim], state_arch, None, activation) if len(state_arch) else None
         state_dim = feature_dim if self.state_net is None else self.state_net.output_dim
-        build = resolve_backbone(backbone)
+        build = resolve_backbone(backbone, DENOISER_BACKBONES)
         self.trunk = build(
             (action_dim, self.time_net.output_dim, state_dim),
             net_arch,
@@ -133,6 +137,7 @@ class Denoiser(CompiledDenoiser):
             activation,
             layer_norm=layer_norm,
             output_gain=output_gain,
+            **dropout_argument(build, dropout),
         )
 
     def encode_state(self, features: th.Tensor) -> th.Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch as th
 from torch import nn
 
-from sb3_diffusion.networks.mlp import MLP
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.numeric import integer
 
 
@@ -86,6 +86,27 @@ class FourierEmbedding(TimeEmbedding):
         return th.cat((angles.cos(), angles.sin()), dim=-1)
 
 
+class RandomEmbedding(TimeEmbedding):
+    """
+    Frequencies drawn from N(0, 30^2) once and for all, ``[sin(2 pi t f), cos(2 pi t f)]``: the same ones in every network.
+
+    :param dim: Number of features, even and positive
+    """
+
+    wants_mlp = False
+    frequencies: th.Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        drawn = th.randn(dim // 2, generator=th.Generator().manual_seed(0), device="cpu")
+        self.register_buffer("frequencies", 30.0 * drawn, persistent=False)
+
+    def forward(self, t: th.Tensor) -> th.Tensor:
+        """See :meth:`TimeEmbedding.forward`."""
+        angles = (2.0 * math.pi) * t * self.frequencies
+        return th.cat((angles.sin(), angles.cos()), dim=-1)
+
+
 class OctaveEmbedding(TimeEmbedding):
     """Fixed octaves ``[cos(2^k t), sin(2^k t)]``, meant to be fed to the network directly."""
 
@@ -125,6 +146,7 @@ TIME_EMBEDDINGS: dict[str, type[TimeEmbedding]] = {
     "positional": PositionalEmbedding,
     "sinusoidal": SinusoidalEmbedding,
     "fourier": FourierEmbedding,
+    "random": RandomEmbedding,
     "octave": OctaveEmbedding,
     "raw": RawTime,
 }
@@ -134,7 +156,7 @@ def resolve_time_embedding(spec: str | type[TimeEmbedding]) -> type[TimeEmbeddin
     """
     Find a time embedding class.
 
-    :param spec: A name (positional, sinusoidal, fourier, octave, raw) or a subclass of :class:`TimeEmbedding`
+    :param spec: A name (positional, sinusoidal, fourier, random, octave, raw) or a subclass of :class:`TimeEmbedding`
     :return: The class; call it with the number of features to get the module
     """
     if isinstance(spec, str):

@@ -7,8 +7,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_diffusion.networks.backbones import resolve_backbone
-from sb3_diffusion.networks.layers import Backbone
+from sb3_diffusion.networks.backbones import dropout_argument, resolve_backbone
+from sb3_diffusion.networks.backbones.base import Backbone
 
 # the largest float32 below 1: samples stay strictly inside the box, so that their inverse tanh is finite
 _ALMOST_ONE = 1.0 - 2.0**-23
@@ -55,6 +55,7 @@ class DeterministicActor(nn.Module):
     :param backbone: Name or class of the trunk
     :param layer_norm: Layer norms in the trunk, see the backbone
     :param squash: Whether a tanh keeps the action in the box
+    :param dropout: Share of the trunk's hidden units that is dropped while it is trained
     """
 
     def __init__(
@@ -66,19 +67,18 @@ class DeterministicActor(nn.Module):
         backbone: str | type[Backbone] = "mlp",
         layer_norm: bool | str = False,
         squash: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.squash = squash
-        self.trunk = resolve_backbone(backbone)(
-            (feature_dim,), net_arch, action_dim, activation, None, layer_norm, output_gain=math.sqrt(2.0)
-        )
+        self.trunk = _trunk(feature_dim, net_arch, action_dim, activation, backbone, layer_norm, dropout)
 
     def forward(self, features: th.Tensor) -> th.Tensor:
         """
         :param features: (..., feature_dim)
         :return: Action, (..., action_dim)
         """
-        action = self.trunk.full(features)
+        action = self.trunk.single(features)
         return action.tanh() if self.squash else action
 
 
@@ -97,6 +97,7 @@ class GaussianActor(nn.Module):
         learned vector that starts at one
     :param log_std_bounds: Smallest and largest logarithm of the standard deviation
     :param soft_bounds: Reach the bounds smoothly through a tanh instead of by clamping
+    :param dropout: Share of the trunk's hidden units that is dropped while it is trained
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class GaussianActor(nn.Module):
         state_dependent_std: bool = True,
         log_std_bounds: tuple[float, float] = (-20.0, 2.0),
         soft_bounds: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if squash not in ("action", "mean", "none"):
@@ -122,9 +124,7 @@ class GaussianActor(nn.Module):
         self.log_std_bounds = log_std_bounds
         self.soft_bounds = soft_bounds
         n_outputs = 2 * action_dim if state_dependent_std else action_dim
-        self.trunk = resolve_backbone(backbone)(
-            (feature_dim,), net_arch, n_outputs, activation, None, layer_norm, output_gain=math.sqrt(2.0)
-        )
+        self.trunk = _trunk(feature_dim, net_arch, n_outputs, activation, backbone, layer_norm, dropout)
         self.log_std = None if state_dependent_std else nn.Parameter(th.zeros(action_dim))
 
     def forward(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -132,7 +132,7 @@ class GaussianActor(nn.Module):
         :param features: (..., feature_dim)
         :return: Mean (before the tanh of squashed samples) and standard deviation, (..., action_dim) each
         """
-        out = self.trunk.full(features)
+        out = self.trunk.single(features)
         if self.log_std is None:
             mean, raw = out.chunk(2, dim=-1)
         else:
@@ -184,3 +184,17 @@ class GaussianActor(nn.Module):
             raise ValueError('squash="action" has no closed-form entropy; average -log_prob over samples instead.')
         _, std = self.forward(features)
         return (0.5 + _HALF_LOG_2_PI + std.log()).sum(dim=-1)
+
+
+def _trunk(
+    feature_dim: int,
+    net_arch: Sequence[int],
+    n_outputs: int,
+    activation: str | Callable[[], nn.Module],
+    backbone: str | type[Backbone],
+    layer_norm: bool | str,
+    dropout: float,
+) -> Backbone:
+    build = resolve_backbone(backbone)
+    gain, dropped = math.sqrt(2.0), dropout_argument(build, dropout)
+    return build((feature_dim,), net_arch, n_outputs, activation, None, layer_norm, output_gain=gain, **dropped)

@@ -1,5 +1,5 @@
 """
-The linear layers, layer norms and initialisers that every network is made of.
+The linear layers, their initialisers, and dropout.
 
 Each layer exists once for a single network and once for an ensemble: with ``n_members`` its weights are stacked along a
 leading member axis and one batched matrix product serves all members. Weights are stored as ``(in, out)``, because
@@ -7,7 +7,6 @@ a product with a row-major ``(in, out)`` matrix is the faster one for the few ro
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from sb3_diffusion.kernels import hooked, observed
-from sb3_diffusion.numeric import integer, real
+from sb3_diffusion.numeric import real
 
 Initialiser = Callable[[th.Tensor], th.Tensor]
 
@@ -262,231 +261,25 @@ class SplitLinear(nn.Module):
         return f"in_dims={self.in_dims}, out_features={self.out_features}, n_members={self.n_members}"
 
 
-class LayerNorm(nn.Module):
+class Dropout(nn.Module):
     """
-    Layer normalisation over the last axis, for one network or for an ensemble.
+    Sets entries to zero at random in training mode, where a gradient is recorded: what is computed without one, targets and
+    actions, is exact.
 
-    Parameters: ``weight`` and ``bias`` (dim,); for an ensemble (members, 1, dim).
-
-    :param dim: Size of the last axis
-    :param n_members: Number of stacked members, None for a single network
-    :param eps: Added to the variance; 1e-6 as in the reference implementation, torch's own default is 1e-5
+    :param share: Share of the entries, from 0 to below 1
     """
 
-    def __init__(self, dim: int, n_members: int | None = None, eps: float = 1e-6) -> None:
+    def __init__(self, share: float) -> None:
         super().__init__()
-        shape = (dim,) if n_members is None else (n_members, 1, dim)
-        self.n_members = n_members
-        self.eps = eps
-        self.weight = nn.Parameter(th.ones(shape))
-        self.bias = nn.Parameter(th.zeros(shape))
+        self.share = real("dropout", share, 0, below=1, remedy="0 drops nothing")
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
-        :param x: (..., dim), or (members, rows, dim) for an ensemble
+        :param x: (...)
         :return: Tensor of the shape of ``x``
         """
-        weight, bias = self.weight, self.bias
-        if self.n_members is None:
-            return F.layer_norm(x, weight.shape, weight, bias, self.eps)
-        return th.addcmul(bias, F.layer_norm(x, weight.shape[-1:], None, None, self.eps), weight)
-
-
-class BatchRenorm(nn.Module):
-    """
-    Batch renormalisation (Ioffe 2017, https://arxiv.org/abs/1702.03275), for one network or for an ensemble.
-
-    In training mode a batch is normalised by its own mean and deviation, corrected by ``r`` and ``d``, which are constants for
-    the gradient and make the result that of the running statistics unless these are too far off. During the first ``warmup``
-    batches there is no correction (batch normalisation). In evaluation mode the running statistics are used, so that rows do
-    not influence each other.
-
-    Parameters: ``weight`` and ``bias`` (dim,); for an ensemble (members, 1, dim). The running statistics, of the same shape,
-    and the number of batches seen, ``running_batches``, are saved with them.
-
-    :param dim: Size of the last axis
-    :param n_members: Number of stacked members, None for a single network
-    :param momentum: Share of the running statistics that survives a batch
-    :param warmup: Number of batches without correction
-    :param r_max: Largest ratio of the deviations that is corrected, and its inverse the smallest
-    :param d_max: Largest difference of the means that is corrected, in running deviations
-    :param eps: Added to variances
-    """
-
-    running_mean: th.Tensor
-    running_var: th.Tensor
-    running_batches: th.Tensor
-
-    def __init__(
-        self,
-        dim: int,
-        n_members: int | None = None,
-        momentum: float = 0.99,
-        warmup: int = 100_000,
-        r_max: float = 3.0,
-        d_max: float = 5.0,
-        eps: float = 1e-3,
-    ) -> None:
-        super().__init__()
-        slowly = "close to 1 the running statistics change slowly"
-        momentum = real("momentum", momentum, 0, below=1, remedy=slowly)
-        warmup = integer("warmup", warmup, low=0)
-        r_max = real("r_max", r_max, low=1, remedy="1 corrects no deviation")
-        d_max = real("d_max", d_max, low=0, remedy="0 corrects no mean")
-        eps = real("eps", eps, low=0)
-        shape = _stacked((dim,) if n_members is None else (1, dim), n_members)
-        self.n_members = n_members
-        self.momentum = momentum
-        self.warmup = warmup
-        self.r_max = r_max
-        self.d_max = d_max
-        self.eps = eps
-        self.weight = nn.Parameter(th.ones(shape))
-        self.bias = nn.Parameter(th.zeros(shape))
-        self.register_buffer("running_mean", th.zeros(shape))
-        self.register_buffer("running_var", th.ones(shape))
-        self.register_buffer("running_batches", th.zeros(()))
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """
-        :param x: (..., dim), or (members, rows, dim) for an ensemble; every leading axis but that of the members is the batch
-        :return: Tensor of the shape of ``x``
-        """
-        if not self.training:
-            scale = self.weight * (self.running_var + self.eps).rsqrt()
-            return th.addcmul(self.bias - self.running_mean * scale, x, scale)
-        axes = list(range(x.dim() - 1)) if self.n_members is None else [1]
-        var, mean = th.var_mean(x, dim=axes, correction=0, keepdim=self.n_members is not None)
-        std = (var + self.eps).sqrt()
-        with th.no_grad():
-            running_std = (self.running_var + self.eps).sqrt()
-            # decided on the device: a Python condition would wait for it, and could not be part of a CUDA graph
-            warm = self.running_batches >= self.warmup
-            r = th.where(warm, (std / running_std).clamp(1.0 / self.r_max, self.r_max), 1.0)
-            d = th.where(warm, ((mean - self.running_mean) / running_std).clamp(-self.d_max, self.d_max), 0.0)
-            self.running_mean.lerp_(mean, 1.0 - self.momentum)
-            self.running_var.lerp_(var, 1.0 - self.momentum)
-            self.running_batches.add_(1.0)
-        # weight * ((x - mean) / std * r + d) + bias
-        scale = self.weight * (r / std)
-        return th.addcmul(self.bias + self.weight * d - mean * scale, x, scale)
+        return F.dropout(x, self.share) if self.training and th.is_grad_enabled() else x
 
     @override
     def extra_repr(self) -> str:
-        return f"momentum={self.momentum}, warmup={self.warmup}, n_members={self.n_members}"
-
-
-class Backbone(nn.Module):
-    """
-    Base class of the backbones: a split first layer, then ``body``, which a subclass supplies.
-
-    :param in_dims: Sizes of the inputs, in the order of their concatenation
-    :param width: Size of the first layer's output
-    :param features_dim: Size of the last hidden layer
-    :param output_dim: Size of the linear output layer, None for no such layer
-    :param n_members: Number of stacked members, None for a single network
-    :param initialiser: Of the first layer
-    """
-
-    def __init__(
-        self,
-        in_dims: Sequence[int],
-        width: int,
-        features_dim: int,
-        output_dim: int | None,
-        n_members: int | None,
-        initialiser: Initialiser = orthogonal_,
-    ) -> None:
-        super().__init__()
-        self.n_members = n_members
-        self.output_dim = features_dim if output_dim is None else output_dim
-        self.first = SplitLinear(in_dims, width, n_members, initialiser)
-        # rows of a single network are a matrix, those of an ensemble a stack of matrices
-        self._row_axes = 2 if n_members is None else 3
-
-    @abstractmethod
-    def body(self, x: th.Tensor, owned: bool) -> th.Tensor:
-        """
-        Everything after the first layer.
-
-        :param x: The first layer's output before any activation, (rows, width) or (members, rows, width)
-        :param owned: Whether ``x`` may be overwritten
-        :return: (rows, output_dim) or (members, rows, output_dim)
-        """
-
-    def share(self, i: int, part: th.Tensor, bias: bool = False, per_member: bool = False) -> th.Tensor:
-        """Contribution of input ``i`` to the first layer, see :meth:`SplitLinear.share`."""
-        return self.first.share(i, part, bias, per_member)
-
-    def add_share(self, i: int, part: th.Tensor, others: th.Tensor) -> th.Tensor:
-        """Contribution of input ``i`` plus that of the other inputs, see :meth:`SplitLinear.add_share`."""
-        # the dictionary skips nn.Module's slow attribute lookup, which counts in a chain of one-row calls
-        first: Any = self._modules["first"]
-        return first.add_share(i, part, others)  # type: ignore[no-any-return]
-
-    def forward(self, pre_activation: th.Tensor, owned: bool = False) -> th.Tensor:
-        """
-        :param pre_activation: The first layer's output before any activation, (..., width), or (members, ..., width)
-        :param owned: Whether the caller gives up ``pre_activation``, so that it may be overwritten
-        :return: (..., output_dim), or (members, ..., output_dim)
-        """
-        owned = owned and not hooked(self)  # a hook may have kept it
-        if pre_activation.dim() == self._row_axes:
-            return self.body(pre_activation, owned)
-        shape = pre_activation.shape
-        rows = pre_activation.reshape(*shape[: self._row_axes - 2], -1, shape[-1])
-        return self.body(rows, owned).view(*shape[:-1], self.output_dim)
-
-    def evaluate(self, i: int, part: th.Tensor, others: th.Tensor) -> th.Tensor:
-        """
-        The output for input ``i``, given what the other inputs contributed to the first layer.
-
-        :param i: Position of the input
-        :param part: (batch, in_i) or (batch, n, in_i)
-        :param others: See :meth:`SplitLinear.add_share`
-        :return: (batch, output_dim) or (batch, n, output_dim), with the member axis for an ensemble
-        """
-        return self(self.add_share(i, part, others), owned=True)  # type: ignore[no-any-return]
-
-    def evaluate_with_gradient(self, i: int, part: th.Tensor, others: th.Tensor) -> tuple[th.Tensor, th.Tensor] | None:
-        """
-        :meth:`evaluate`, and the gradient of the first output with respect to ``part``, without autograd.
-
-        :param i: See :meth:`evaluate`
-        :param part: See :meth:`evaluate`
-        :param others: See :meth:`evaluate`
-        :return: Outputs, and a gradient of the shape of ``part`` (with the member axis for an ensemble);
-            None where there is no faster way than autograd
-        """
-        return None
-
-    def full(self, *parts: th.Tensor, per_member: bool = False) -> th.Tensor:
-        """
-        The whole network on the concatenated inputs, without sharing anything.
-
-        :param parts: One (..., in_i) per input, leading axes equal
-        :param per_member: Whether each member of an ensemble has its own inputs, (members, ..., in_i)
-        :return: (..., output_dim), or (members, ..., output_dim)
-        """
-        pre_activation = self.first(*parts, per_member=per_member)
-        return self(pre_activation, owned=not hooked(self.first))  # type: ignore[no-any-return]
-
-
-def check_widths(net_arch: Sequence[int], equal: bool, who: str) -> tuple[int, ...]:
-    """
-    Refuse architectures a backbone cannot build.
-
-    :param net_arch: Widths of the hidden layers
-    :param equal: Whether all widths have to agree
-    :param who: Name of the backbone, for the message
-    :return: The widths as a tuple
-    """
-    widths = tuple(integer(f"net_arch[{index}]", width) for index, width in enumerate(net_arch))
-    if not widths or min(widths) < 1:
-        raise ValueError(
-            f"net_arch={list(widths)} of {who} must name at least one hidden layer, each with a positive width "
-            "(a linear network, net_arch=[], has the backbone 'mlp')."
-        )
-    if equal and len(set(widths)) > 1:
-        raise ValueError(f"net_arch={list(widths)} of {who} must repeat one width, once per block, for example [256, 256].")
-    return widths
+        return f"share={self.share}"

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -13,10 +12,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_diffusion.generative.controlled import ControlledDiffusion
 from sb3_diffusion.generative.flow import FlowMatching
 from sb3_diffusion.generative.process import GenerativeProcess
-from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import choice
 from sb3_diffusion.networks.denoiser import Denoiser
-from sb3_diffusion.policies.features import ObservationModel
+from sb3_diffusion.policies.parts import Actor
 from sb3_diffusion.policies.processes import chain_options, make_process
 
 TIME_INPUTS = ("t", "logsnr")
@@ -42,7 +41,7 @@ class NoisyActions(NamedTuple):
     eps: th.Tensor
 
 
-class DiffusionActor(ObservationModel, BasePolicy):
+class DiffusionActor(Actor):
     """
     Policy whose actions are the end of a reverse diffusion (or flow) chain, conditioned on the observation.
 
@@ -61,6 +60,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
     :param evaluation_steps: Steps of the chain used for deterministic actions, ``None`` for those of acting
     :param solver: One of the process' solvers, ``None`` for its default
     :param variance: Variance of the noise in the steps
+    :param clip_target: What the steps of a diffusion clip
     :param time_input: What the denoiser is told about the time: ``"t"`` itself, or ``"logsnr"``, the logarithm of the
         signal-to-noise ratio
     :param normalize_images: Whether to divide images by 255
@@ -83,6 +83,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
         evaluation_steps: int | None = None,
         solver: str | None = None,
         variance: str = "beta",
+        clip_target: str = "x0",
         time_input: str = "t",
         normalize_images: bool = True,
         **denoiser_kwargs: Any,
@@ -100,6 +101,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
             "evaluation_steps": evaluation_steps,
             "solver": solver,
             "variance": variance,
+            "clip_target": clip_target,
             "time_input": time_input,
             **denoiser_kwargs,
         }
@@ -108,7 +110,7 @@ class DiffusionActor(ObservationModel, BasePolicy):
         self.process = made
         acting_steps = sampling_steps or diffusion_steps
         steps = (diffusion_steps, acting_steps, evaluation_steps or acting_steps)
-        options = chain_options(process, solver, variance)
+        options = chain_options(process, solver, variance, clip_target)
         # equal chains are one object
         chains = {n: made.sampler(n, **options) for n in steps}
         self.update_chain, self.acting_chain, self.evaluation_chain = (chains[n] for n in steps)
@@ -173,6 +175,20 @@ class DiffusionActor(ObservationModel, BasePolicy):
         """
         return self.denoiser(x_t, context, self.encode_time(t))
 
+    def denoising_error(self, actions: th.Tensor, context: th.Tensor, randomness: Randomness, label: str) -> th.Tensor:
+        """
+        Squared errors of the denoiser at one random time per action: their mean is what the imitation of actions minimises.
+
+        :param actions: Clean actions ``(batch, action_dim)``
+        :param context: Result of :meth:`encode`
+        :param randomness: Source of times and noise
+        :param label: Prefix of the names of the draws
+        :return: Errors of the shape of ``actions``
+        """
+        noisy = self.add_noise(actions, randomness, label)
+        target = self.process.regression_target(actions, noisy.eps)
+        return (self.denoise(noisy.x_t, noisy.t, context) - target).square()
+
     def act(
         self,
         observations: PyTorchObs,
@@ -200,9 +216,6 @@ class DiffusionActor(ObservationModel, BasePolicy):
         shape = self._sample_shape(features.shape[0], n_candidates)
         return chain.sample(denoise, shape, randomness, label, clip_output=clip_output)
 
-    def _sample_shape(self, batch: int, n_candidates: int | None) -> tuple[int, ...]:
-        return (batch, self.action_dim) if n_candidates is None else (batch, n_candidates, self.action_dim)
-
     def sample(
         self,
         context: th.Tensor,
@@ -225,21 +238,6 @@ class DiffusionActor(ObservationModel, BasePolicy):
         denoise = self.bind(context, chain.times)
         shape = self._sample_shape(context.shape[0], n_candidates)
         return chain.sample(denoise, shape, randomness, label, clip_output=clip_output)
-
-    def forward(self, observations: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        """
-        :param observations: Batch of observations
-        :param deterministic: Whether the chain starts at zero and adds no noise
-        :return: Actions in [-1, 1], ``(batch, action_dim)``
-        """
-        if not deterministic:
-            return self.act(observations, Randomness(), "sample")
-        zero = th.zeros((), device=self.device)
-        silence = RecordedDraws({"sample.x_T": zero, "sample.step_noise": zero})
-        return self.act(observations, silence, "sample", evaluating=True)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)  # type: ignore[no-any-return]
 
 
 def _check_time_input(time_input: str, process: GenerativeProcess | ControlledDiffusion) -> None:

@@ -9,20 +9,33 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_diffusion.names import choice
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics, StandardizedCritics
 from sb3_diffusion.policies.features import ObservationModel
 from sb3_diffusion.policies.precision import check_precision
 
 CRITIC_HEADS: dict[str, type[ScalarCritics] | type[GaussianCritics] | type[CategoricalCritics]] = {
     "scalar": ScalarCritics,
+    "standardized": StandardizedCritics,
     "gaussian": GaussianCritics,
     "categorical": CategoricalCritics,
 }
 
+REDUCTIONS = ("min", "mean")
+"""What becomes of the values of several critics."""
 
-class CriticEnsemble(ObservationModel):
+
+def reduce_critics(values: th.Tensor, reduction: str = "min") -> th.Tensor:
     """
-    Ensemble of action-value functions with a common features extractor.
+    :param values: Values by critic ``(n_critics, ...)``
+    :param reduction: One of :data:`REDUCTIONS`
+    :return: One value ``(...)``
+    """
+    return values.amin(0) if reduction == "min" else values.mean(0)
+
+
+class ObservationCritic(ObservationModel):
+    """
+    Values actions at observations: a features extractor, and behind it an ensemble of stacked critics.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -55,6 +68,11 @@ class CriticEnsemble(ObservationModel):
         self.share_features_extractor = share_features_extractor
         self.particle_precision = check_precision(particle_precision)
         self._arguments = {"head": head, **ensemble_kwargs}
+
+    @property
+    def n_critics(self) -> int:
+        """Number of critics."""
+        return self.ensemble.n_critics  # type: ignore[no-any-return]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ("share_features_extractor", "particle_precision")

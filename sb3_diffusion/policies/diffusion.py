@@ -1,48 +1,21 @@
-"""``DiffusionPolicy``: actor, critics, target critics and their optimizers in one Stable-Baselines3 policy."""
+"""``DiffusionPolicy``: a diffusion actor, critics, target critics and their optimizers in one Stable-Baselines3 policy."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    NatureCNN,
-    get_actor_critic_arch,
-)
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
+from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
-from typing_extensions import override
 
-from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
-from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
 from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import CriticEnsemble
-from sb3_diffusion.policies.exploration import ExplorationNoise
-from sb3_diffusion.policies.features import extractor_for, is_vector_space, make_extractor
-from sb3_diffusion.policies.multiplier import Multiplier
-from sb3_diffusion.policies.parts import (
-    Module,
-    StateValue,
-    frozen_copy,
-    optimizer_settings,
-    own_parameters,
-    per_network,
-    train_unless_frozen,
-)
-
-NOISE_BANK_SEED = 0
-MAX_CANDIDATES = 100_000
-"""Most chains of a deterministic action: their noise is made at construction."""
+from sb3_diffusion.policies.actor_critic import ActorCritic, common_arguments
+from sb3_diffusion.policies.parts import per_network
 
 
-class DiffusionPolicy(BasePolicy):
+class DiffusionPolicy(ActorCritic):
     """
     Policy of the off-policy algorithms: a diffusion actor with an ensemble of critics.
 
@@ -59,24 +32,33 @@ class DiffusionPolicy(BasePolicy):
     :param activation_fn: Activation class, name (such as ``"mish"``) or function without arguments that makes one, or
         ``dict(pi=..., qf=...)``.
         Default: Mish for the actor, ReLU for the critics
-    :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"``, or ``dict(pi=..., qf=...)``
+    :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"`` (``"unet"`` for the actor alone), or
+        ``dict(pi=..., qf=...)``
     :param layer_norm: Whether the backbones normalise their hidden layers, or ``dict(pi=..., qf=...)``
     :param n_critics: Number of critics
     :param process: ``"continuous"`` (variance-preserving diffusion in continuous time), ``"discrete"`` (DDPM), ``"flow"``
         (flow matching on straight paths), ``"meanflow"`` (its average velocities) or ``"controlled"`` (Langevin diffusion with
         learned control and step sizes); the algorithm says which it can train
     :param process_kwargs: Further arguments of the process
-    :param noise_schedule: Noise schedule of a diffusion: ``"cosine"`` (default), ``"linear"``, ``"vp"`` (discrete only)
-    :param diffusion_steps: Steps of the chain inside the update; length of the table of the discrete process
+    :param noise_schedule: Noise schedule of a diffusion: ``"cosine"`` (default), ``"linear"``, or, discrete only, ``"vp"`` or
+        ``"scaled_linear"``
+    :param diffusion_steps: Steps of the chain inside the update; length of the table of the discrete process, unless
+        ``process_kwargs={"diffusion_steps": ...}`` says that it is longer
     :param sampling_steps: Steps of the chain when acting; ``None`` for ``diffusion_steps``
     :param evaluation_steps: Steps of the chain when acting with ``deterministic=True``; ``None`` for ``sampling_steps``
     :param solver: ``"ddpm"`` (default), ``"ddim"``, ``"dpm2"`` or ``"dpm++2m"`` for a diffusion; ``"euler"`` (default),
         ``"midpoint"``, ``"heun"`` or ``"rk4"`` for a flow; a controlled diffusion has its own steps
     :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
+    :param clip_target: What the steps of a diffusion clip to the box: ``"x0"`` the estimate of the clean action, ``"state"``
+        the noisy action itself, which distorts it, ``"none"`` nothing but the result
     :param time_dim: Width of the time embedding
+    :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"random"``, ``"octave"`` or ``"raw"``
+    :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"random"``,
+        ``"octave"`` and ``"raw"``
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
         (diffusions only)
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
+    :param dropout: Share of the denoiser's hidden units that is dropped while it is trained
     :param state_arch: List of the layers that embed the features before they enter the denoiser
     :param features_extractor_class: Features extractor; ``None`` picks it from the observation space
         (``FlattenExtractor``, ``NatureCNN`` for ``uint8`` images in [0, 255], ``CombinedExtractor`` for Dict), or, in the
@@ -84,16 +66,19 @@ class DiffusionPolicy(BasePolicy):
     :param features_extractor_kwargs: Its keyword arguments
     :param share_features_extractor: Whether the critics use the actor's extractor (trained by the actor's loss)
     :param normalize_images: Whether to divide images by 255
-    :param optimizer_class: Optimizer class, or the name of one in ``torch.optim``
-    :param optimizer_kwargs: Its keyword arguments, excluding the learning rate
+    :param optimizer_class: Optimizer class, or the name of one in ``torch.optim``, or ``dict(pi=..., qf=...)``
+    :param optimizer_kwargs: Its keyword arguments, excluding the learning rate, or ``dict(pi=dict(...), qf=dict(...))``
     :param critic_head: ``"scalar"``, ``"gaussian"`` or ``"categorical"``; chosen by the algorithm
     :param critic_kwargs: Further arguments of the critic head (support of the categorical one, batch renormalisation)
+    :param critics: Whether there are critics; without, ``critic`` and ``critic_target`` are ``None``
     :param target_critics: Whether there are target critics; without, ``critic_target`` is the critics themselves
     :param particle_precision: ``"float32"``, or ``"tf32"`` or ``"bfloat16"`` for faster and coarser values of the particles
         that a method weighs; their errors are divided by its temperature, see the page on speed
     :param n_action_candidates: Chains per observation of which the critics choose the best when ``deterministic=True``
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
+    :param selection: How one of ``n_behavior_candidates`` chains is chosen: a rule (``"argmax"``, ``"softmax"``,
+        ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -102,26 +87,18 @@ class DiffusionPolicy(BasePolicy):
         arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another diffusion actor, such as a behaviour policy,
-        ``"critic"``: further critics), whether it has a ``target`` (a copy ``<name>_target`` that the method moves), and
-        arguments of the kind that differ from those of the policy
+        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`, ``"edm"``: an
+        :class:`~sb3_diffusion.policies.edm_denoiser.EDMDenoiser`), whether it has a ``target`` (a copy ``<name>_target`` that
+        the method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
+    :param standardize_observations: Whether all networks see standardised observations, see
+        :func:`~sb3_diffusion.policies.features.set_observation_statistics`
     """
 
-    for_methods: ClassVar[frozenset[str]] = frozenset(
-        ("critic_head", "critic_kwargs", "target_critics", "actor_target", "multipliers", "exploration_multiplier", "networks")
-    ) | {"acting"}
-    """Arguments that are for the method to decide, not for its user."""
-
+    general_name: ClassVar[str] = "DiffusionPolicy"
     actor_class: ClassVar[type[DiffusionActor]] = DiffusionActor
-    default_features_extractor: ClassVar[type[BaseFeaturesExtractor] | None] = None
-    """Features extractor where none is given, ``None`` for that of the observation space."""
     actor: DiffusionActor
     actor_target: DiffusionActor | None
-    critic: CriticEnsemble
-    critic_target: CriticEnsemble
-    exploration: ExplorationNoise
-    bank_x: th.Tensor
-    bank_steps: th.Tensor
 
     def __init__(
         self,
@@ -141,63 +118,46 @@ class DiffusionPolicy(BasePolicy):
         evaluation_steps: int | None = None,
         solver: str | None = None,
         variance: str = "beta",
+        clip_target: str = "x0",
         time_dim: int = 64,
+        time_embedding: str = "fourier",
+        time_arch: Sequence[int] | None = None,
         time_input: str = "t",
         output_gain: float | None = None,
+        dropout: float = 0.0,
         state_arch: Sequence[int] = (128, 128),
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
         normalize_images: bool = True,
-        optimizer_class: type[th.optim.Optimizer] | str = th.optim.Adam,
+        optimizer_class: type[th.optim.Optimizer] | str | dict[str, Any] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         critic_head: str = "scalar",
         critic_kwargs: dict[str, Any] | None = None,
+        critics: bool = True,
         target_critics: bool = True,
         particle_precision: str = "float32",
         n_action_candidates: int = 1,
         n_behavior_candidates: int = 1,
         choose_with_target: bool = False,
+        selection: str | dict[str, Any] = "argmax",
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
         multipliers: dict[str, dict[str, float]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
+        standardize_observations: bool = False,
     ):
         self.constructor_arguments = {
             key: value
             for key, value in locals().items()
             if key not in ("self", "__class__", "observation_space", "action_space")
         }
-        optimizer_class, optimizer_kwargs = optimizer_settings(optimizer_class, optimizer_kwargs)
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor_class or self.default_features_extractor or extractor_for(observation_space),
-            dict(features_extractor_kwargs or {}),  # Stable-Baselines3 adds to it
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
-            squash_output=True,
-            normalize_images=normalize_images,
-        )
-        if th.get_default_dtype() != th.float32:
-            raise ValueError(
-                f"Policies compute in float32, not {th.get_default_dtype()}; reset torch.set_default_dtype first."
-            )
         diffusion_steps = integer("diffusion_steps", diffusion_steps, 1, MAX_STEPS)
         sampling_steps = optional(integer, "sampling_steps", sampling_steps, 1, MAX_STEPS)
         evaluation_steps = optional(integer, "evaluation_steps", evaluation_steps, 1, MAX_STEPS)
-        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, 1, MAX_CANDIDATES)
-        self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
-        self.choose_with_target = choose_with_target
-        self.randomness = Randomness()
-        #: Stands in for :meth:`explore`, a CUDA graph of it
-        self.explore_graph: Callable[[PyTorchObs], th.Tensor] | None = None
-        self._holds_frozen = False
-        self._observes_vectors = is_vector_space(observation_space)
-        self._extracts_purely = self.features_extractor_class in (FlattenExtractor, NatureCNN, CombinedExtractor)
-        self._actor_arguments: dict[str, Any] = {
+        actor_arguments: dict[str, Any] = {
             "process": process,
             "process_kwargs": process_kwargs,
             "noise_schedule": noise_schedule,
@@ -206,235 +166,28 @@ class DiffusionPolicy(BasePolicy):
             "evaluation_steps": evaluation_steps,
             "solver": solver,
             "variance": variance,
+            "clip_target": clip_target,
             "time_input": time_input,
             "net_arch": [256, 256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
             "activation": per_network(activation_fn, "pi", "mish"),
             "backbone": per_network(backbone, "pi", "mlp"),
             "layer_norm": per_network(layer_norm, "pi", False),
             "time_dim": time_dim,
+            "time_embedding": time_embedding,
+            "time_arch": None if time_arch is None else _widths("time_arch", time_arch),
             "output_gain": optional(real, "output_gain", output_gain, low=0),
-            "state_arch": tuple(integer(f"state_arch[{index}]", width, low=1) for index, width in enumerate(state_arch)),
+            "dropout": real("dropout", dropout, 0, below=1, remedy="0 drops nothing"),
+            "state_arch": _widths("state_arch", state_arch),
         }
-        self._value_arguments: dict[str, Any] = {
-            "net_arch": [256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[1],
-            "activation": per_network(activation_fn, "qf", "relu"),
-            "layer_norm": per_network(layer_norm, "qf", False),
-        }
-        self._critic_arguments: dict[str, Any] = {
-            **self._value_arguments,
-            "head": critic_head,
-            "particle_precision": particle_precision,
-            "n_critics": n_critics,
-            "backbone": per_network(backbone, "qf", "mlp"),
-            **(critic_kwargs or {}),
-        }
-        self.actor = self._make(self.actor_class, **self._actor_arguments)
-        # a copy, so that both policies are the same at first and nothing is drawn for the second one
-        self.actor_target = frozen_copy(self.actor) if actor_target else None
-        self._build_critics(share_features_extractor, target_critics)
-        self.multipliers = nn.ModuleDict({name: Multiplier(**options) for name, options in (multipliers or {}).items()})
-        factor: Any = None if exploration_multiplier is None else self.multipliers[exploration_multiplier]
-        self.exploration = ExplorationNoise(exploration_noise, factor)
-        self.trained: dict[str, nn.Module] = {"actor": self.actor, "critic": self.critic}
-        for name, options in (networks or {}).items():
-            self._add_network(name, **options)
-        if not isinstance(getattr(self, acting, None), DiffusionActor):
-            raise ValueError(f"acting={acting!r} is none of the policy's actors.")
-        self.acting = acting
-        self._build_noise_bank(evaluation_steps or sampling_steps or diffusion_steps)
-        for network in self.trained.values():
-            trained: Any = network
-            trained.optimizer = self.optimizer_class(own_parameters(network), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
-
-    def make_features_extractor(self) -> BaseFeaturesExtractor:
-        """A new features extractor."""
-        return make_extractor(self.features_extractor_class, self.observation_space, self.features_extractor_kwargs)
-
-    def _make(self, build: Callable[..., Module], extractor: BaseFeaturesExtractor | None = None, **arguments: Any) -> Module:
-        return build(
-            self.observation_space,
-            self.action_space,
-            self.make_features_extractor() if extractor is None else extractor,
-            normalize_images=self.normalize_images,
-            **arguments,
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            actor_arguments,
+            evaluation_steps or sampling_steps or diffusion_steps,
+            **common_arguments(self.constructor_arguments),
         )
 
-    def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
-        extractor = self.actor.features_extractor if share_features_extractor else None
-        arguments = self._critic_arguments
-        self.critic = self._make(CriticEnsemble, extractor, share_features_extractor=share_features_extractor, **arguments)
-        if not target_critics:
-            self.critic_target = self.critic
-            return
-        # the target never shares the extractor: it has to lag behind
-        self.critic_target = self._make(CriticEnsemble, **arguments)
-        self.critic_target.load_state_dict(self.critic.state_dict())
-        self.critic_target.requires_grad_(False)
-        self.critic_target.set_training_mode(False)
 
-    def _add_network(self, name: str, kind: str, target: bool = False, **arguments: Any) -> None:
-        kinds: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-            "value": (StateValue, self._value_arguments),
-            "actor": (self.actor_class, self._actor_arguments),
-            "critic": (CriticEnsemble, self._critic_arguments),
-        }
-        build, defaults = kinds[choice(f"networks[{name!r}]['kind']", kind, kinds)]
-        if hasattr(self, name):
-            raise ValueError(f"networks: the policy has {name!r} already; choose another name.")
-        network = self._make(build, **{**defaults, **arguments})
-        self.add_module(name, network)
-        self.trained[name] = network
-        if target:
-            self.add_module(f"{name}_target", frozen_copy(network))
-
-    def _build_noise_bank(self, n_steps: int) -> None:
-        """Noise of ``predict(deterministic=True)``: the first candidate's chain is silent, the others' random but fixed."""
-        n, action_dim = self.n_action_candidates, get_action_dim(self.action_space)
-        generator = th.Generator().manual_seed(NOISE_BANK_SEED)
-        bank = Randomness(generator).normal((n_steps + 1, 1, n, action_dim), "bank", like=th.empty(()))
-        bank[:, :, 0] = 0.0
-        if n == 1:  # without a candidate axis
-            bank = bank.squeeze(2)
-        self.register_buffer("bank_x", bank[0, 0], persistent=False)
-        self.register_buffer("bank_steps", bank[1:], persistent=False)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(self.constructor_arguments)
-        # the class as it is, whatever class of ours loads it; the schedule is only needed for training
-        data.update(features_extractor_class=self.features_extractor_class, lr_schedule=self._dummy_schedule)
-        return data
-
-    @property
-    def device(self) -> th.device:
-        """Device of the policy."""
-        return self.bank_x.device  # without walking through all modules for the first parameter
-
-    @override
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self._predict(obs, deterministic=deterministic)
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        Actions in the units of the environment.
-
-        :param observation: One observation or a batch of them
-        :param state: Returned as it is (the policy has no memory)
-        :param episode_start: Ignored
-        :param deterministic: Whether to return the deterministic action
-        :return: Actions, and ``state``
-        """
-        # tensors that no gradient will ever need are cheaper to make, a tenth of the time of a one-row chain;
-        # a features extractor of the user's own may keep some of its tensors for the training
-        with th.inference_mode(self._extracts_purely):
-            return super().predict(observation, state, episode_start, deterministic)
-
-    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
-        """
-        Convert observations for the networks.
-
-        :param observation: One observation or a batch of them
-        :return: A batch of tensors, and whether ``observation`` was a batch
-        """
-        if self._observes_vectors and isinstance(observation, np.ndarray):
-            shape = self.observation_space.shape
-            single = observation.shape == shape
-            if single or observation.shape[1:] == shape:
-                copied = np.array(observation[None] if single else observation)
-                return th.from_numpy(copied).to(self.device), not single
-        return super().obs_to_tensor(observation)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        if deterministic:
-            bank = RecordedDraws({"act.x_T": self.bank_x, "act.step_noise": self.bank_steps})
-            critic = self.critic_target if self.choose_with_target else self.critic
-            return self.select_actions(observation, self.n_action_candidates, bank, critic=critic, evaluating=True)
-        return (self.explore_graph or self.explore)(observation)
-
-    def explore(self, observations: PyTorchObs) -> th.Tensor:
-        """
-        The method's behaviour while training.
-
-        :param observations: Batch of observations
-        :return: Actions in [-1, 1], ``(batch, action_dim)``
-        """
-        actions = self.select_actions(observations, self.n_behavior_candidates, self.randomness)
-        return self.exploration(actions, self.randomness, "act.explore")
-
-    def select_actions(
-        self,
-        observations: PyTorchObs,
-        n_candidates: int,
-        randomness: Randomness,
-        label: str = "act",
-        critic: CriticEnsemble | None = None,
-        evaluating: bool = False,
-    ) -> th.Tensor:
-        """
-        Best of N: run ``n_candidates`` chains per observation and keep the action with the largest minimum over the critics.
-
-        :param observations: Batch of observations
-        :param n_candidates: Chains per observation
-        :param randomness: Source of the draws
-        :param label: Prefix of the names of the draws
-        :param critic: The critics that choose, ``None`` for the trained ones
-        :param evaluating: Use the chain of deterministic actions (``evaluation_steps``)
-        :return: Actions in [-1, 1], ``(batch, action_dim)``
-        """
-        actor: Any = self._modules[self.acting]  # skips nn.Module's slow attribute lookup
-        if n_candidates == 1:
-            return actor.act(observations, randomness, label, evaluating=evaluating)  # type: ignore[no-any-return]
-        candidates = actor.act(observations, randomness, label, n_candidates, evaluating)
-        critic = self.critic if critic is None else critic
-        return best_candidates(candidates, critic.q(candidates, critic.encode(observations)).amin(0))
-
-    def set_training_mode(self, mode: bool) -> None:
-        """
-        Put actor and critics in training or evaluation mode; the targets always stay in evaluation mode, and so does what
-        the user froze.
-
-        :param mode: ``True`` for training
-        """
-        actor: Any = self._modules["actor"]
-        critic: Any = self._modules["critic"]
-        networks = self.trained.values()
-        if mode and not all(p.requires_grad for network in networks for p in network.parameters()):
-            for network in networks:
-                train_unless_frozen(network)
-            self._holds_frozen = True
-        elif mode == self.training == actor.training == critic.training and not self._holds_frozen:
-            return  # asked for at every action
-        else:
-            for network in networks:
-                _switch(network, mode)
-            self._holds_frozen = False
-        self.training = mode
-
-
-def best_candidates(candidates: th.Tensor, values: th.Tensor) -> th.Tensor:
-    """
-    The candidate with the largest value in every row.
-
-    :param candidates: Actions ``(batch, n_candidates, action_dim)``
-    :param values: Their values ``(batch, n_candidates)``
-    :return: Actions ``(batch, action_dim)``
-    """
-    best = values.argmax(1)[:, None, None].expand(-1, 1, candidates.shape[-1])
-    return candidates.gather(1, best).squeeze(1)
-
-
-def _switch(module: nn.Module, mode: bool) -> None:
-    """``module.train(mode)`` in a tenth of the time, which training spends twice per environment step."""
-    if type(module).train is not nn.Module.train or type(module).__setattr__ is not nn.Module.__setattr__:
-        module.train(mode)  # somebody's own rule
-        return
-    module.__dict__["training"] = mode
-    for child in module._modules.values():
-        if child is not None:
-            _switch(child, mode)
+def _widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    return tuple(integer(f"{name}[{index}]", width, low=1) for index, width in enumerate(widths))

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
 
 def is_vector_space(space: spaces.Space) -> bool:
@@ -31,12 +33,13 @@ def extractor_for(space: spaces.Space) -> type[BaseFeaturesExtractor]:
 
 
 def make_extractor(
-    extractor_class: type[BaseFeaturesExtractor], space: spaces.Space, kwargs: dict[str, Any]
+    extractor_class: type[BaseFeaturesExtractor], space: spaces.Space, kwargs: dict[str, Any], chooses: str
 ) -> BaseFeaturesExtractor:
     """
     :param extractor_class: Features extractor
     :param space: Observation space
     :param kwargs: Its keyword arguments
+    :param chooses: Name of the policy that chooses by the space, for the message
     :return: The features extractor
     :raises ValueError: If one of Stable-Baselines3's cannot read the space, where it would fail later or without a reason
     """
@@ -47,7 +50,7 @@ def make_extractor(
         or (issubclass(extractor_class, CombinedExtractor) and not is_dict)
     ):
         raise ValueError(
-            f"{extractor_class.__name__} cannot read {space}; pass 'DiffusionPolicy', which chooses by the space "
+            f"{extractor_class.__name__} cannot read {space}; pass {chooses!r}, which chooses by the space "
             "('MlpPolicy' flattens it, 'CnnPolicy' is for images, 'MultiInputPolicy' for a Dict)."
         )
     try:
@@ -60,6 +63,57 @@ def make_extractor(
             "channels first if the images are normalised already. Use 'MlpPolicy' to flatten them, or a "
             "features_extractor_class of your own."
         ) from error
+
+
+class StandardizedExtractor(BaseFeaturesExtractor):
+    """
+    Standardises observations, then hands them to another extractor. The statistics are part of the weights.
+
+    :param extractor: Features extractor of the same space
+    """
+
+    def __init__(self, extractor: BaseFeaturesExtractor):
+        super().__init__(extractor._observation_space, extractor.features_dim)
+        self.extractor = extractor
+        for name, space in _vector_parts(extractor._observation_space).items():
+            self.register_buffer(f"mean_{name}", th.zeros(space.shape))
+            self.register_buffer(f"std_{name}", th.ones(space.shape))
+
+    @override
+    def forward(self, observations: PyTorchObs) -> Tensor:
+        if isinstance(observations, Tensor):
+            return self.extractor(self._standardized("", observations))  # type: ignore[no-any-return]
+        parts = _vector_parts(self._observation_space)
+        return self.extractor(  # type: ignore[no-any-return]
+            {key: self._standardized(key, value) if key in parts else value for key, value in observations.items()}
+        )
+
+    def _standardized(self, name: str, values: Tensor) -> Tensor:
+        mean, std = getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
+        return (values.float() - mean) / std
+
+
+def set_observation_statistics(policy: nn.Module, observations: Any) -> None:
+    """
+    Standardise by the mean and standard deviation of these observations. An entry that is (almost) always the same is only
+    centred.
+
+    :param policy: A policy whose networks have a :class:`StandardizedExtractor`
+    :param observations: Observations ``(n, ...)``, or a dictionary of them
+    """
+    parts = observations if isinstance(observations, dict) else {"": observations}
+    for extractor in policy.modules():
+        if isinstance(extractor, StandardizedExtractor):
+            for name in _vector_parts(extractor._observation_space):
+                std, mean = th.std_mean(parts[name].float(), 0, correction=0)
+                getattr(extractor, f"mean_{name}").copy_(mean)
+                getattr(extractor, f"std_{name}").copy_(th.where(std > 1e-3, std, th.ones_like(std)))
+
+
+def _vector_parts(space: spaces.Space) -> dict[str, spaces.Box]:
+    """What is standardised: numbers, but no images."""
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    return {name: part for name, part in parts.items() if is_vector_space(part)}  # type: ignore[misc]
 
 
 class ObservationModel(BaseModel):

@@ -11,8 +11,9 @@ from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import CriticEnsemble
-from sb3_diffusion.policies.diffusion import NOISE_BANK_SEED, DiffusionPolicy
+from sb3_diffusion.policies.actor_critic import NOISE_BANK_SEED
+from sb3_diffusion.policies.critic import ObservationCritic
+from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.names import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_diffusion.policies.particles import PROPOSALS, boltzmann_noise, particle_value_gradients, propose_clean
 
@@ -39,7 +40,7 @@ class GuidedActor(DiffusionActor):
 
     bank_particles: th.Tensor
 
-    def follow(self, critic: CriticEnsemble, n_particles: int, temperature: float, proposal: str) -> None:
+    def follow(self, critic: ObservationCritic, n_particles: int, temperature: float, proposal: str) -> None:
         """
         Name the critics that show the way.
 

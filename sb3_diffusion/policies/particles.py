@@ -7,7 +7,7 @@ import torch as th
 
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.policies.actor import NoisyActions
-from sb3_diffusion.policies.critic import CriticEnsemble
+from sb3_diffusion.policies.critic import ObservationCritic
 from sb3_diffusion.policies.precision import reduced_precision
 
 BLOCK_ROWS = 1024
@@ -82,7 +82,7 @@ def propose_clean(
     return clean.clamp(-1.0, 1.0), slope * (clean.abs() <= 1.0)
 
 
-def particle_values(critic: CriticEnsemble, actions: th.Tensor, context: th.Tensor, aggregation: str = "min") -> th.Tensor:
+def particle_values(critic: ObservationCritic, actions: th.Tensor, context: th.Tensor, aggregation: str = "min") -> th.Tensor:
     """
     Values of many actions per state, with bounded memory.
 
@@ -99,7 +99,7 @@ def particle_values(critic: CriticEnsemble, actions: th.Tensor, context: th.Tens
     return th.cat(values, dim=1).to(actions.dtype)
 
 
-def particle_value_gradients(critic: CriticEnsemble, actions: th.Tensor, context: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def particle_value_gradients(critic: ObservationCritic, actions: th.Tensor, context: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
     :func:`particle_values` and their gradients with respect to the actions. The gradient of a minimum is that of the
     critic that attains it.
@@ -129,7 +129,7 @@ def self_normalized_weights(values: th.Tensor, temperature: float | th.Tensor) -
 
 def matched_noise(
     noisy: NoisyActions,
-    critic: CriticEnsemble,
+    critic: ObservationCritic,
     context: th.Tensor,
     temperature: float | th.Tensor,
     n_particles: int,

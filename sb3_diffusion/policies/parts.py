@@ -1,21 +1,79 @@
 """What policies are made of: pieces and settings that diffusion, Gaussian and rollout policies have in common."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
-from sb3_diffusion.networks.mlp import MLP
+from sb3_diffusion.networks.backbones.mlp import MLP
+from sb3_diffusion.networks.norms import LayerNorm
 from sb3_diffusion.policies.features import ObservationModel
 
 Module = TypeVar("Module", bound=BaseModel)
+
+
+class Actor(ObservationModel, BasePolicy):
+    """What every actor answers to, whatever it is made of. Arguments: see its bases."""
+
+    action_dim: int
+
+    @abstractmethod
+    def encode(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        Everything of the actor that depends on the observation alone; computed once, used for all its actions.
+
+        :param observations: Batch of observations
+        :return: Context ``(batch, ...)``
+        """
+
+    @abstractmethod
+    def act(
+        self,
+        observations: PyTorchObs,
+        randomness: Randomness,
+        label: str,
+        n_candidates: int | None = None,
+        evaluating: bool = False,
+        clip_output: bool = True,
+    ) -> th.Tensor:
+        """
+        Actions for observations that nothing else needs encoded.
+
+        :param observations: Batch of observations
+        :param randomness: Source of the draws, the first of which, of the shape of the actions, is ``"<label>.x_T"``
+        :param label: Prefix of the names of the draws
+        :param n_candidates: Independent samples per row, ``None`` for one without a candidate axis
+        :param evaluating: Whether the action is a deterministic one, for which an actor may take other steps
+        :param clip_output: Clamp the result to [-1, 1]
+        :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
+        """
+
+    def forward(self, observations: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        """
+        :param observations: Batch of observations
+        :param deterministic: Whether every draw is zero
+        :return: Actions in [-1, 1], ``(batch, action_dim)``
+        """
+        if not deterministic:
+            return self.act(observations, Randomness(), "sample")
+        zero = th.zeros((), device=self.device)
+        silence = RecordedDraws({"sample.x_T": zero, "sample.step_noise": zero})
+        return self.act(observations, silence, "sample", evaluating=True)
+
+    def _sample_shape(self, batch: int, n_candidates: int | None) -> tuple[int, ...]:
+        return (batch, self.action_dim) if n_candidates is None else (batch, n_candidates, self.action_dim)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)  # type: ignore[no-any-return]
 
 
 class StateValue(ObservationModel):
@@ -27,7 +85,9 @@ class StateValue(ObservationModel):
     :param features_extractor: Maps observations to ``(batch, features_dim)``
     :param net_arch: Widths of the hidden layers
     :param activation: Name or class
-    :param layer_norm: Layer norms, see :class:`~sb3_diffusion.networks.mlp.MLP`
+    :param layer_norm: Layer norms, see :class:`~sb3_diffusion.networks.backbones.mlp.MLP`
+    :param input_norm: Whether a layer norm comes before the first layer
+    :param dropout: Share of the hidden units that is dropped while the network is trained
     :param normalize_images: Whether to divide images by 255
     """
 
@@ -39,11 +99,16 @@ class StateValue(ObservationModel):
         net_arch: Sequence[int] = (256, 256),
         activation: str | Callable[[], nn.Module] = "relu",
         layer_norm: bool | str = False,
+        input_norm: bool = False,
+        dropout: float = 0.0,
         normalize_images: bool = True,
     ):
         super().__init__(observation_space, action_space, features_extractor, normalize_images)
-        self.mlp = MLP([features_extractor.features_dim], net_arch, 1, activation, layer_norm=layer_norm)
-        self._arguments = {"net_arch": net_arch, "activation": activation, "layer_norm": layer_norm}
+        features_dim = features_extractor.features_dim
+        self.norm = LayerNorm(features_dim) if input_norm else None
+        self.mlp = MLP([features_dim], net_arch, 1, activation, layer_norm=layer_norm, dropout=dropout)
+        settings = {"layer_norm": layer_norm, "input_norm": input_norm, "dropout": dropout}
+        self._arguments = {"net_arch": net_arch, "activation": activation, **settings}
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         """
@@ -51,7 +116,8 @@ class StateValue(ObservationModel):
         :return: Values ``(batch,)``
         """
         extractor: Any = self.features_extractor
-        return self.mlp.full(self.extract_features(observations, extractor)).squeeze(-1)
+        features = self.extract_features(observations, extractor)
+        return self.mlp.single(features if self.norm is None else self.norm(features)).squeeze(-1)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._arguments}
@@ -79,23 +145,27 @@ def own_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 
 def optimizer_settings(
-    optimizer_class: type[th.optim.Optimizer] | str, optimizer_kwargs: dict[str, Any] | None
+    optimizer_class: type[th.optim.Optimizer] | str | dict[str, Any], optimizer_kwargs: dict[str, Any] | None, key: str
 ) -> tuple[type[th.optim.Optimizer], dict[str, Any]]:
     """
-    :param optimizer_class: Optimizer class, or the name of one in ``torch.optim``
-    :param optimizer_kwargs: Its keyword arguments
-    :return: The class and its arguments; Adam as one kernel for all parameters
+    :param optimizer_class: Optimizer class, or the name of one in ``torch.optim``, or ``dict(pi=..., qf=...)``
+    :param optimizer_kwargs: Its keyword arguments, or ``dict(pi=..., qf=...)``
+    :param key: ``"pi"`` or ``"qf"``
+    :return: The class and its arguments of one network; Adam as one kernel for all parameters
     :raises ValueError: If there is no such optimizer
     """
-    if isinstance(optimizer_class, str):
+    chosen = per_network(optimizer_class, key, th.optim.Adam)
+    if isinstance(chosen, str):
         classes = {
             n: cls for n, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)
         }
-        optimizer_class = classes[choice("optimizer_class", optimizer_class, sorted(classes))]
+        chosen = classes[choice("optimizer_class", chosen, sorted(classes))]
     options = dict(optimizer_kwargs or {})
-    if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not options.get("foreach"):
+    if options.keys() & {"pi", "qf"}:  # no optimizer has arguments of these names
+        options = dict(per_network(options, key, {}))
+    if chosen in (th.optim.Adam, th.optim.AdamW) and not options.get("foreach"):
         options = {"fused": True, **options}
-    return optimizer_class, options
+    return chosen, options
 
 
 def per_network(value: Any, key: str, default: Any) -> Any:

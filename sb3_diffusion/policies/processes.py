@@ -7,7 +7,7 @@ from sb3_diffusion.generative.controlled import ControlledDiffusion
 from sb3_diffusion.generative.ddpm import DiscreteDiffusion
 from sb3_diffusion.generative.flow import FLOW_SOLVERS, MEAN_FLOW_SOLVERS, FlowMatching, MeanFlow
 from sb3_diffusion.generative.process import GenerativeProcess
-from sb3_diffusion.generative.solvers import SOLVERS, VARIANCES
+from sb3_diffusion.generative.solvers import CLIP_TARGETS, SOLVERS, VARIANCES
 from sb3_diffusion.names import choice
 
 PROCESSES: dict[str, tuple[str, ...]] = {
@@ -18,6 +18,8 @@ PROCESSES: dict[str, tuple[str, ...]] = {
     "controlled": (),
 }
 """Process -> its solvers, the default first."""
+CLIPPED = (*CLIP_TARGETS, "none")
+"""What the steps of a diffusion may clip."""
 FLOWS: dict[str, type[FlowMatching]] = {"flow": FlowMatching, "meanflow": MeanFlow}
 
 
@@ -27,7 +29,7 @@ def make_process(
     """
     :param process: One of :data:`PROCESSES`
     :param noise_schedule: Noise schedule of a diffusion, ``None`` for its default
-    :param diffusion_steps: Length of the table of the discrete process
+    :param diffusion_steps: Length of the table of the discrete process, unless ``process_kwargs`` has another one
     :param action_dim: Size of the flattened action
     :param process_kwargs: Further arguments of the process
     :return: The process
@@ -47,14 +49,16 @@ def make_process(
         return ContinuousDiffusion(schedule, **options)
     if process == "controlled":
         return ControlledDiffusion(action_dim, schedule, **options)
-    return DiscreteDiffusion(schedule, diffusion_steps, **options)
+    # a longer table than the chain of the update: its own number of steps is among the options
+    return DiscreteDiffusion(schedule, **{"diffusion_steps": diffusion_steps, **options})
 
 
-def chain_options(process: str, solver: str | None, variance: str) -> dict[str, Any]:
+def chain_options(process: str, solver: str | None, variance: str, clip_target: str = "x0") -> dict[str, Any]:
     """
     :param process: One of :data:`PROCESSES`
     :param solver: One of its solvers, ``None`` for its default
     :param variance: Variance of the noise in the steps
+    :param clip_target: What the steps of a diffusion clip, one of :data:`CLIPPED`
     :return: Arguments of the process' ``sampler``
     :raises ValueError: If the process has no such solver
     """
@@ -63,7 +67,11 @@ def chain_options(process: str, solver: str | None, variance: str) -> dict[str, 
         known = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in PROCESSES.items())
         raise ValueError(f"Unknown solver={solver!r} for process={process!r}; known are, by process, {known}.")
     choice("variance", variance, VARIANCES)
+    choice("clip_target", clip_target, CLIPPED)
     if not solvers:
         return {}
     options = {"solver": solvers[0] if solver is None else solver}
-    return options if process in FLOWS else {**options, "variance": variance}
+    if process in FLOWS:
+        return options
+    clip = {"clip": False} if clip_target == "none" else {"clip_target": clip_target}
+    return {**options, "variance": variance, **clip}

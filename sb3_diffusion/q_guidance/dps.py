@@ -62,7 +62,7 @@ class DPS(iDEM):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         temperature: float = 0.05,

@@ -54,7 +54,7 @@ class iDEM(OffPolicyDiffusion):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         temperature: float = 0.05,

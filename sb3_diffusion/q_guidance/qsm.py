@@ -50,7 +50,7 @@ class QSM(OffPolicyDiffusion):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         temperature: float = 0.1,

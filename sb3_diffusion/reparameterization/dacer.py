@@ -17,8 +17,8 @@ from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.exploration import mixture_entropy
 from sb3_diffusion.policies.multiplier import Multiplier
 
-ALPHA_RANGE = (math.exp(-5.0), math.exp(3.0))
-"""Saturated actions make the mixture's entropy arbitrarily small, which would drive alpha to infinity."""
+NOISE_FACTOR_RANGE = (math.exp(-5.0), math.exp(3.0))
+"""Saturated actions make the mixture's entropy arbitrarily small, which would drive the noise to infinity."""
 
 
 class DACER(OffPolicyDiffusion):
@@ -26,25 +26,27 @@ class DACER(OffPolicyDiffusion):
     Diffusion Actor-Critic with Entropy Regulator (DACER).
 
     Reparameterisation with a uniform reference: the critics' value is maximised by backpropagation through all steps of the
-    sampling chain. Exploration is additive noise ``alpha * noise_scale * N(0, I)``, whose ``alpha`` is adapted until the
-    entropy of the noisy actions, estimated by Gaussian mixtures, meets a target. The critics are Gaussian (DSAC-T).
+    sampling chain. Exploration is additive noise, ``noise factor * noise_scale * N(0, I)``. The factor, the paper's
+    ``alpha``, is adapted until the entropy of the noisy actions, estimated by Gaussian mixtures, meets a target. The critics
+    are Gaussian (DSAC-T).
 
     Paper: Wang et al. 2024, Diffusion Actor-Critic with Entropy Regulator, https://arxiv.org/abs/2405.15177
 
     Differences from the reference implementation: the critic whose sampled target is used is chosen per transition (the
     reference chooses one for the whole batch from two of its rows); the learned standard deviation is compared with the full
     squared error (``half_squared_error=True`` gives the reference's, whose fixed point is too small by sqrt 2); the actor
-    uses the critics after their step; mixtures are fitted in one batch for ``n_entropy_states`` states; log alpha is bounded.
+    uses the critics after their step; mixtures are fitted in one batch for ``n_entropy_states`` states; the noise factor is
+    bounded.
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of actor and critics
     :param reward_scale: Factor of the rewards
-    :param noise_scale: Standard deviation of the exploration noise per unit of ``alpha``
-    :param initial_alpha: Initial value of ``alpha``
-    :param alpha_learning_rate: Learning rate of ``log alpha``
+    :param noise_scale: Standard deviation of the exploration noise per unit of the noise factor
+    :param initial_alpha: Initial noise factor
+    :param alpha_learning_rate: Learning rate of the logarithm of the noise factor, 0 to keep it
     :param target_entropy: Entropy target in nats, ``"auto"`` for -0.9 per action dimension
-    :param alpha_update_interval: Updates of the networks between two updates of ``alpha`` (the first one updates it)
+    :param alpha_update_interval: Updates of the networks between two updates of the noise factor (the first one updates it)
     :param n_entropy_samples: Actions per state to which a mixture is fitted
     :param n_entropy_states: States of the batch over which the entropy is averaged
     :param half_squared_error: Use the reference's variance target
@@ -56,7 +58,7 @@ class DACER(OffPolicyDiffusion):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 1e-4,
         *,
         reward_scale: float = 0.2,
@@ -77,8 +79,8 @@ class DACER(OffPolicyDiffusion):
         self.reward_scale = real("reward_scale", reward_scale)
         self.noise_scale = real("noise_scale", noise_scale, low=0, remedy="pass a standard deviation >= 0")
         learned = "it is positive, and its logarithm is learned within these bounds"
-        self.initial_alpha = real("initial_alpha", initial_alpha, *ALPHA_RANGE, remedy=learned)
-        self.alpha_learning_rate = real("alpha_learning_rate", alpha_learning_rate, low=0, remedy="0 keeps alpha")
+        self.initial_alpha = real("initial_alpha", initial_alpha, *NOISE_FACTOR_RANGE, remedy=learned)
+        self.alpha_learning_rate = real("alpha_learning_rate", alpha_learning_rate, low=0, remedy="0 keeps the noise as it is")
         self.target_entropy = target_entropy if target_entropy == "auto" else real("target_entropy", target_entropy)
         self.alpha_update_interval = integer("alpha_update_interval", alpha_update_interval, low=1)
         self.n_entropy_samples = integer("n_entropy_samples", n_entropy_samples, low=1)
@@ -89,18 +91,18 @@ class DACER(OffPolicyDiffusion):
 
     @override
     def policy_requirements(self) -> dict[str, Any]:
-        low, high = ALPHA_RANGE
-        alpha = {"initial": self.initial_alpha, "learning_rate": self.alpha_learning_rate, "low": low, "high": high}
-        return {"critic_head": "gaussian", "multipliers": {"alpha": alpha}, "exploration_multiplier": "alpha"}
+        low, high = NOISE_FACTOR_RANGE
+        factor = {"initial": self.initial_alpha, "learning_rate": self.alpha_learning_rate, "low": low, "high": high}
+        return {"critic_head": "gaussian", "multipliers": {"noise_factor": factor}, "exploration_multiplier": "noise_factor"}
 
     @override
     def policy_settings(self) -> dict[str, Any]:
         return {"exploration_noise": self.noise_scale, "n_action_candidates": self.n_action_candidates}
 
     @property
-    def alpha(self) -> Multiplier:
-        """The learned factor of the exploration noise."""
-        return self.policy.multipliers["alpha"]  # type: ignore[return-value]
+    def noise_factor(self) -> Multiplier:
+        """The learned factor of the exploration noise, logged as ``alpha``."""
+        return self.policy.multipliers["noise_factor"]  # type: ignore[return-value]
 
     def noisy_samples(self, context: th.Tensor, label: str, n_candidates: int | None = None) -> th.Tensor:
         """
@@ -155,15 +157,15 @@ class DACER(OffPolicyDiffusion):
             context = self.actor.encode(batch.observations)[: self.n_entropy_states]
             samples = self.noisy_samples(context, "entropy", self.n_entropy_samples)
             entropy = mixture_entropy(samples, self.randomness, "entropy").mean()
-        return self.update_alpha(entropy)
+        return self.update_noise_factor(entropy)
 
-    def update_alpha(self, entropy: th.Tensor) -> Metrics:
+    def update_noise_factor(self, entropy: th.Tensor) -> Metrics:
         """
-        One step on ``log alpha * (entropy - target)``: too much entropy lowers alpha.
+        One step on ``log(noise factor) * (entropy - target)``: too much entropy lowers the noise.
 
         :param entropy: Estimated entropy of the noisy actions in nats, scalar
         :return: Quantities to log
         """
         target = -0.9 * self.actor.action_dim if self.target_entropy == "auto" else float(self.target_entropy)
-        loss = self.alpha.descend(entropy - target, logarithmic=True)
-        return {"entropy": entropy, "alpha": self.alpha(), "alpha_loss": loss}
+        loss = self.noise_factor.descend(entropy - target, logarithmic=True)
+        return {"entropy": entropy, "alpha": self.noise_factor(), "alpha_loss": loss}

@@ -50,7 +50,7 @@ class DACERv2(DACER):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 1e-4,
         *,
         field_weight: float = 1.0,

@@ -19,8 +19,8 @@ from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.multiplier import Multiplier
 from sb3_diffusion.policies.parts import train_unless_frozen
 
-ALPHA_RANGE = (math.exp(-10.0), math.exp(5.0))
-"""An entropy that the policy cannot reach would drive alpha to infinity."""
+TEMPERATURE_RANGE = (math.exp(-10.0), math.exp(5.0))
+"""An entropy that the policy cannot reach would drive the temperature to infinity."""
 
 
 class DIME(OffPolicyDiffusion):
@@ -29,35 +29,35 @@ class DIME(OffPolicyDiffusion):
 
     Reparameterisation with a uniform reference. The policy is a Langevin diffusion with learned control that runs from a
     normal prior to the action. The log ratio ``l`` of this path and of a fixed path that leads back to the prior bounds the
-    log density of the action, and takes its place in the objective of SAC: the critics learn the soft value with ``-alpha l``
-    as entropy, the actor minimises ``alpha l - Q`` through all steps of the chain, and ``alpha`` is adapted to a target. The
-    critics are categorical and do without target critics: states and next states pass through them as one batch, normalised
-    by batch renormalisation (CrossQ).
+    log density of the action, and takes its place in the objective of SAC: the critics learn the soft value with
+    ``-temperature * l`` as entropy, the actor minimises ``temperature * l - Q`` through all steps of the chain, and the
+    temperature, the paper's ``alpha``, is adapted to a target. The critics are categorical and do without target critics:
+    states and next states pass through them as one batch, normalised by batch renormalisation (CrossQ).
 
     Paper: Celik et al. 2025, DIME: Diffusion-Based Maximum Entropy Reinforcement Learning, https://arxiv.org/abs/2502.02316
 
     Differences from the reference implementation: a gradient that is not finite stops training instead of being set to
-    zero; the learned step sizes and ``alpha`` are bounded; the deterministic action is the one of the silent chain, not a
-    random one; the online actor takes the place of its copy, which is renewed at each of its updates. That the step sizes
-    fall along the chain could not be established and is our reading (``noise_schedule``).
+    zero; the learned step sizes and the temperature are bounded; the deterministic action is the one of the silent chain,
+    not a random one; the online actor takes the place of its copy, which is renewed at each of its updates. That the step
+    sizes fall along the chain could not be established and is our reading (``noise_schedule``).
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of actor and critics
     :param gradient_steps: Updates per rollout; -1 for as many as transitions were collected
-    :param policy_delay: Update the actor and ``alpha`` every ``policy_delay`` updates of the critics
+    :param policy_delay: Update the actor and the temperature every ``policy_delay`` updates of the critics
     :param v_min: Smallest return that the critics can represent. No value suits every task: discounted returns and entropies
         have to lie between ``v_min`` and ``v_max``, and a range that is too wide wastes resolution
     :param v_max: Largest return that the critics can represent
     :param n_atoms: Number of returns between which the critics interpolate
     :param critic_entropy_coef: Weight of the entropy of the predicted distributions in the critics' loss
-    :param initial_alpha: Initial value of ``alpha``
-    :param alpha_learning_rate: Learning rate of ``log alpha``, 0 to keep it
+    :param initial_alpha: Initial temperature
+    :param alpha_learning_rate: Learning rate of the logarithm of the temperature, 0 to keep it
     :param target_run_cost: Target of ``l`` without the log density of the starting noise, in nats; ``"auto"`` for 4 per
         action dimension, an entropy of about -1.665 per dimension
     :param max_actor_grad: Largest absolute value of an entry of the actor's gradient, ``None`` for no limit
     :param batch_renorm: Whether the critics renormalise their inputs and layers, or arguments of
-        :class:`~sb3_diffusion.networks.layers.BatchRenorm`
+        :class:`~sb3_diffusion.networks.norms.BatchRenorm`
     :param target_critics: Use target critics instead of the joint batch
     :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``)
     :param kwargs: See :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion`
@@ -68,7 +68,7 @@ class DIME(OffPolicyDiffusion):
     def __init__(  # type: ignore[misc]  # gradient_steps, which all have, has another default here
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         gradient_steps: int = 2,
@@ -93,8 +93,8 @@ class DIME(OffPolicyDiffusion):
         self.n_atoms = integer("n_atoms", n_atoms, low=2)
         self.critic_entropy_coef = real("critic_entropy_coef", critic_entropy_coef)
         learned = "it is positive, and its logarithm is learned within these bounds"
-        self.initial_alpha = real("initial_alpha", initial_alpha, *ALPHA_RANGE, remedy=learned)
-        self.alpha_learning_rate = real("alpha_learning_rate", alpha_learning_rate, low=0, remedy="0 keeps alpha")
+        self.initial_alpha = real("initial_alpha", initial_alpha, *TEMPERATURE_RANGE, remedy=learned)
+        self.alpha_learning_rate = real("alpha_learning_rate", alpha_learning_rate, low=0, remedy="0 keeps the temperature")
         self.target_run_cost = target_run_cost if target_run_cost == "auto" else real("target_run_cost", target_run_cost)
         self.max_actor_grad = optional(real, "max_actor_grad", max_actor_grad, above=0, remedy="None is for no limit")
         self.batch_renorm = batch_renorm
@@ -105,14 +105,14 @@ class DIME(OffPolicyDiffusion):
 
     @override
     def policy_requirements(self) -> dict[str, Any]:
-        low, high = ALPHA_RANGE
-        alpha = {"initial": self.initial_alpha, "learning_rate": self.alpha_learning_rate, "low": low, "high": high}
+        low, high = TEMPERATURE_RANGE
+        temperature = {"initial": self.initial_alpha, "learning_rate": self.alpha_learning_rate, "low": low, "high": high}
         support = {"n_atoms": self.n_atoms, "v_min": self.v_min, "v_max": self.v_max, "batch_renorm": self.batch_renorm}
         return {
             "critic_head": "categorical",
             "critic_kwargs": support,
             "target_critics": self.target_critics,
-            "multipliers": {"temperature": alpha},
+            "multipliers": {"temperature": temperature},
         }
 
     @override
@@ -130,7 +130,7 @@ class DIME(OffPolicyDiffusion):
 
     @property
     def temperature(self) -> Multiplier:
-        """The learned temperature ``alpha``."""
+        """The learned temperature, logged as ``alpha``."""
         return self.policy.multipliers["temperature"]  # type: ignore[return-value]
 
     @override
@@ -204,10 +204,10 @@ class DIME(OffPolicyDiffusion):
 
     @override
     def adapt_multipliers(self, metrics: Metrics) -> Metrics:
-        return self.update_alpha(metrics["run_cost"]) if "run_cost" in metrics else {}
+        return self.update_temperature(metrics["run_cost"]) if "run_cost" in metrics else {}
 
-    def update_alpha(self, run_cost: th.Tensor) -> Metrics:
-        """One step on ``-alpha (run_cost - target)``: a run cost above its target, too little entropy, raises alpha."""
+    def update_temperature(self, run_cost: th.Tensor) -> Metrics:
+        """One step on ``-temperature (run_cost - target)``: a run cost above its target, too little entropy, raises it."""
         target = 4.0 * self.actor.action_dim if self.target_run_cost == "auto" else float(self.target_run_cost)
         self.temperature.descend(target - run_cost)
         return {"alpha": self.temperature()}

@@ -69,7 +69,7 @@ class DPMD(OffPolicyDiffusion):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         actor_learning_rate: float | Schedule | None = 1e-4,

@@ -15,8 +15,9 @@ from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.diffusion import DiffusionPolicy, best_candidates
+from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.particles import AGGREGATIONS, particle_values
+from sb3_diffusion.policies.selection import best_candidates
 
 
 class QVPO(OffPolicyDiffusion):
@@ -56,7 +57,7 @@ class QVPO(OffPolicyDiffusion):
     def __init__(
         self,
         policy: str | type[DiffusionPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
         n_particles: int = 64,

@@ -24,7 +24,7 @@ METHODS: dict[str, Any] = {"dacer": DACER, "dps": DPS, "qsm": QSM}
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("safe", [True, False])
 def test_agents_of_the_version_before(name: str, safe: bool) -> None:
-    """DACER's alpha was a parameter of the exploration, DPS saved an optimizer that it never stepped, buffers were in core."""
+    """DACER's noise factor was called alpha, DPS saved an optimizer that it never stepped, buffers were in core."""
     path = OLD / f"{name}-Pendulum-v1.zip"
     recorded = np.load(OLD / "actions.npz")
     model: Any = load_agent(path, "Pendulum-v1") if safe else METHODS[name].load(path, gym.make("Pendulum-v1"), "cpu")
@@ -38,11 +38,22 @@ def test_agents_of_the_version_before(name: str, safe: bool) -> None:
     assert model.num_timesteps == before + 4
 
 
-def test_an_alpha_of_the_version_before() -> None:
+def test_a_noise_factor_of_the_version_before() -> None:
     with zipfile.ZipFile(OLD / "dacer-Pendulum-v1.zip") as archive:
         assert "policy.exploration.optimizer.pth" in archive.namelist()
     model: Any = load_agent(OLD / "dacer-Pendulum-v1.zip")
-    assert model.alpha().item() != pytest.approx(model.initial_alpha, rel=1e-6)
+    assert model.noise_factor().item() != pytest.approx(model.initial_alpha, rel=1e-6)
+
+
+def test_a_noise_factor_by_the_name_of_the_paper() -> None:
+    """What the weights were called between versions 0.1 and 0.2, when published agents were trained."""
+    model, other = make_filled(DACER, initial_alpha=2.0), make_filled(DACER)
+    members = model.get_parameters()
+    members["policy"] = {name.replace("noise_factor", "alpha"): value for name, value in members["policy"].items()}
+    members = {name.replace("noise_factor", "alpha"): value for name, value in members.items()}
+    assert "multipliers.alpha.log_value" in members["policy"] and "policy.multipliers.alpha.optimizer" in members
+    other.set_parameters(members, device="cpu")
+    assert other.noise_factor().item() == model.noise_factor().item()
 
 
 def names_of_modules(content: bytes) -> set[bytes]:

@@ -14,12 +14,12 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_diffusion import DIME, DPS, QSM, QVPO
 from sb3_diffusion.checkpoints.agents import load_agent, save_agent
-from sb3_diffusion.checkpoints.store import CheckpointStore
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
+from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.replay import TensorReplayBuffer
 from sb3_diffusion.envs.wrappers import ActionRepeat
-from sb3_diffusion.networks.layers import BatchRenorm
+from sb3_diffusion.networks.norms import BatchRenorm
 from sb3_diffusion.numeric import MAX_STEPS, integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.multiplier import Multiplier

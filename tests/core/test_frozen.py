@@ -154,7 +154,7 @@ def test_the_targets_of_frozen_critics_stay_equal_to_them(algorithm: Algorithm) 
 @pytest.mark.parametrize(
     "algorithm, find",
     [
-        (DACER, lambda model: model.alpha.log_value),
+        (DACER, lambda model: model.noise_factor.log_value),
         (DIME, lambda model: model.temperature.log_value),
         (DPMD, lambda model: model.temperature.log_value),
     ],

@@ -83,7 +83,7 @@ def test_as_in_stable_baselines3(algorithm: Algorithm, tmp_path: pathlib.Path) -
 @pytest.mark.parametrize(
     "algorithm, argument, find",
     [
-        (DACER, "alpha_learning_rate", lambda model: model.alpha),
+        (DACER, "alpha_learning_rate", lambda model: model.noise_factor),
         (DIME, "alpha_learning_rate", lambda model: model.temperature),
         (DPMD, "temperature_learning_rate", lambda model: model.temperature),
     ],

@@ -161,7 +161,10 @@ def test_further_actors_and_critics() -> None:
 
 @pytest.mark.parametrize(
     "networks, message",
-    [({"actor": {"kind": "value"}}, "has 'actor' already"), ({"value": {"kind": "values"}}, "known are value, actor, critic")],
+    [
+        ({"actor": {"kind": "value"}}, "has 'actor' already"),
+        ({"value": {"kind": "values"}}, "known are value, actor, critic, edm, one_step"),
+    ],
 )
 def test_networks_that_cannot_be(networks: Any, message: str) -> None:
     class Wrong(QSM):

@@ -401,7 +401,7 @@ def test_acting_by_cuda_graph_follows_the_training(algorithm: Algorithm) -> None
         model.policy.set_training_mode(False)
 
 
-def test_updates_without_metrics_have_no_means(algorithm: Algorithm) -> None:
+def test_updates_without_metrics_have_no_means() -> None:
     log = MetricLog(first_update=1)
     log.append({})
-    assert log.means(make(algorithm).replay_buffer, num_timesteps=0) == {}
+    assert log.means("", lambda untrained: "") == {}

@@ -10,7 +10,13 @@ import torch as th
 from sb3_diffusion.generative import schedules
 from sb3_diffusion.generative.continuous import ContinuousDiffusion
 from sb3_diffusion.generative.ddpm import DiscreteDiffusion
-from sb3_diffusion.generative.schedules import CosineSchedule, LinearSchedule, discrete_betas, linear_betas
+from sb3_diffusion.generative.schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    discrete_betas,
+    linear_betas,
+    scaled_linear_betas,
+)
 from tests.golden_tools import close, load, sub
 
 GOLDEN = load("01_schedules")
@@ -216,3 +222,12 @@ def test_schedule_object_can_be_passed() -> None:
     process = ContinuousDiffusion(schedule)
     alpha, _ = process.coefficients(th.ones(1, 1, dtype=th.float64))
     assert float(alpha) == pytest.approx(math.exp(-(6.0 - 0.5) / 4 - 0.25))
+
+
+def test_a_scaled_linear_table_ends_in_noise() -> None:
+    """Of 100 steps the plain one leaves a squared signal of 0.36."""
+    assert th.equal(scaled_linear_betas(1000), linear_betas(1000))
+    th.testing.assert_close(scaled_linear_betas(100)[[0, -1]], numbers(".001 .2"))
+    for steps in (20, 100, 1000):
+        assert float(th.prod(1 - discrete_betas("scaled_linear", steps))) < 1e-4
+    assert scaled_linear_betas(5).max() == 0.999  # 4 would be no variance

@@ -26,10 +26,10 @@ from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.kernels import guard
 from sb3_diffusion.kernels.guard import is_plain
 from sb3_diffusion.kernels.pieces import Pieces
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.critics import ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.networks.layers import Linear
-from sb3_diffusion.networks.mlp import MLP
 from sb3_diffusion.taxonomy import available_methods
 from tests.kernels import fuzz
 

@@ -18,10 +18,10 @@ from sb3_diffusion.generative.ddpm import DiscreteDiffusion
 from sb3_diffusion.generative.flow import FlowMatching, MeanFlow
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.generative.solvers import SOLVERS
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.networks.embeddings import RawTime
-from sb3_diffusion.networks.mlp import MLP
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="the compiled kernels need a C++ compiler")
 
@@ -230,9 +230,11 @@ def test_a_chain_with_its_encoders(widths: tuple[int, ...], shape: tuple[int, ..
 
 
 @needs_compiler
-@pytest.mark.parametrize("embedding", ["fourier", "sinusoidal", "raw"])
-def test_encoded_times_are_used_again_until_something_changes(embedding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    denoiser = Denoiser(4, 3, net_arch=(64, 64), time_dim=6, time_embedding=embedding, time_arch=(6,))
+@pytest.mark.parametrize("embedding, state_arch", [("fourier", (20,)), ("sinusoidal", (20,)), ("raw", ()), ("positional", ())])
+def test_encoded_times_are_used_again_until_something_changes(
+    embedding: str, state_arch: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = Denoiser(4, 3, net_arch=(64, 64), time_dim=6, time_embedding=embedding, time_arch=(6,), state_arch=state_arch)
     sampler, observations, draws = ContinuousDiffusion().sampler(6, clip=False), th.randn(1, 4), chain_draws((1, 3))
     calls: list[int] = []
     encode_time, trunk = denoiser.encode_time, denoiser.trunk
@@ -276,20 +278,22 @@ def test_encoded_times_are_used_again_until_something_changes(embedding: str, mo
 
 
 @needs_compiler
-def test_times_of_a_foreign_embedding_are_encoded_every_time() -> None:
+@pytest.mark.parametrize("state_arch", [(20,), ()])
+def test_times_of_a_foreign_embedding_are_encoded_every_time(state_arch: tuple[int, ...]) -> None:
     class Drifting(RawTime):
         factor = 1.0
 
         def forward(self, t: th.Tensor) -> th.Tensor:
             return self.factor * t
 
-    denoiser = Denoiser(4, 3, net_arch=(64, 64), time_embedding=Drifting, time_arch=(6,))
+    denoiser = Denoiser(4, 3, net_arch=(64, 64), time_embedding=Drifting, time_arch=(6,), state_arch=state_arch)
     sampler, observations, draws = ContinuousDiffusion().sampler(6, clip=False), th.randn(1, 4), chain_draws((1, 3))
-    bound = denoiser.bind_features(observations, sampler.times.unsqueeze(-1))
+    actions = []
     with th.no_grad():
-        before = sampler.sample(bound, (1, 3), draws, clip_output=False)
-        Drifting.factor = 2.0
-        assert not th.equal(sampler.sample(bound, (1, 3), draws, clip_output=False), before)
+        for Drifting.factor in (1.0, 2.0):
+            bound = denoiser.bind_features(observations, sampler.times.unsqueeze(-1))
+            actions.append(sampler.sample(bound, (1, 3), draws, clip_output=False))
+    assert not th.equal(*actions)
 
 
 @needs_compiler

@@ -7,9 +7,9 @@ import pytest
 import torch as th
 from torch import nn
 
+from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
-from sb3_diffusion.networks.layers import BatchRenorm
-from sb3_diffusion.networks.mlp import MLP
+from sb3_diffusion.networks.norms import BatchRenorm
 
 
 def test_by_hand() -> None:

@@ -55,7 +55,7 @@ def test_definitions() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="positional, sinusoidal, fourier, octave, raw"):
+    with pytest.raises(ValueError, match="positional, sinusoidal, fourier, random, octave, raw"):
         resolve_time_embedding("wavelet")
     with pytest.raises(TypeError, match="time_embedding"):
         resolve_time_embedding(th.nn.Linear)  # type: ignore[arg-type]

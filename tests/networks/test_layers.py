@@ -11,11 +11,13 @@ from torch.nn import functional as F
 
 from sb3_diffusion.networks import layers
 from sb3_diffusion.networks.backbones import resolve_backbone
-from sb3_diffusion.networks.bronet import BroNet
+from sb3_diffusion.networks.backbones.base import Backbone
+from sb3_diffusion.networks.backbones.bronet import BroNet
+from sb3_diffusion.networks.backbones.mlp import MLP, ResidualBlock, ResidualMLP
+from sb3_diffusion.networks.backbones.simba import SimBa
 from sb3_diffusion.networks.denoiser import Denoiser
-from sb3_diffusion.networks.layers import Backbone, LayerNorm, Linear, SplitLinear, he_normal_
-from sb3_diffusion.networks.mlp import MLP, ResidualBlock, ResidualMLP
-from sb3_diffusion.networks.simba import SimBa
+from sb3_diffusion.networks.layers import Linear, SplitLinear, he_normal_
+from sb3_diffusion.networks.norms import LayerNorm
 
 
 def assert_orthogonal(weight: th.Tensor, gain: float) -> None:

@@ -89,7 +89,8 @@ def test_images_are_transposed_and_scaled(algorithm: Algorithm) -> None:
     model = make(algorithm, PointEnv("image"))
     assert isinstance(model.env, VecTransposeImage) and model.observation_space.shape == (1, 36, 36)
     seen: list[th.Tensor] = []
-    handle = model.actor.features_extractor.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    acting = getattr(model.policy, model.policy.acting)
+    handle = acting.features_extractor.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     image = np.full((1, 36, 36), 255, np.uint8)
     transposed = act(model, image)
     handle.remove()

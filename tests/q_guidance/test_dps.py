@@ -13,13 +13,13 @@ from sb3_diffusion.policies.guided import GuidedPolicy
 from tests.bandits import (
     ActionValue,
     AnalyticCritic,
-    bandit_model,
+    absolute_model,
     bimodal_log_density,
+    check_bimodal,
     draw,
     fit,
     gaussian_log_density,
     give_critic,
-    total_variation,
     uniform_batch,
 )
 from tests.cases import MethodCase
@@ -34,9 +34,9 @@ CASE = MethodCase(
 ONLINE: dict[str, Any] = {"score_injection": "online", "normalize_gradient": False}
 
 
-def absolute(**kwargs: Any) -> Any:
-    """Temperature 1 in units of the value."""
-    return bandit_model(DPS, **{"temperature": 1.0, "normalize_gradient": False, "clip_target": False, **kwargs})
+def unclipped(**kwargs: Any) -> Any:
+    """The estimator without the box."""
+    return absolute_model(DPS, **{"clip_target": False, **kwargs})
 
 
 def log_partition_noise(
@@ -58,7 +58,7 @@ def test_target_is_the_gradient_of_the_log_partition(proposal: str) -> None:
     th.manual_seed(0)
     a_t, z = th.linspace(-1.2, 1.2, 6).unsqueeze(-1), th.randn(6, 40, 1)
     value = gaussian_log_density(0.3, 0.25)
-    model = absolute(n_particles=40, proposal=proposal)
+    model = unclipped(n_particles=40, proposal=proposal)
     give_critic(model, value)
     model.randomness = RecordedDraws({"actor.eps_reverse": z})
     alpha, sigma = model.actor.process.coefficients(th.linspace(0.05, 0.9, 6).unsqueeze(-1))
@@ -69,7 +69,7 @@ def test_target_is_the_gradient_of_the_log_partition(proposal: str) -> None:
 
 
 def test_target_of_a_single_particle() -> None:
-    model = absolute(n_particles=1, temperature=0.5)
+    model = unclipped(n_particles=1, temperature=0.5)
     give_critic(model, lambda actions: actions[..., 0] ** 2)
     model.randomness = RecordedDraws({"actor.eps_reverse": th.tensor([[[0.5]]])})
     alpha, sigma = th.tensor([[0.8]]), th.tensor([[0.6]])
@@ -89,7 +89,7 @@ class OneState(AnalyticCritic):
 
 
 def guided(value: ActionValue, **kwargs: Any) -> Any:
-    model = absolute(**{**ONLINE, **kwargs})
+    model = unclipped(**{**ONLINE, **kwargs})
     critic: Any = OneState(value)
     model.actor.follow(critic, model.n_particles, model.temperature, model.proposal)
     return model
@@ -97,11 +97,8 @@ def guided(value: ActionValue, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize(("proposal", "left_mass"), [("normal_clip", 0.5), ("truncated", 0.7)])
 def test_online_guidance_needs_no_training(proposal: str, left_mass: float) -> None:
-    log_density = bimodal_log_density(left_mass)
-    model = guided(log_density, n_particles=256, proposal=proposal)
-    samples = draw(model)
-    assert total_variation(samples, log_density) <= 0.15
-    assert (samples < 0).float().mean().item() == pytest.approx(left_mass, abs=0.06)
+    model = guided(bimodal_log_density(left_mass), n_particles=256, proposal=proposal)
+    check_bimodal(draw(model), left_mass, distance=0.15, mass_error=0.06)
 
 
 def test_clipped_proposals_are_heavier_at_the_edges_than_truncated_ones() -> None:
@@ -153,13 +150,10 @@ def test_online_guidance_trains_the_critics_alone() -> None:
 
 
 def test_distilled_policy_samples_the_boltzmann_distribution() -> None:
-    model = absolute(n_particles=16, learning_rate=1e-2, clip_target=True)
-    log_density = bimodal_log_density(0.7)
-    give_critic(model, log_density)
+    model = absolute_model(DPS, n_particles=16, learning_rate=1e-2)
+    give_critic(model, bimodal_log_density(0.7))
     fit(model, 2000)
-    samples = draw(model)
-    assert total_variation(samples, log_density) <= 0.15
-    assert (samples < 0).float().mean().item() == pytest.approx(0.7, abs=0.06)
+    check_bimodal(draw(model), 0.7, distance=0.15, mass_error=0.06)
 
 
 # -- arguments -----------------------------------------------------------------------------------------------------------

@@ -7,12 +7,15 @@ from sb3_diffusion import iDEM
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from tests.bandits import (
     ActionValue,
-    bandit_model,
+    absolute_model,
     bimodal_log_density,
+    check_bimodal,
     draw,
     fit,
+    flat,
     gaussian_log_density,
     give_critic,
+    linear,
     total_variation,
     uniform_batch,
 )
@@ -27,20 +30,6 @@ CASE = MethodCase(
 )
 
 
-def flat(actions: th.Tensor) -> th.Tensor:
-    return 0.0 * actions[..., 0]
-
-
-def linear(actions: th.Tensor) -> th.Tensor:
-    return 2.0 * actions[..., 0]
-
-
-def absolute(**kwargs: object) -> iDEM:
-    """Temperature 1 in units of the value."""
-    model: iDEM = bandit_model(iDEM, **{"temperature": 1.0, "normalize_gradient": False, "n_particles": 64, **kwargs})  # type: ignore[arg-type]
-    return model
-
-
 # -- the target ----------------------------------------------------------------------------------------------------------
 
 
@@ -48,7 +37,7 @@ def absolute(**kwargs: object) -> iDEM:
 def test_target_of_a_linear_value(n_particles: int) -> None:
     """All gradients are 2 and the weights sum to 1, so neither the draws nor their number matter."""
     a_t, t = th.tensor([[0.5], [-2.0], [0.1]]), th.tensor([[0.05], [0.6], [0.99]])
-    model = absolute(n_particles=n_particles, clip_target=False)
+    model = absolute_model(iDEM, n_particles=n_particles, clip_target=False)
     give_critic(model, linear)
     alpha, sigma = model.actor.process.coefficients(t)
     batch = uniform_batch(model, 3)
@@ -69,7 +58,7 @@ def test_target_of_a_linear_value(n_particles: int) -> None:
 
 
 def test_target_of_a_gaussian_is_its_diffused_score() -> None:
-    model = absolute(n_particles=100_000, clip_target=False)
+    model = absolute_model(iDEM, n_particles=100_000, clip_target=False)
     give_critic(model, gaussian_log_density(0.3, 0.25))
     model.proposal = "normal"  # the identity holds without a box
     th.manual_seed(0)
@@ -83,7 +72,7 @@ def test_target_of_a_gaussian_is_its_diffused_score() -> None:
 
 def test_target_of_a_state_does_not_depend_on_its_batch() -> None:
     """Without the normaliser; a mean over the batch instead of a sum would divide it by the batch size."""
-    model = absolute(n_particles=5, clip_target=False)
+    model = absolute_model(iDEM, n_particles=5, clip_target=False)
     give_critic(model, gaussian_log_density(0.3, 0.25))
     model.randomness = RecordedDraws({"actor.eps_reverse": th.linspace(-0.4, 0.4, 5).unsqueeze(-1)})
     a_t, half = th.linspace(-0.5, 0.5, 8).unsqueeze(-1), th.full((8, 1), 0.5**0.5)
@@ -98,13 +87,10 @@ def test_target_of_a_state_does_not_depend_on_its_batch() -> None:
 
 @pytest.mark.parametrize("left_mass", [0.5, 0.7])
 def test_samples_the_boltzmann_distribution_inside_the_box(left_mass: float) -> None:
-    model = absolute(n_particles=16, learning_rate=1e-2)
-    log_density = bimodal_log_density(left_mass)
-    give_critic(model, log_density)
+    model = absolute_model(iDEM, n_particles=16, learning_rate=1e-2)
+    give_critic(model, bimodal_log_density(left_mass))
     fit(model, 2000)
-    samples = draw(model)
-    assert total_variation(samples, log_density) <= 0.12
-    assert (samples < 0).float().mean().item() == pytest.approx(left_mass, abs=0.06)
+    check_bimodal(draw(model), left_mass, distance=0.12, mass_error=0.06)
 
 
 def limit(model: iDEM, value: ActionValue, n: int = 8000) -> th.Tensor:
@@ -137,7 +123,7 @@ def distance(left: th.Tensor, right: th.Tensor, bins: int = 20) -> float:
 @pytest.mark.parametrize(("value", "bias"), [(flat, 0.32), (linear, 0.38)])
 def test_actions_pile_up_where_the_density_is_large_at_an_edge(value: ActionValue, bias: float) -> None:
     """The edges' terms that integration by parts drops; SDAC matches both densities."""
-    model = absolute(n_particles=16)
+    model = absolute_model(iDEM, n_particles=16)
     give_critic(model, value)
     fit(model, 2000)
     samples, expected = draw(model), limit(model, value)
@@ -147,7 +133,7 @@ def test_actions_pile_up_where_the_density_is_large_at_an_edge(value: ActionValu
 
 
 def test_limit_is_close_to_the_boltzmann_distribution_inside_the_box() -> None:
-    model = absolute()
+    model = absolute_model(iDEM)
     for value in (bimodal_log_density(0.7), gaussian_log_density(0.3, 0.25)):
         assert total_variation(limit(model, value), value) <= 0.09
 

@@ -82,21 +82,21 @@ def test_dacer_backpropagates_through_the_chain() -> None:
     assert draw(model).mean().item() == pytest.approx(0.5, abs=0.05)
 
 
-def test_dacer_lowers_alpha_when_the_entropy_is_above_its_target() -> None:
+def test_dacer_lowers_the_noise_when_the_entropy_is_above_its_target() -> None:
     model = bandit_model(DACER)
     th.manual_seed(0)
     entropy = mixture_entropy(0.5 * th.randn(4, 4000, 1), Randomness(), n_components=1).mean()
     assert entropy.item() == pytest.approx(0.726, abs=0.03)
-    before = model.alpha.log_value.item()
-    model.update_alpha(entropy)
-    assert model.alpha.log_value.item() == pytest.approx(before - 0.03, abs=1e-5)
+    before = model.noise_factor.log_value.item()
+    model.update_noise_factor(entropy)
+    assert model.noise_factor.log_value.item() == pytest.approx(before - 0.03, abs=1e-5)
 
 
-def test_dacer_alpha_stays_in_its_range() -> None:
+def test_the_noise_factor_stays_in_its_range() -> None:
     model = bandit_model(DACER, alpha_learning_rate=100.0)
     for entropy in (-1e6, 1e6):
-        model.update_alpha(th.tensor(entropy))
-        assert -5.0 <= model.alpha.log_value.item() <= 3.0
+        model.update_noise_factor(th.tensor(entropy))
+        assert -5.0 <= model.noise_factor.log_value.item() <= 3.0
 
 
 def dacer_model(case: Case) -> Any:
@@ -104,7 +104,7 @@ def dacer_model(case: Case) -> Any:
     if "params/running_q_std" in case:
         model.critic.ensemble.running_std.copy_(case["params/running_q_std"])
     with th.no_grad():
-        model.alpha.log_value.copy_(case["params/log_alpha/value"])
+        model.noise_factor.log_value.copy_(case["params/log_alpha/value"])
     model.randomness = draws(case)
     return model
 
@@ -148,16 +148,16 @@ def test_dacer_actor() -> None:
     actor_step(model, loss, case)
 
 
-def test_dacer_alpha() -> None:
+def test_the_noise_factor() -> None:
     case = load("04_dacer_alpha")
     model = dacer_model(case)
     samples = model.noisy_samples(model.actor.encode(case["batch/obs"]), "entropy", 20)
     close(samples, case["expected/action_samples"], atol=2e-5)
-    for group in model.alpha.optimizer.param_groups:
+    for group in model.noise_factor.optimizer.param_groups:
         group["lr"] = 1e-2
-    metrics = model.update_alpha(case["inputs/entropy"])
+    metrics = model.update_noise_factor(case["inputs/entropy"])
     close(metrics["alpha_loss"], case["expected/loss/alpha"], rtol=1e-5)
-    close(model.alpha.log_value, case["expected/new_params/log_alpha/value"], rtol=1e-5)
+    close(model.noise_factor.log_value, case["expected/new_params/log_alpha/value"], rtol=1e-5)
 
 
 def test_dacer_mixture_entropy_is_close_to_the_one_of_the_reference() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from sb3_diffusion import DACER, DACERv2
 from sb3_diffusion.generative.randomness import RecordedDraws
-from tests.bandits import bandit_model, draw, fit, give_critic, uniform_batch
+from tests.bandits import bandit_model, draw, fit, flat, give_critic, uniform_batch
 from tests.cases import MethodCase
 from tests.helpers import assert_identical, make_filled
 
@@ -120,7 +120,7 @@ def test_directions_have_length_one_and_vanish_with_the_gradient() -> None:
     give_critic(model, lambda actions: 3.0 * actions[..., 0] - 4.0 * actions[..., 1])
     direction = model.q_direction(th.randn(6, 5, 2), th.zeros(6, 1))
     th.testing.assert_close(direction, th.tensor([0.6, -0.8]).expand(6, 5, 2))
-    give_critic(model, lambda actions: 0.0 * actions[..., 0])
+    give_critic(model, flat)
     assert not model.q_direction(th.randn(6, 5, 2), th.zeros(6, 1)).any()
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from sb3_diffusion import DIME
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.controlled import PathSample
-from sb3_diffusion.networks.layers import BatchRenorm
+from sb3_diffusion.networks.norms import BatchRenorm
 from sb3_diffusion.policies.parts import own_parameters
 from tests.bandits import bandit_model, draw, fit, gaussian_log_density, give_critic, total_variation, uniform_batch
 from tests.cases import MethodCase
@@ -84,7 +84,7 @@ class FixedLogits(nn.Module):
 
 
 def test_dime_samples_the_boltzmann_distribution_and_bounds_its_entropy() -> None:
-    """With alpha = 1 the optimum is exp(Q) / Z; the mean log ratio lies between the mean log density and half a nat above."""
+    """With temperature 1 the optimum is exp(Q) / Z, and the mean log ratio at most half a nat above its mean log density."""
     log_density = gaussian_log_density(0.3, 0.25)
     model = bandit_model(DIME, learning_rate=1e-2, alpha_learning_rate=0.0, **SMALL)
     give_critic(model, log_density)
@@ -107,14 +107,14 @@ def test_a_fresh_policy_is_the_prior_behind_tanh() -> None:
     assert 0.5 * float((shares[0] - shares[1]).abs().sum()) < 0.03
 
 
-@pytest.mark.parametrize("alpha", [0.5, 2.0])
-def test_the_actor_minimises_alpha_l_minus_the_mean_value(alpha: float) -> None:
-    model = bandit_model(DIME, initial_alpha=alpha, **SMALL)
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_actor_minimises_its_cost_minus_the_mean_value(temperature: float) -> None:
+    model = bandit_model(DIME, initial_alpha=temperature, **SMALL)
     give_critic(model, lambda actions: actions[..., 0])
     model.critic.q = lambda actions, context: th.stack([actions[:, 0] + 3.0, actions[:, 0] + 5.0])
     model.sample_path = Path(0.7, prior=-2.0)
     loss, metrics = model.actor_loss(uniform_batch(model, 4))
-    assert loss.item() == pytest.approx(alpha * (0.7 - 2.0) - 4.0)
+    assert loss.item() == pytest.approx(temperature * (0.7 - 2.0) - 4.0)
     assert metrics["entropy_bound"].item() == pytest.approx(1.3) and metrics["run_cost"].item() == pytest.approx(0.7)
 
 
@@ -134,33 +134,33 @@ def test_entries_of_the_actors_gradient_are_limited() -> None:
 
 
 @pytest.mark.parametrize(("run_cost", "sign"), [(5.0, 1.0), (3.0, -1.0)])
-def test_too_little_entropy_raises_alpha(run_cost: float, sign: float) -> None:
+def test_too_little_entropy_raises_the_temperature(run_cost: float, sign: float) -> None:
     """The target of the run cost is 4 per action dimension; Adam's first step is the learning rate."""
     model = bandit_model(DIME, initial_alpha=0.5, alpha_learning_rate=0.01, **SMALL)
-    metrics = model.update_alpha(th.tensor(run_cost))
+    metrics = model.update_temperature(th.tensor(run_cost))
     expected = 0.5 * np.exp(sign * 0.01)
     assert metrics["alpha"].item() == model.temperature().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_target_of_the_run_cost() -> None:
     model = bandit_model(DIME, target_run_cost=-1.0, **SMALL)
-    assert model.update_alpha(th.tensor(0.0))["alpha"].item() > 1.0
+    assert model.update_temperature(th.tensor(0.0))["alpha"].item() > 1.0
 
 
 @pytest.mark.parametrize(("run_cost", "bound"), [(1e6, 5.0), (-1e6, -10.0)])
-def test_alpha_stops_at_its_bound_and_comes_back(run_cost: float, bound: float) -> None:
+def test_the_temperature_stops_at_its_bound_and_comes_back(run_cost: float, bound: float) -> None:
     model = bandit_model(DIME, alpha_learning_rate=2.0, **SMALL)
-    log_alpha = model.temperature.log_value
+    log_value = model.temperature.log_value
     for _ in range(20):
-        metrics = model.update_alpha(th.tensor(run_cost))
-        assert -10.0 <= log_alpha.item() <= 5.0 and bool(metrics["alpha"].isfinite())
-    assert log_alpha.item() == bound
+        metrics = model.update_temperature(th.tensor(run_cost))
+        assert -10.0 <= log_value.item() <= 5.0 and bool(metrics["alpha"].isfinite())
+    assert log_value.item() == bound
     for _ in range(200):
-        model.update_alpha(th.tensor(-run_cost))
-    assert log_alpha.item() != bound
+        model.update_temperature(th.tensor(-run_cost))
+    assert log_value.item() != bound
 
 
-def test_alpha_follows_the_actors_delay_and_is_saved(tmp_path: pathlib.Path) -> None:
+def test_the_temperature_follows_the_actors_delay_and_is_saved(tmp_path: pathlib.Path) -> None:
     model = make_filled(DIME, policy_delay=3, alpha_learning_rate=0.1)
     values = []
     for _ in range(6):
@@ -176,8 +176,8 @@ def test_alpha_follows_the_actors_delay_and_is_saved(tmp_path: pathlib.Path) -> 
 # -- critics ------------------------------------------------------------------------------------------------------------
 
 
-def by_hand(**batch: th.Tensor) -> tuple[Any, Batch]:
-    """A model with three atoms -1, 0, 1, alpha 2, log ratio 0.1, and target critics that predict 1 and -1."""
+def by_hand(**batch: Any) -> tuple[Any, Batch]:
+    """A model with three atoms -1, 0, 1, temperature 2, log ratio 0.1, and target critics that predict 1 and -1."""
     settings: dict[str, Any] = {"v_min": -1.0, "v_max": 1.0, "n_atoms": 3, "initial_alpha": 2.0, "batch_renorm": False}
     model = bandit_model(DIME, target_critics=True, critic_entropy_coef=0.25, **settings, **SMALL)
     model.sample_path = Path(0.4, prior=-0.3)

@@ -11,7 +11,7 @@ from sb3_diffusion import DPMD
 from sb3_diffusion.core.update import polyak_update
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.policies.particles import kl_from_uniform, self_normalized_weights, sparse_weights
-from tests.bandits import bandit_model, draw, fit, give_critic, total_variation, uniform_batch
+from tests.bandits import bandit_model, draw, fit, give_critic, linear, total_variation, uniform_batch
 from tests.cases import MethodCase
 from tests.golden_algorithms import (
     actor_step,
@@ -209,10 +209,10 @@ def test_two_steps_of_mirror_descent() -> None:
     settings: dict[str, Any] = {"particle_noise": 0.0, "temperature_learning_rate": 0.0, "loss_clip": None}
     model = bandit_model(DPMD, n_particles=64, **settings, policy_kwargs={"diffusion_steps": 40})
     uniform_start(model)
-    give_critic(model, lambda actions: 2.0 * actions[..., 0])
+    give_critic(model, linear)
     fit(model, 1500, batch_size=16)
     samples = draw(model)
-    assert total_variation(samples, lambda actions: 2.0 * actions[..., 0]) <= 0.12
+    assert total_variation(samples, linear) <= 0.12
     assert samples.mean().item() == pytest.approx(0.54, abs=0.05)
 
     del model.actor_target.sample

@@ -11,7 +11,7 @@ import torch as th
 from sb3_diffusion import DPMD, FPMD
 from sb3_diffusion.generative.flow import FlowMatching, MeanFlow, directional_derivative
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
-from tests.bandits import bandit_model, draw, fit, give_critic, total_variation, uniform_batch
+from tests.bandits import bandit_model, draw, fit, flat, give_critic, linear, total_variation, uniform_batch
 from tests.cases import MethodCase
 from tests.core.test_update import assert_same_training
 from tests.helpers import act, assert_identical, make, make_filled, observations, parameters
@@ -51,7 +51,7 @@ def samples_after(model: FPMD, steps: int, n: int = 8000) -> th.Tensor:
 def fix_particles(model: FPMD, action: float) -> None:
     """The previous policy knows one action only."""
     model.particles = lambda batch: th.full((len(batch.rewards), model.n_particles, 1), action)  # type: ignore[method-assign]
-    give_critic(model, lambda actions: th.zeros(actions.shape[:-1]))
+    give_critic(model, flat)
 
 
 def end_points(model: FPMD, noise: th.Tensor, steps: int) -> th.Tensor:
@@ -77,25 +77,21 @@ def test_one_step_reaches_a_constant_action(variant: str, n_particles: int, lear
 def test_mirror_descent_with_a_flow_and_what_one_step_costs() -> None:
     model = bandit_model(FPMD, n_particles=64, **PLAIN)
     uniform_start(model)
-
-    def value(actions: th.Tensor) -> th.Tensor:
-        return 2.0 * actions[..., 0]
-
-    give_critic(model, value)
+    give_critic(model, linear)
     fit(model, 1500, batch_size=16)
     samples = draw(model)
-    assert total_variation(samples, value) <= 0.12
+    assert total_variation(samples, linear) <= 0.12
     assert samples.mean().item() == pytest.approx(0.54, abs=0.05)
     # one step from noise to data maps all noise to the mean of the policy: right mean, wrong spread
     short = samples_after(model, 1)
-    assert total_variation(short, value) >= 0.3
+    assert total_variation(short, linear) >= 0.3
     assert short.mean().item() == pytest.approx(0.54, abs=0.05) and short.std().item() < 0.1
 
 
 def test_mean_flow_keeps_the_spread_in_one_step() -> None:
     model = bandit_model(FPMD, variant="meanflow", n_particles=32, **PLAIN)
     uniform_start(model)
-    give_critic(model, lambda actions: 2.0 * actions[..., 0])
+    give_critic(model, linear)
     fit(model, 600, batch_size=16)
     assert draw(model).std().item() > 0.3  # exp(2a) has 0.42, its rectified flow below 0.1 in one step
 

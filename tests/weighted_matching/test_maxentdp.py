@@ -12,8 +12,10 @@ from tests.bandits import (
     AnalyticCritic,
     bandit_model,
     bimodal_log_density,
+    check_bimodal,
     draw,
     fit,
+    flat,
     give_critic,
     total_variation,
     uniform_batch,
@@ -26,10 +28,6 @@ CASE = MethodCase(
     learns_with={"n_particles": 16, "n_likelihood_steps": 10, "n_likelihood_samples": 8, "learning_rate": 0.001},
     operation_counts={"operations": 1529, "kflop": 226, "synchronisations": 0},
 )
-
-
-def flat(actions: th.Tensor) -> th.Tensor:
-    return th.zeros(actions.shape[:-1])
 
 
 @pytest.mark.parametrize(("backup_entropy", "value"), [(True, 0.3 * math.log(2.0)), (False, 0.0)])
@@ -101,12 +99,9 @@ def test_flat_value_gives_the_uniform_policy_and_its_entropy() -> None:
 
 def test_samples_the_boltzmann_distribution() -> None:
     model = bandit_model(MaxEntDP, temperature=1.0, n_particles=64)
-    log_density = bimodal_log_density(left_mass=0.7)
-    give_critic(model, log_density)
+    give_critic(model, bimodal_log_density(left_mass=0.7))
     fit(model, 3000, batch_size=128)
-    samples = draw(model)
-    assert total_variation(samples, log_density) <= 0.10
-    assert (samples < 0).float().mean().item() == pytest.approx(0.7, abs=0.05)
+    check_bimodal(draw(model), 0.7, distance=0.10, mass_error=0.05)
 
 
 def test_the_network_is_told_the_signal_to_noise_ratio() -> None:

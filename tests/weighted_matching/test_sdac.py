@@ -10,8 +10,10 @@ from sb3_diffusion.policies.parts import own_parameters
 from tests.bandits import (
     bandit_model,
     bimodal_log_density,
+    check_bimodal,
     draw,
     fit,
+    flat,
     gaussian_log_density,
     give_critic,
     total_variation,
@@ -69,21 +71,18 @@ def test_sdac_target_is_minus_the_weighted_reverse_noise() -> None:
 
 def test_sdac_with_a_flat_value_is_uniform() -> None:
     model = bandit_model(SDAC, temperature=1.0, n_particles=64)
-    give_critic(model, lambda actions: th.zeros(actions.shape[:-1]))
+    give_critic(model, flat)
     fit(model, 2500)
     samples = draw(model)
-    assert total_variation(samples, lambda actions: th.zeros(actions.shape[:-1])) <= 0.08
+    assert total_variation(samples, flat) <= 0.08
     assert samples.std().item() == pytest.approx(0.577, abs=0.04)
 
 
 def test_sdac_samples_the_boltzmann_distribution() -> None:
     model = bandit_model(SDAC, temperature=1.0, n_particles=64)
-    log_density = bimodal_log_density(left_mass=0.7)
-    give_critic(model, log_density)
+    give_critic(model, bimodal_log_density(left_mass=0.7))
     fit(model, 3000)
-    samples = draw(model)
-    assert total_variation(samples, log_density) <= 0.10
-    assert (samples < 0).float().mean().item() == pytest.approx(0.7, abs=0.05)
+    check_bimodal(draw(model), 0.7, distance=0.10, mass_error=0.05)
 
 
 def test_sdac_on_a_gaussian_is_wider_than_qsm() -> None:

@@ -19,6 +19,7 @@ from tests.zoo.processes import check, run, script
 pytest.importorskip("matplotlib")
 from matplotlib.image import imread
 
+from zoo import toy_data
 from zoo.plot_toy import (
     Panel,
     draw,
@@ -48,6 +49,46 @@ def test_the_picture_has_a_panel_per_method(critic: str, tmp_path: Path) -> None
     assert re.findall(r"^(\w+): total variation [01]\.\d{3}, \d+ s$", out, flags=re.MULTILINE) == ["DACER", "SDAC"]
     # three panels of two inches, two gaps and the border; one row with its titles
     assert imread(tmp_path / "pictures" / "toy.png").shape[:2] == (143, 336)
+
+
+def test_methods_that_learn_from_data_have_a_picture_of_their_own(tmp_path: Path) -> None:
+    small = ["--offline", "--algo", "bc", "iql", "idql", "--samples", "50", "--dpi", "50", "--output", "toy.png"]
+    out = check(run(script("plot_toy"), *small, *TINY, cwd=tmp_path))
+    assert re.findall(r"^(\w+): total variation [01]\.\d{3}, \d+ s$", out, flags=re.MULTILINE) == ["BC", "IQL", "IDQL"]
+    assert imread(tmp_path / "toy.png").shape[1] > 336  # the density, the data, and a panel per method
+
+
+def test_the_density_of_offline_methods_is_that_of_the_data_where_rewards_do_not_count() -> None:
+    toy, cells = get_toy("8gaussians"), 200
+    flat = toy_data.target_density("8gaussians", 1e6, cells)
+    points = toy_data.as_dataset("8gaussians", 20_000, seed=0)
+    assert total_variation(points.actions.numpy(), flat) < 0.06
+    greedy = toy_data.target_density("8gaussians", 0.01, cells)
+    axis = np.linspace(-1, 1, 2 * cells + 1)[1::2]
+    best = np.unravel_index(greedy.argmax(), greedy.shape)
+    # the eighth direction has the largest reward
+    np.testing.assert_allclose([axis[best[1]], axis[best[0]]], [0.5, 0.5], atol=0.02)
+    np.testing.assert_allclose(greedy.mean() * 4, 1.0)
+    assert toy.energy is not None
+    rewards = points.rewards.numpy()
+    np.testing.assert_allclose(rewards, toy.energy(4.0 * points.actions.numpy().astype(float)), atol=1e-6)
+    with pytest.raises(ValueError, match="--toy moons"):
+        toy_data.target_density("moons", 1.0, 40)
+
+
+@pytest.mark.parametrize("method", toy_data.methods(), ids=lambda method: method.zoo_name)
+def test_every_offline_method_is_built_for_the_toy(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = toy_data.make_model(method, arguments(monkeypatch, "--offline", "--n-particles", "4"))
+    model.learn_offline(3)
+    actions, _ = model.predict(np.zeros((5, 1), np.float32))
+    assert actions.shape == (5, 2) and np.isfinite(actions).all()
+
+
+def test_methods_belong_to_one_of_the_pictures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, word in ((["--algo", "dql"], "--offline"), (["--algo", "sdac", "--offline"], "do not learn")):
+        with pytest.raises(SystemExit):
+            arguments(monkeypatch, *options)
+        assert word in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.zoo_name)

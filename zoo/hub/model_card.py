@@ -20,6 +20,8 @@ TRAINING_OPTIONS = {
     "eval_episodes": "--eval-episodes",
     "n_eval_envs": "--n-eval-envs",
     "vec_env": "--vec-env",
+    "dataset": "--dataset",
+    "online_steps": "--online-steps",
 }
 
 
@@ -90,7 +92,7 @@ def training_command(args: dict[str, Any]) -> str:
     words = ["python", "zoo/train.py", "--algo", str(args.get("algo")), "--env", str(args.get("env"))]
     for name, option in TRAINING_OPTIONS.items():
         value = args.get(name)
-        if value not in (None, "", -1):
+        if value not in (None, "", -1) and (name, value) != ("online_steps", 0):
             words += [option, str(value)]
     for name, option in (("hyperparams", "-params"), ("env_kwargs", "--env-kwargs")):
         if args.get(name):
@@ -151,10 +153,16 @@ def _scores(facts: dict[str, Any]) -> str:
         ]
         for evaluation in facts["evaluations"]
     ]
-    scores = table(
-        ["actions", "mean return +/- standard deviation", "mean length", "episodes", "seed of the evaluation"], rows
-    )
+    header = ["actions", "mean return +/- standard deviation", "mean length", "episodes", "seed of the evaluation"]
     note = "One agent, trained with one seed; the deviation is that among episodes. Rewards are not normalised."
+    scale = facts["training"].get("scale")
+    if scale is not None:
+        header.append(f"score ({scale['origin']})")
+        for row, evaluation in zip(rows, facts["evaluations"], strict=True):
+            share = (evaluation["mean_reward"] - scale["low"]) / (scale["high"] - scale["low"])
+            row.append(f"{scale['scale'] * share:.1f}")
+        note += f" A score of 0 is a return of {scale['low']:g}, {scale['scale']:g} one of {scale['high']:g}."
+    scores = table(header, rows)
     return f"{scores}\n\n{note}"
 
 
@@ -191,9 +199,9 @@ def _training(facts: dict[str, Any]) -> list[list[Any]]:
     training = facts["training"]
     rows = [
         ["environment", facts["env_id"]],
-        ["budget", f"{training['timesteps']} {training['unit']}"],
+        ["budget", _budget(training)],
         ["seed", training["seed"]],
-        ["data set", training.get("dataset")],
+        ["data set", _data(training.get("dataset"))],
         ["wall time of the run", f"{training['wall_time_s']:.0f} s" if training.get("wall_time_s") else None],
         ["machine", training.get("machine")],
         ["evaluated on", facts.get("evaluated_on")],
@@ -201,6 +209,22 @@ def _training(facts: dict[str, Any]) -> list[list[Any]]:
         ["agent", training.get("agent")],
     ]
     return [row for row in rows if row[1] is not None]
+
+
+def _budget(training: dict[str, Any]) -> str:
+    updates, steps = training.get("offline_updates", 0), training["timesteps"]
+    online = [f"{steps} {training['unit']}"] if steps or not updates else []
+    return ", then ".join([*([f"{updates} updates on data"] if updates else []), *online])
+
+
+def _data(dataset: Any) -> str | None:
+    if not isinstance(dataset, dict):
+        return None if dataset is None else str(dataset)
+    task = f"; its task is {dataset['env_id']}" if dataset.get("env_id") else ""
+    return (
+        f"{dataset['name']}: {dataset['n_transitions']:,} transitions of {dataset['n_episodes']:,} episodes, "
+        f"SHA-256 {dataset['checksum']}{task}. Not part of this repository."
+    )
 
 
 def _versions(facts: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_diffusion import save_agent
 from sb3_diffusion.checkpoints.archives import open_archive
 from sb3_diffusion.checkpoints.tagged_json import parse_json
+from sb3_diffusion.envs.data_tasks import dataset_of
 from sb3_diffusion.printable import printable
 
 from ..provenance import cpu_name, git_commit, package_versions
@@ -59,6 +60,8 @@ PUBLISHED_ARGUMENTS = (
     "num_threads",
     "truncate_last_trajectory",
     "extended_from",
+    "dataset",
+    "online_steps",
 )
 SIMULATORS = ("mujoco", "dm-control", "shimmy")
 
@@ -99,7 +102,10 @@ def write_repository(
         new = Path(temporary, "new")
         new.mkdir()
         model, training = _load_run(run, device)
-        training |= {"seed": args.get("seed", model.seed), "dataset": hyperparams.get("dataset")}
+        training |= {
+            "seed": args.get("seed", model.seed),
+            **{key: hyperparams[key] for key in ("dataset",) if key in hyperparams},
+        }
         _compress(save_agent(model, new / f"{name}.zip", optimizer_state=False))
         env_kwargs = saved_env_kwargs(original(run.settings), dict(hyperparams)) | run.env_kwargs
         for file, content in zip(SETTINGS, (hyperparams, args, env_kwargs), strict=True):
@@ -159,6 +165,7 @@ def _training_facts(run: SavedAgent, model: BaseAlgorithm) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "timesteps": int(model.num_timesteps),
         "unit": getattr(model, "budget_unit", "environment steps").replace("_", " "),
+        **_data_facts(model),
         "agent": "best of the evaluations" if run.archive.name == "best_model.zip" else None,
     }
     times = [line.split(",")[2] for path in run.folder.glob("*.monitor.csv") for line in path.read_text().splitlines()[2:]]
@@ -172,6 +179,16 @@ def _training_facts(run: SavedAgent, model: BaseAlgorithm) -> dict[str, Any]:
             facts["machine"] = f"{system}, GPU enabled: {info.pop('GPU Enabled', 'unknown')}"
             facts["versions"] = {_package(key): value for key, value in info.items()}
     return facts
+
+
+def _data_facts(model: Any) -> dict[str, Any]:
+    """Which data the agent learned from; the data themselves are never published."""
+    identity = getattr(model, "dataset_identity", None)
+    if not identity:
+        return {}
+    known = dataset_of(identity["name"])
+    scale = None if known is None or known.reference is None else known.reference._asdict()
+    return {"offline_updates": int(model._n_offline_updates), "dataset": identity, "scale": scale}
 
 
 def _package(title: str) -> str:

@@ -23,14 +23,10 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     __package__ = ".".join(Path(__file__).resolve().parts[-3:-1])
 
-import torch as th
-
-from sb3_diffusion.taxonomy import available_methods
-
 from .external import External, ExternalError
 from .machine import Load, check_load, pin, report_load
 from .report import compare, comparison_table, conditions, merge, summarize, table
-from .subject import BASELINES, Subject, peak_memory
+from .subject import Subject, method_names, peak_memory, sizes
 
 SIZES = ("obs_dim", "action_dim", "batch_size", "width", "diffusion_steps", "n_particles")
 
@@ -151,18 +147,11 @@ def serve(args: argparse.Namespace) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Command line; the default sizes are those of Hopper."""
-    names = [*(method.zoo_name for method in available_methods() if method.setting == "off-policy"), *BASELINES]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[sizes()]
+    )
+    names = method_names()
     parser.add_argument("--algo", nargs="+", choices=names, default=names, help="algorithms (default: all)")
-    parser.add_argument("--obs-dim", "--observation-dim", type=int, default=11, help="size of an observation")
-    parser.add_argument("--action-dim", type=int, default=3, help="size of an action")
-    parser.add_argument("--batch-size", type=int, default=256, help="transitions per update")
-    parser.add_argument("--width", type=int, default=256, help="width of the networks")
-    parser.add_argument("--diffusion-steps", type=int, default=20, help="steps of the reverse chain")
-    parser.add_argument("--n-particles", type=int, help="particles per state (default: that of each algorithm)")
-    parser.add_argument("--execution", default="auto", choices=["auto", "eager", "compile", "cuda_graph"])
-    parser.add_argument("--threads", type=int, default=th.get_num_threads(), help="threads for PyTorch")
-    parser.add_argument("--device", default="cuda" if th.cuda.is_available() else "cpu", help="PyTorch device")
     parser.add_argument("--repetitions", type=int, default=5, help="turns per algorithm")
     parser.add_argument("--seconds", type=float, default=2.0, help="time per measurement of the update")
     parser.add_argument("--against", metavar="COMMAND", help="another implementation, to measure in the same turns")

@@ -25,10 +25,10 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_diffusion.envs import quiet_mujoco
-from sb3_diffusion.taxonomy import available_methods, get_method
+from sb3_diffusion.taxonomy import get_method
 
 from .report import conditions
-from .subject import BASELINES
+from .subject import BASELINES, method_names
 from .timing import synchronize
 
 SECTIONS = ("environment", "acting", "storing", "sampling", "update", "rest")
@@ -176,7 +176,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
-    names = [*(method.zoo_name for method in available_methods() if method.setting == "off-policy"), *BASELINES]
+    names = method_names()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="Hopper-v5", help="id of the environment")
     parser.add_argument("--algo", nargs="+", choices=names, default=names, help="algorithms (default: all)")

@@ -16,7 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_diffusion import kernels
-from sb3_diffusion.taxonomy import get_method
+from sb3_diffusion.taxonomy import available_methods, get_method
 
 from .flops import FlopCounter
 from .timing import ceiling, rate
@@ -24,6 +24,26 @@ from .timing import ceiling, rate
 BASELINES: dict[str, type[OffPolicyAlgorithm]] = {"sac": SAC, "td3": TD3}
 BUFFER_SIZE = 10_000
 LATENCY_BATCHES = (1, 1024)
+
+
+def method_names() -> list[str]:
+    """Algorithms that can be measured."""
+    return [*(method.zoo_name for method in available_methods() if method.setting == "off-policy"), *BASELINES]
+
+
+def sizes() -> argparse.ArgumentParser:
+    """Parent of a command line: the sizes of what is measured, those of Hopper by default, and how it runs."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--obs-dim", "--observation-dim", type=int, default=11, help="size of an observation")
+    parser.add_argument("--action-dim", type=int, default=3, help="size of an action")
+    parser.add_argument("--batch-size", type=int, default=256, help="transitions per update")
+    parser.add_argument("--width", type=int, default=256, help="width of the networks")
+    parser.add_argument("--diffusion-steps", type=int, default=20, help="steps of the reverse chain")
+    parser.add_argument("--n-particles", type=int, help="particles per state (default: that of each algorithm)")
+    parser.add_argument("--execution", default="auto", choices=["auto", "eager", "compile", "cuda_graph"])
+    parser.add_argument("--threads", type=int, default=th.get_num_threads(), help="threads for PyTorch")
+    parser.add_argument("--device", default="cuda" if th.cuda.is_available() else "cpu", help="PyTorch device")
+    return parser
 
 
 class BenchmarkEnv(gym.Env):

@@ -17,6 +17,7 @@ from sb3_diffusion.files import write_atomically
 
 from .callbacks import save_normalization
 from .options.commands import command
+from .options.data import score_of, task_of
 from .runs.folders import Name
 from .runs.full_disk import going_on
 from .runs.resume import how_to_continue
@@ -72,19 +73,37 @@ class Ending:
         """
         returns, lengths = self._play(env, n_episodes, deterministic)
         evaluation = {
-            "timesteps": self.model.num_timesteps,
+            "timesteps": self.model.num_timesteps + getattr(self.model, "_n_offline_updates", 0),
             "budget": budget,
             "deterministic": deterministic,
             "returns": [float(value) for value in returns],
             "lengths": [int(value) for value in lengths],
+            **self._data(returns),
         }
         with going_on(FINAL_EVALUATION):
             write_atomically(self.folder / FINAL_EVALUATION, json.dumps(evaluation).encode())
         kind = "deterministic" if deterministic else "stochastic"
         print(
-            f"Evaluation after {self.model.num_timesteps} steps: mean reward {np.mean(returns):.2f} +/- {np.std(returns):.2f} "
+            f"Evaluation after {self._age()}: mean reward {np.mean(returns):.2f} +/- {np.std(returns):.2f} "
             f"over {n_episodes} {kind} episodes"
         )
+        if scores := evaluation.get("scores"):
+            print(f"Normalised score ({evaluation['scale']}'s scale): {np.mean(scores):.1f} +/- {np.std(scores):.1f}")
+        if "task" in evaluation:
+            print(f"Evaluated in {evaluation['task']}")
+
+    def _data(self, returns: list[Any]) -> dict[str, Any]:
+        """What a run that learned from data says beside its returns."""
+        identity = getattr(self.model, "dataset_identity", None)
+        if identity is None:
+            return {}
+        learned = {"offline_updates": self.model._n_offline_updates, "dataset": identity}  # type: ignore[attr-defined]
+        return {**learned, "task": task_of(self.env_name.gym_id), **score_of(self.model, returns)}
+
+    def _age(self) -> str:
+        updates, steps = getattr(self.model, "_n_offline_updates", 0), self.model.num_timesteps
+        on_data = [f"{updates} updates on data"] if updates else []
+        return " and ".join([*on_data, *([f"{steps} steps"] if steps or not updates else [])])
 
     def _play(self, env: VecEnv, n_episodes: int, deterministic: bool) -> tuple[list[Any], list[Any]]:
         if self.model.get_vec_normalize_env() is not None:

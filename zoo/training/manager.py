@@ -21,9 +21,10 @@ from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from typing_extensions import override
 
-from sb3_diffusion import load_normalization
-from sb3_diffusion.checkpoints.snapshot import SnapshotServer
+from sb3_diffusion import OfflineDataset, load_dataset, load_normalization
 from sb3_diffusion.checkpoints.trainings import CannotContinue
+from sb3_diffusion.checkpoints.trainings.restoration import SnapshotServer
+from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.printable import printable
 from sb3_diffusion.taxonomy import registered_methods
@@ -34,6 +35,7 @@ from .callbacks import Checkpoints, Evaluation, Ownership, SaveNormalization
 from .ending import Ending
 from .options import fit, hyperparameters, settings
 from .options.commands import own_command
+from .options.data import entries_for
 from .options.errors import fail
 from .options.hyperparameters import SCHEDULES
 from .options.registry import DMC_PREFIX, use_search_space
@@ -93,6 +95,8 @@ class Manager(ExperimentManager):
             kwargs["config"] = str(ours)
         if kwargs.get("config") is None and algo in registered_methods():
             raise ValueError(f"there are no settings for {algo}; give --conf-file, or register it with settings=... .")
+        self.dataset_name: str = getattr(args, "dataset", "")
+        self.online_steps: int = getattr(args, "online_steps", 0)
         args.resume_freq = resume_freq if run is None else run.every  # is stored with the other arguments
         super().__init__(args, algo, env_id, *positional, **kwargs)
         self.resume_freq = args.resume_freq
@@ -135,7 +139,8 @@ class Manager(ExperimentManager):
         entries = settings.read_entries(self.config)
         if self.optimize_hyperparameters or self.trial_id is not None:
             use_search_space(self.algo, self.config)
-        candidates = [self.env_name.gym_id, "atari" if self._is_atari else "default"]
+        named = entries_for(self.dataset_name, self.env_name.gym_id)
+        candidates = [*named, "atari" if self._is_atari else "default"]
         chosen = settings.choose_entry(self.config, entries, candidates)
         if self.env_name.gym_id.startswith(DMC_PREFIX) and self.env_name.gym_id not in entries:
             chosen |= self._dmc_family(entries)
@@ -172,6 +177,8 @@ class Manager(ExperimentManager):
             # Ours take the name, those of Stable-Baselines3 the class
             hyperparams["policy_kwargs"] = {**(policy_kwargs or {}), "activation_fn": resolve_activation(activation)}
         hyperparams, wrap, callbacks, wrap_vector = super()._preprocess_hyperparams(hyperparams)
+        if self.dataset_name:
+            hyperparams["dataset"] = self._read_data()
         if self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs  # also where they are from the settings
         self._check_environment(wrap, hyperparams["policy"])
@@ -195,6 +202,15 @@ class Manager(ExperimentManager):
         """Leave nothing behind of a training that did not begin."""
         if self.folder is not None:
             self.folder.discard()
+
+    def _read_data(self) -> OfflineDataset:
+        if not issubclass(ALGOS[self.algo], OffPolicyDiffusion):
+            raise ValueError(
+                f"--dataset {self.dataset_name}: {self.algo} does not learn from data; all our off-policy methods do."
+            )
+        dataset = load_dataset(self.dataset_name)
+        print(f"Learning from {dataset}")
+        return dataset
 
     def _check_environment(self, wrap: Callable[[gym.Env], gym.Env] | None, policy: str | type) -> None:
         """Make the environment once: what is wrong with it, or does not fit, is known before there is a folder."""
@@ -229,7 +245,7 @@ class Manager(ExperimentManager):
 
     @override
     def create_callbacks(self) -> None:
-        if self.show_progress:
+        if self.show_progress and not self.dataset_name:
             self.callbacks.append(ProgressBarCallback())
         if self.save_freq > 0:
             self.save_freq = max(self.save_freq // self.n_envs, 1)
@@ -256,10 +272,14 @@ class Manager(ExperimentManager):
         self.callbacks = [*(self.callbacks or [ConvertCallback(None)]), Ownership(self.folder), self.checkpoints]
         if self.run is not None:
             note_extension(self.run)
-        announce_warm_up(getattr(model, "learning_starts", 0), int(self.n_timesteps))
+        if not self.dataset_name:
+            announce_warm_up(getattr(model, "learning_starts", 0), int(self.n_timesteps))
         self.signals.listen(self.checkpoints)
         try:
-            super().learn(model)
+            if self.dataset_name:
+                self._learn_from_data(model)
+            else:
+                super().learn(model)
         except (CannotContinue, Taken) as error:
             self.folder.release()
             fail("train.py", str(error))
@@ -270,6 +290,27 @@ class Manager(ExperimentManager):
             raise
         finally:
             self.signals.listen(None)
+
+    def _learn_from_data(self, model: Any) -> None:
+        """Updates on the data, then steps of the environment."""
+        common: dict[str, Any] = {"progress_bar": self.show_progress}
+        offline = {"log_interval": self.log_interval} if self.log_interval > 0 else {}
+        try:
+            model.learn_offline(int(self.n_timesteps), callback=self.callbacks, **offline, **common)
+            if self.online_steps:
+                self._go_on_online(model, common)
+        except KeyboardInterrupt:  # the agent is saved as it is, as in rl-zoo3
+            pass
+        finally:
+            self.callbacks[0].on_training_end()
+            model.env.close()
+
+    def _go_on_online(self, model: Any, common: dict[str, Any]) -> None:
+        print(f"{int(self.n_timesteps)} updates on data are done; going on with {self.online_steps} environment steps")
+        own = [callback for callback in self.callbacks if callback is not self.checkpoints]
+        self.checkpoints = make_checkpoints(self.save_path, self.params_path, self.resume_freq, resume=self.run is not None)
+        self.signals.listen(self.checkpoints)
+        model.learn(self.online_steps, callback=[*own, self.checkpoints], **common)
 
     def _trial_settings(self, trial_id: int) -> dict[str, Any]:
         if self.storage is None or self.study_name is None:
@@ -345,6 +386,8 @@ class Manager(ExperimentManager):
             print("The trials of a search write no TensorBoard files.")
         if self.algo not in HYPERPARAMS_SAMPLER:
             fail("train.py", f"-optimize: there is no search space for {self.algo}; write one under search: in its settings")
+        if self.dataset_name:
+            ALGOS[self.algo] = tuning.learning_offline(ALGOS[self.algo])
         sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
         values = {key: str(value) for key, value in self._hyperparams.items()}
         attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": own_command(), **values}
@@ -353,7 +396,8 @@ class Manager(ExperimentManager):
             study = tuning.open_study(self.storage, self.study_name, lock, sampler, pruner, attributes)
         except ValueError as error:
             fail("train.py", str(error))
-        announce_warm_up(self._hyperparams.get("learning_starts", 0), int(self.n_timesteps))
+        if not self.dataset_name:
+            announce_warm_up(self._hyperparams.get("learning_starts", 0), int(self.n_timesteps))
         print(f"Study {printable(study.study_name, 200)}, sampler {self.sampler}, pruner {self.pruner}")
         tuning.Search(study, self.objective, lock, self.n_trials, self.max_total_trials).run(self.n_jobs)
         train = tuning.train_command(sys.argv, study.study_name) if self.storage is not None else []
@@ -387,7 +431,8 @@ class Manager(ExperimentManager):
     def _evaluate(self, ending: Ending) -> None:
         try:
             env = self.create_envs(1, eval_env=True)
-            ending.evaluate(env, self.n_eval_episodes, self.deterministic_eval, self.n_timesteps)
+            budget = int(self.n_timesteps) + self.online_steps
+            ending.evaluate(env, self.n_eval_episodes, self.deterministic_eval, budget)
         except KeyboardInterrupt:
             print(f"The evaluation at the end was interrupted; repeat it with: {resume_command(self.save_path)}")
             raise

@@ -40,6 +40,19 @@ SEARCH_OPTIONS = {
 }
 """Options that only a search has, and whether they are flags."""
 
+
+def learning_offline(algorithm: type) -> type:
+    """
+    :param algorithm: An algorithm that learns from data
+    :return: The same for rl-zoo3, which knows ``learn`` alone: it learns from its data there
+    """
+
+    def learn(model: Any, total_updates: int, callback: Any = None) -> Any:
+        return model.learn_offline(int(total_updates), callback=callback)
+
+    return type(algorithm.__name__, (algorithm,), {"learn": learn, "__module__": algorithm.__module__})
+
+
 SQLITE_TIMEOUT = 60
 """Seconds that a worker waits for another one that writes; SQLite's own default is too short for many workers."""
 

@@ -36,9 +36,9 @@ CLASSES = {
 LIBRARIES = ("gymnasium", "numpy", "sb3_contrib", "sb3_diffusion", "stable_baselines3", "torch")
 """Packages whose classes may be named."""
 
-FORMS = "numbers, text, lists, tuples, dictionaries, dict(...), arithmetic on numbers and classes such as nn.ReLU"
+READABLE = "numbers, text, lists, tuples, dictionaries, dict(...), arithmetic on numbers and classes such as nn.ReLU"
 LONGEST, LARGEST = 10_000, 1_000
-"""Characters of a text, and items of a list that is repeated."""
+"""Characters of a text; items of a repeated list, lists inside it included, and numbers that have a power."""
 
 
 def parse(text: str) -> Any:
@@ -69,14 +69,13 @@ def is_name_of_class(text: str) -> bool:
 
 
 def _value(node: ast.expr) -> Any:
-    kind = next((kind for kind in _FORMS if isinstance(node, kind)), None)
-    if kind is None:
+    if type(node) not in _FORMS:
         raise _unreadable(node)
-    return _FORMS[kind](node)
+    return _FORMS[type(node)](node)
 
 
 def _unreadable(node: ast.expr) -> ValueError:
-    return ValueError(f"{ast.unparse(node)} is not read; there may be {FORMS}")
+    return ValueError(f"{ast.unparse(node)} is not read; there may be {READABLE}")
 
 
 def _constant(node: ast.Constant) -> Any:
@@ -122,8 +121,10 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 def _arithmetic(node: ast.BinOp) -> Any:
     left, right = _value(node.left), _value(node.right)
-    if isinstance(node.op, ast.Mult) and isinstance(left, list | tuple) and type(right) is int:  # [64] * 2
-        if len(left) * right > LARGEST:
+    if isinstance(node.op, ast.Mult) and isinstance(right, list | tuple):  # 2 * [64]
+        left, right = right, left
+    if isinstance(node.op, ast.Mult) and isinstance(left, list | tuple) and type(right) is int:
+        if _n_items(left) * right > LARGEST:
             raise ValueError(f"{ast.unparse(node)} has more than {LARGEST} items")
         return left * right
     if type(node.op) not in _ARITHMETIC or not (_is_number(left) and _is_number(right)):
@@ -134,6 +135,11 @@ def _arithmetic(node: ast.BinOp) -> Any:
     if not _is_number(result) or not math.isfinite(result):
         raise ValueError(f"{ast.unparse(node)} is no finite number")
     return result
+
+
+def _n_items(value: Any) -> int:
+    items = value.values() if isinstance(value, dict) else value
+    return max(1, sum(map(_n_items, items))) if isinstance(value, list | tuple | set | dict) else 1
 
 
 def _is_number(value: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from sb3_diffusion.envs.data_tasks import register_data_task
 from sb3_diffusion.names import closest, suggest
 from sb3_diffusion.taxonomy import BASELINES, CONTRIB, available_methods, get_method, load_algorithm, registered_methods
 
@@ -134,7 +135,7 @@ def register_environments(env_id: str) -> None:
 
     :param env_id: Value of ``--env``
     """
-    if env_id in gym.registry:
+    if env_id in gym.registry or register_data_task(env_id) == env_id:
         return
     if env_id.startswith(("dm", "toy")):  # with a typo in the prefix too, to have something to suggest
         from sb3_diffusion.envs import register_dmc  # registers the toys

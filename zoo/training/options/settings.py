@@ -37,6 +37,8 @@ OPTIONS = {
     "vec_env": "--vec-env",
     "num_threads": "--num-threads",
     "trained_agent": "-i",
+    "dataset": "--dataset",
+    "online_steps": "--online-steps",
 }
 """Options that decide what a run is, by the name of the argument."""
 

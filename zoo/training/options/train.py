@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .command_line import Assignments, CommandParser, truth, whole_number
+from .data import complete_names
 
 RESUME_EVERY = 10_000
 RESUME_SHARE = 0.02
@@ -35,6 +36,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = make_parser()
     args = parser.parse_args(argv)
+    complete_names(args)
     for name in OWN:
         if getattr(args, name) != parser.get_default(name):  # abbreviated, or it would not have come this far
             parser.error(f"write the option --{name.replace('_', '-')} in full")
@@ -58,6 +60,7 @@ def make_parser() -> CommandParser:
     )
     parser.add_argument("-h", "--help", action="help", help="show this help")
     _add_training(parser)
+    _add_data(parser)
     _add_evaluation(parser)
     _add_settings(parser)
     _add_own_options(parser)
@@ -106,6 +109,20 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-uuid", "--uuid", action="store_true", help="put a unique id into the name of the run")
     group.add_argument("--save-freq", type=whole_number(), default=-1, help="save the agent every so many steps (-1: never)")
     group.add_argument("--save-replay-buffer", action="store_true", help="save the replay buffer with the agent")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("learning from data")
+    group.add_argument(
+        "--dataset",
+        default="",
+        metavar="FILE_OR_NAME",
+        help="learn from these data; -n counts updates then. --env may be left out where the data have a name, and --env "
+        "hopper-medium-v2 stands for both",
+    )
+    group.add_argument(
+        "--online-steps", type=whole_number(0), default=0, metavar="N", help="afterwards go on for N steps of the environment"
+    )
 
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +174,8 @@ def _check(parser: CommandParser, args: argparse.Namespace) -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         parser.error(f"{' and '.join(missing)} {verb} missing; for example: --algo dacer --env Hopper-v5")
+    if args.online_steps and not args.dataset:
+        parser.error(f"--online-steps {args.online_steps} follow on data, and --dataset is missing; -n is for steps alone")
     if args.seed > MAX_SEED:
         parser.error(f"--seed {args.seed} is too large; give at most {MAX_SEED}")
     if args.eval_freq > 0 and args.eval_episodes == 0:

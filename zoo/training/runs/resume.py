@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
-from sb3_diffusion.checkpoints.store import CheckpointStore
+from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from sb3_diffusion.files import write_atomically
 
@@ -226,6 +226,11 @@ def _finished_at(run: Run) -> int:
 
 
 def _extend(run: Run, n_timesteps: int, done: int) -> None:
+    if run.arguments.get("dataset"):
+        raise ValueError(
+            f"-n {n_timesteps}: {run.folder} learned from data, for the number of updates that its schedules were made for; "
+            "train its agent on in a new run with -i."
+        )
     done = max(done, _finished_at(run))
     if n_timesteps <= done:
         raise ValueError(

@@ -42,6 +42,7 @@ def test_our_own_files_need_no_such_text() -> None:
         ("dict(optimizer_class=th.optim.AdamW, optimizer_kwargs=dict(eps=1e-5))", None),
         ("HerReplayBuffer", HerReplayBuffer),
         ("[1e-3 * 2, -0.5, +1, 7 // 2, 2**-1, 1 - 2]", [2e-3, -0.5, 1, 3, 0.5, -1]),
+        ("2 * [64, (1,) * 2]", [64, (1, 1), 64, (1, 1)]),
         ("(1, 'episode')", (1, "episode")),
         ("{'a': {1, 2}, 'b': None, 'c': True}", {"a": {1, 2}, "b": None, "c": True}),
         ("-np.inf", -np.inf),
@@ -106,8 +107,16 @@ def test_a_class_that_does_not_exist_is_named() -> None:
 
 def test_a_list_may_be_repeated_within_reason() -> None:
     assert len(parse(f"[0] * {LARGEST}")) == LARGEST
+    for text in (f"[0] * {LARGEST + 1}", f"{LARGEST + 1} * [0]", f"[[]] * {LARGEST + 1}"):
+        with pytest.raises(ValueError, match="more than"):
+            parse(text)
+
+
+@pytest.mark.parametrize("inside", ["[0] * 1000", "{'a': [0] * 1000}", "{(0,) * 1000}"])
+def test_lists_in_a_repeated_list_count(inside: str) -> None:
+    """Such a list is small in memory, but not for whoever goes through it."""
     with pytest.raises(ValueError, match="more than"):
-        parse(f"[0] * {LARGEST + 1}")
+        parse(f"[{inside}] * 2")
 
 
 def test_a_number_without_a_zero_is_a_number() -> None:

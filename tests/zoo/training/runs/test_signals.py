@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_diffusion.checkpoints.store import CheckpointStore
+from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from tests.helpers import assert_identical
 from tests.zoo.in_process import SAC, TINY, train

@@ -1,0 +1,1 @@
+"""Methods that the others are measured against, the Gaussian policy among them."""

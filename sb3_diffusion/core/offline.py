@@ -1,0 +1,351 @@
+"""Learning from stored transitions: stages of updates, and batches that mix the data with new experience."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import configure_logger
+from typing_extensions import Self, override
+
+from sb3_diffusion.checkpoints.trainings.state import all_callbacks
+from sb3_diffusion.clock import ShownClock
+from sb3_diffusion.core.algorithm import DiffusionAlgorithm
+from sb3_diffusion.core.data_arguments import Dataset, check_same_spaces, resolved_transform
+from sb3_diffusion.core.divergence import cause_of_data
+from sb3_diffusion.core.metrics import MetricLog
+from sb3_diffusion.core.progress import ProgressBar
+from sb3_diffusion.core.surroundings import check_surroundings
+from sb3_diffusion.core.update import Stage, divided
+from sb3_diffusion.data.batch import Batch, concatenated
+from sb3_diffusion.data.dataset import OfflineDataset
+from sb3_diffusion.data.loading import load_dataset
+from sb3_diffusion.data.rewards import RewardTransform, reward_transform
+from sb3_diffusion.data.sampler import DatasetSampler
+from sb3_diffusion.numeric import integer
+from sb3_diffusion.policies.features import set_observation_statistics
+
+# updates between two looks at the metrics of an accelerator, each of which waits for it
+_LOOK_EVERY = 100
+
+
+class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
+    """
+    An off-policy algorithm that can learn from a data set, alone (:meth:`learn_offline`) or beside new experience.
+
+    Its two clocks are ``num_timesteps``, the environment steps, and ``_n_updates``.
+    """
+
+    num_timesteps = ShownClock()  # type: ignore[assignment]
+    dataset: OfflineDataset | None
+    reward_transform: str | dict[str, Any]
+    normalize_observations: bool
+    offline_fraction: float | str
+    dataset_identity: dict[str, Any] | None
+    """What the data was, also where it is not at hand."""
+    prepared: dict[str, th.Tensor]
+    """Quantities of every transition of the data ``(n, ...)`` that a stage prepared: they become the batches' ``extras``."""
+    _sampler: DatasetSampler | None
+    _transform: RewardTransform | None
+    _n_offline_updates: int
+    _stage: int
+    _stage_updates: int
+    _prepared_stage: int
+    _holds_schedules: bool
+    _metric_log: MetricLog | None
+
+    # -- what a method supplies --------------------------------------------------------------------------------------
+
+    def stages(self) -> Sequence[Stage]:
+        """What :meth:`learn_offline` does, in its order; all parts at once where a method does not say otherwise."""
+        return [Stage("training", tuple(part.name for part in self.parts()), 1)]
+
+    # -- the data ----------------------------------------------------------------------------------------------------
+
+    def set_dataset(self, dataset: Dataset) -> None:
+        """
+        Learn from this data from now on. What was derived from the data of before, the reward transform and the statistics of
+        observations, stays as it is: the networks were trained with it.
+
+        :param dataset: A data set, what :func:`~sb3_diffusion.load_dataset` reads, or ``None`` for none
+        :raises ValueError: If its shapes or bounds are not those of the environment
+        """
+        self.dataset = dataset  # type: ignore[assignment]
+        self._attach_dataset()
+
+    def _attach_dataset(self) -> None:
+        given: Any = self.dataset
+        self._sampler = None
+        self._transform = resolved_transform(self.reward_transform)
+        if given is None or isinstance(given, dict):  # which data it was, from a file
+            self.dataset, self.dataset_identity = None, given or getattr(self, "dataset_identity", None)
+            return
+        data = given if isinstance(given, OfflineDataset) else load_dataset(given)
+        if getattr(self, "observation_space", None) is None:
+            self.observation_space, self.action_space, self.n_envs = data.observation_space, data.action_space, 1
+        check_same_spaces(self, data)
+        self.dataset, self.dataset_identity = data, data.identity()
+        if self._transform is None:
+            self._transform = reward_transform(str(self.reward_transform), data)
+            self.reward_transform = self._transform._asdict()
+
+    @override
+    def _policy_arguments(self) -> dict[str, Any]:
+        arguments = super()._policy_arguments()
+        return {**arguments, "standardize_observations": True} if self.normalize_observations else arguments
+
+    def _standardize(self) -> None:
+        """Give a policy that is built the statistics of the data; those of a file come with its weights."""
+        if not self.normalize_observations:
+            return
+        if self.dataset is None and self.dataset_identity is None:
+            raise ValueError(
+                "normalize_observations=True takes the statistics from data; pass dataset=..., or use VecNormalize."
+            )
+        if self.dataset is not None:
+            set_observation_statistics(self.policy, self.dataset.observations)
+
+    def _data_sampler(self) -> DatasetSampler:
+        if self.dataset is None:
+            known = f" (it was {self.dataset_identity['name']!r})" if self.dataset_identity else ""
+            raise ValueError(
+                f"{type(self).__name__} has no data to learn from{known}; pass dataset=... to the constructor or to load(), "
+                "or call set_dataset()."
+            )
+        assert self._transform is not None
+        asked = self._transform, self.n_steps, self.gamma
+        if self._sampler is None or self._sampler.asked != asked:
+            self._sampler = DatasetSampler(self.dataset, self.action_space, *asked, self.device)  # type: ignore[arg-type]
+        return self._sampler
+
+    def sample_batch(self, batch_size: int) -> Batch:
+        """
+        A batch of new experience, and where the model has data, of that: ``offline_fraction`` of the batch, or with
+        ``"append"`` as much as is its share of all transitions.
+
+        :param batch_size: Number of transitions
+        :return: The transitions
+        """
+        n_stored = self._n_stored(batch_size)
+        env = self._vec_normalize_env
+        if n_stored == batch_size:
+            return self._data_sampler().sample(batch_size, env)
+        samples = self.replay_buffer.sample(batch_size - n_stored, env=env)  # type: ignore[union-attr]
+        batch = Batch.from_replay(samples, self.gamma)
+        if self._transform is not None and not self._transform.is_identity:
+            batch = batch._replace(rewards=self._transform(batch.rewards))
+        return batch if n_stored == 0 else concatenated(batch, self._data_sampler().sample(n_stored, env))
+
+    def _n_stored(self, batch_size: int) -> int:
+        if self.dataset is None:
+            return 0
+        if self.offline_fraction == "append":
+            share = len(self.dataset) / (len(self.dataset) + self.replay_buffer.size())  # type: ignore[union-attr]
+            return int(np.random.binomial(batch_size, share))
+        return round(float(self.offline_fraction) * batch_size)
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def learn_offline(
+        self,
+        total_updates: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1000,
+        tb_log_name: str | None = None,
+        reset_num_updates: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """
+        Learn from the data set, without an environment.
+
+        The method's stages follow each other, each with its share of the updates, its schedules from the beginning, and its
+        progress bar. Callbacks are called at every update, and find the number of updates where they look for that of steps:
+        ``CheckpointCallback(save_freq=10_000)`` saves every 10,000 updates.
+
+        :param total_updates: Number of updates of all stages together
+        :param callback: Callback(s) called at every update; ``EvalCallback`` needs a model with an environment
+        :param log_interval: Log every ``log_interval`` updates
+        :param tb_log_name: Name of the TensorBoard run; ``None`` for the algorithm's
+        :param reset_num_updates: Whether to begin with the first stage; ``False`` goes on where the last call ended, with the
+            stages that are left
+        :param progress_bar: Show progress bars (needs tqdm)
+        :return: The trained model
+        :raises TrainingDiverged: If a loss is not finite
+        """
+        check_surroundings(self.device)
+        total_updates = integer("total_updates", total_updates, low=0)
+        integer("log_interval", log_interval, low=1)
+        sampler, stages = self._data_sampler(), self.stages()
+        if reset_num_updates:
+            self._stage = self._stage_updates = 0
+            self._prepared_stage, self.prepared = -1, {}
+        lengths = divided(total_updates, [stage.updates * (k >= self._stage) for k, stage in enumerate(stages)])
+        lengths[self._stage] += self._stage_updates
+        with self._update_clock():
+            callback = self._setup_learn_offline(callback, tb_log_name, reset_num_updates)
+            end = self._n_updates + total_updates
+            given = {"self": self, "callback": callback, "total_timesteps": end, "log_interval": log_interval}
+            callback.on_training_start(given, {})
+            self._run_stages(stages, lengths, sampler, callback, log_interval, progress_bar)
+            callback.on_training_end()
+        return self
+
+    def _run_stages(
+        self,
+        stages: Sequence[Stage],
+        lengths: Sequence[int],
+        sampler: DatasetSampler,
+        callback: BaseCallback,
+        log_interval: int,
+        progress_bar: bool,
+    ) -> None:
+        self.bar = ProgressBar(progress_bar)
+        # where it stands is told by the model alone: a callback may put it back to a checkpoint at the start of an update
+        while self._move_on(lengths):
+            callback.on_rollout_start()
+            if not self._move_on(lengths):
+                break
+            stage, length = stages[self._stage], lengths[self._stage]
+            if self._prepared_stage != self._stage:
+                self._prepare(stage)
+            self._current_progress_remaining = 1.0 - self._stage_updates / length
+            self._offline_update(stage, sampler)
+            self._stage_updates += 1
+            self._n_offline_updates += 1
+            self.bar.show(stage.name, self._stage_updates, length)
+            if not callback.on_step():
+                break
+            callback.on_rollout_end()
+            if self._n_updates % log_interval == 0:
+                self._dump_offline(stage)
+        self._look_at_metrics()
+        self.bar.close()
+
+    def _prepare(self, stage: Stage) -> None:
+        if stage.prepare is not None:
+            self.prepared = {}
+            stage.prepare()
+        self._prepared_stage = self._stage
+
+    def _move_on(self, lengths: Sequence[int]) -> bool:
+        """Go to the stage that is due; whether there is one."""
+        while self._stage_updates >= lengths[self._stage] and self._stage < len(lengths) - 1:
+            self._stage, self._stage_updates = self._stage + 1, 0
+        return self._stage_updates < lengths[self._stage]
+
+    def _offline_update(self, stage: Stage, sampler: DatasetSampler) -> None:
+        self.policy.set_training_mode(True)
+        self._rates = self._set_learning_rates()
+        batch = sampler.sample(self.batch_size, self._vec_normalize_env, self.prepared)
+        if self._metric_log is None:
+            self._metric_log = MetricLog(self._n_updates + 1)
+        self._metric_log.append(self.update(batch, stage.parts))
+        if self.device.type == "cpu" or self._n_updates % _LOOK_EVERY == 0:
+            self._look_at_metrics()
+
+    def _look_at_metrics(self) -> None:
+        """Hand the metrics of the last updates to the logger, which keeps running means; end a training that diverged."""
+        if self._metric_log is None:
+            return
+        log, self._metric_log = self._metric_log, None
+        when = f"stage {self.stages()[self._stage].name!r}"
+        for numbers in log.values(when, lambda untrained: cause_of_data(self._rates, untrained)):
+            for name, value in numbers.items():
+                self.logger.record_mean(f"train/{name}", value)
+
+    def _dump_offline(self, stage: Stage) -> None:
+        self._look_at_metrics()
+        means = self.logger.name_to_value
+        self.review({name.removeprefix("train/"): value for name, value in means.items() if name.startswith("train/")})
+        elapsed = (time.time_ns() - self.start_time) / 1e9
+        done = self._n_updates - self._n_updates_at_start
+        self.logger.record("time/updates_per_second", int(done / max(elapsed, 1e-9)))
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        self.logger.record("time/total_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("time/stage", stage.name, exclude="tensorboard")
+        self.logger.dump(step=self._n_updates)
+
+    def _setup_learn_offline(self, callback: MaybeCallback, tb_log_name: str | None, reset: bool) -> BaseCallback:
+        self.start_time = time.time_ns()
+        self._n_updates_at_start = self._n_updates
+        self._metric_log, self._rates = None, {}
+        if not self._custom_logger:
+            name = type(self).__name__ if tb_log_name is None else tb_log_name
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, name, reset)
+        if self.env is None and any(isinstance(child, EvalCallback) for child in all_callbacks(callback)):
+            raise ValueError(
+                "EvalCallback compares its environment with the model's, which has none; pass env=... to the constructor "
+                "beside dataset=..., or call set_env()."
+            )
+        return self._init_callback(callback, progress_bar=False)
+
+    @contextmanager
+    def _update_clock(self) -> Iterator[None]:
+        self._shows_updates = True
+        try:
+            yield
+        finally:
+            self._shows_updates = False
+
+    # -- going on online ---------------------------------------------------------------------------------------------
+
+    def _check_online(self) -> None:
+        """Refuse what has no meaning while experience is collected."""
+        name = type(self).__name__
+        if self.env is None:
+            raise ValueError(
+                f"learn() collects experience, but this {name} has no environment; call set_env(), or learn_offline()."
+            )
+        if self._transform is None:
+            raise ValueError(
+                f"reward_transform={self.reward_transform!r} takes its numbers from data, which this {name} has not; pass "
+                "dataset=..."
+            )
+        if self.n_steps > 1 and self._transform.shift != 0.0:
+            raise ValueError(
+                f"reward_transform={self._transform.name!r} adds {self._transform.shift:g} to every reward, which sums of "
+                f"n_steps={self.n_steps} new rewards do not allow; use n_steps=1, or a transform that only scales."
+            )
+
+    @override
+    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+        # what has learned from data acts as it has learned while the first experience is collected
+        starts = 0 if self._n_offline_updates > 0 else learning_starts
+        return super()._sample_action(starts, *args, **kwargs)
+
+    @override
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        if not self._holds_schedules:
+            super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+
+    @override
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Go on with another environment.
+
+        :param env: The environment
+        :param force_reset: Whether to reset it before training goes on
+        """
+        wrapped = self._wrap_env(env, self.verbose)
+        if self.env is None and self.dataset is not None:
+            # a file of transitions does not tell the type of the numbers, and often no bounds
+            check_same_spaces(self, self.dataset, wrapped)
+            spaces = {"observation_space": wrapped.observation_space, "action_space": wrapped.action_space}
+            vars(self).update(spaces)
+        super().set_env(wrapped, force_reset)
+
+    def _setup_offline(self) -> None:
+        """Attach the data, and give every attribute of this class a value that a file may lack."""
+        self._attach_dataset()
+        defaults: dict[str, Any] = {"_stage": 0, "_stage_updates": 0, "_n_offline_updates": 0, "_holds_schedules": False}
+        self.__dict__ = {**defaults, **vars(self), "_prepared_stage": -1, "prepared": {}, "_metric_log": None}
+
+    @override
+    def _excluded_save_params(self) -> list[str]:
+        of_the_call = ["_metric_log", "_rates", "_n_updates_at_start", "_shows_updates", "_prepared_stage", "prepared", "bar"]
+        return [*super()._excluded_save_params(), "dataset", "_sampler", "_transform", *of_the_call]
