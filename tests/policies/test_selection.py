@@ -82,7 +82,7 @@ def test_critics_are_reduced() -> None:
         ({"rule": "softmax", "temperature": 0.0}, ValueError, r"selection\['temperature'\]=0.0 must be positive"),
         ({"top": 0}, ValueError, r"selection\['top'\]=0 must be at least 1"),
         ({"reduction": "max"}, ValueError, r"Unknown selection\['reduction'\]='max'"),
-        ({"temperatur": 1.0}, TypeError, "has no argument 'temperatur'; did you mean temperature"),
+        ({"temperatures": 1.0}, TypeError, "has no argument 'temperatures'; did you mean temperature"),
     ],
 )
 def test_what_cannot_be_a_selection(spec: Any, error: Any, message: str) -> None:
