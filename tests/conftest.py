@@ -14,7 +14,10 @@ from sb3_diffusion.taxonomy import available_methods
 # one thread per test process: the networks are tiny, and the processes of pytest-xdist already fill the cores
 th.set_num_threads(1)
 
-OFF_POLICY = [method for method in available_methods() if method.setting == "off-policy"]
+OFF_POLICY = [method for method in available_methods() if method.setting in ("off-policy", "offline")]
+"""Methods that learn from stored transitions, their own or those of others: the shared suites run all of them."""
+
+DIFFUSION = [method for method in OFF_POLICY if "DiffusionPolicy" in method.load().policy_aliases]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,19 +40,31 @@ def algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
     return request.param.load()
 
 
-@pytest.fixture(params=[m for m in OFF_POLICY if m.load().prediction == "noise"], ids=lambda method: method.zoo_name)
+@pytest.fixture(params=[m for m in OFF_POLICY if m.name != "BC"], ids=lambda method: method.zoo_name)
+def critic_algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
+    """The algorithms with critics."""
+    return request.param.load()
+
+
+@pytest.fixture(params=[m for m in DIFFUSION if m.name != "BC"], ids=lambda method: method.zoo_name)
+def chain_algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
+    """The algorithms with a denoiser, whose chain acts or is sampled, and critics."""
+    return request.param.load()
+
+
+@pytest.fixture(params=[m for m in DIFFUSION if m.load().prediction == "noise"], ids=lambda method: method.zoo_name)
 def diffusion_algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
     """The algorithms whose network predicts noise: those that take every diffusion process, schedule and solver."""
     return request.param.load()
 
 
-@pytest.fixture(params=[m for m in OFF_POLICY if m.load().prediction == "velocity"], ids=lambda method: method.zoo_name)
+@pytest.fixture(params=[m for m in DIFFUSION if m.load().prediction == "velocity"], ids=lambda method: method.zoo_name)
 def flow_algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
     """The algorithms whose network predicts a velocity."""
     return request.param.load()
 
 
-@pytest.fixture(params=[m for m in OFF_POLICY if m.load().prediction == "control"], ids=lambda method: method.zoo_name)
+@pytest.fixture(params=[m for m in DIFFUSION if m.load().prediction == "control"], ids=lambda method: method.zoo_name)
 def controlled_algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
     """The algorithms whose network steers a Langevin diffusion."""
     return request.param.load()

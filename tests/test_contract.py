@@ -26,7 +26,7 @@ from sb3_diffusion import DiffusionPolicy
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.randomness import RecordedDraws
-from sb3_diffusion.policies.names import POLICIES, CnnPolicy
+from sb3_diffusion.policies.actor_critic import ActorCritic
 from tests.cases import case_of, wrong_arguments
 from tests.conftest import OFF_POLICY
 from tests.environments import PointEnv, vector_env
@@ -36,6 +36,7 @@ from tests.helpers import (
     all_finite,
     assert_identical,
     collect,
+    first_policy,
     flat_parameters,
     make,
     make_filled,
@@ -69,7 +70,7 @@ def test_signature_is_what_can_be_called(algorithm: Algorithm) -> None:
     positional = [name for name, p in parameters_.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
     assert positional[:2] == ["policy", "env"]
     values = {name: p.default for name, p in parameters_.items()} | {
-        "policy": "DiffusionPolicy",
+        "policy": first_policy(algorithm).general_name,
         "env": PointEnv(),
         "buffer_size": 9,
     }
@@ -105,29 +106,31 @@ def test_setup_can_run_twice_and_keeps_the_users_arguments(algorithm: Algorithm)
 @pytest.mark.parametrize(
     "policy, observation",
     [
-        ("DiffusionPolicy", "box"),
-        (DiffusionPolicy, "dict"),
+        (0, "box"),
+        (0, "dict"),
         ("MlpPolicy", "image"),
-        (CnnPolicy, "image"),
+        ("CnnPolicy", "image"),
         ("MultiInputPolicy", "dict"),
     ],
 )
-def test_policy_names(algorithm: Algorithm, policy: Any, observation: str) -> None:
-    model = make(algorithm, PointEnv(observation), policy=policy)
-    expected = POLICIES[policy] if isinstance(policy, str) else policy
-    assert type(model.policy) is expected and issubclass(expected, DiffusionPolicy) and model.policy.squash_output
+@pytest.mark.parametrize("by_name", [True, False], ids=["name", "class"])
+def test_policy_names(algorithm: Algorithm, policy: Any, observation: str, by_name: bool) -> None:
+    name = policy or first_policy(algorithm).general_name
+    expected: Any = algorithm.policy_aliases[name]
+    model = make(algorithm, PointEnv(observation), policy=name if by_name else expected)
+    assert type(model.policy) is expected and issubclass(expected, ActorCritic) and model.policy.squash_output
     assert model.actor is model.policy.actor
     assert model.critic is model.policy.critic and model.critic_target is model.policy.critic_target
 
 
-def test_actor_and_critic_can_be_called_like_stable_baselines3s(algorithm: Algorithm) -> None:
-    model = make(algorithm)
+def test_actor_and_critic_can_be_called_like_stable_baselines3s(critic_algorithm: Algorithm) -> None:
+    model = make(critic_algorithm)
     obs = to_tensors(model, observations(model.observation_space, 5))
     with th.no_grad():
         actions = model.actor(obs)
         values = model.critic(obs, actions)
     assert actions.shape == (5, 2) and actions.abs().max() <= 1.0
-    assert isinstance(values, tuple) and [value.shape for value in values] == [(5, 1), (5, 1)]
+    assert isinstance(values, tuple) and [value.shape for value in values] == [(5, 1)] * model.critic.ensemble.n_critics
     assert model.policy(obs, deterministic=True).shape == (5, 2)
 
 
@@ -156,9 +159,11 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize("kwargs, fragments", BAD_ARGUMENTS, ids=lambda value: str(value))
-def test_a_bad_argument_is_named_with_its_remedy(algorithm: Algorithm, kwargs: dict[str, Any], fragments: list[str]) -> None:
+def test_a_bad_argument_is_named_with_its_remedy(
+    chain_algorithm: Algorithm, kwargs: dict[str, Any], fragments: list[str]
+) -> None:
     with pytest.raises(ValueError) as caught:
-        make(algorithm, **copy.deepcopy(kwargs))
+        make(chain_algorithm, **copy.deepcopy(kwargs))
     assert [fragment for fragment in fragments if fragment not in str(caught.value)] == []
 
 
@@ -210,7 +215,8 @@ def test_every_member_of_the_file_is_readable_without_pickle(trained: Any, tmp_p
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         names = [name.removesuffix(".pth") for name in archive.namelist() if name.endswith(".pth")]
         assert set(names) == {*trained.get_parameters(), "pytorch_variables"}
-        assert {"policy", "actor.optimizer", "critic.optimizer"} <= set(names)
+        critics = {"critic.optimizer"} if trained.critic is not None else set()
+        assert {"policy", "actor.optimizer", *critics} <= set(names)
         for name in set(names) - {"pytorch_variables"}:
             with archive.open(f"{name}.pth") as member:
                 assert_identical(th.load(member, weights_only=True), trained.get_parameters()[name])
@@ -323,7 +329,7 @@ def test_resumed_updates_equal_uninterrupted_ones(algorithm: Algorithm, tmp_path
 def test_the_policy_alone_can_be_saved(trained: Any, tmp_path: pathlib.Path) -> None:
     obs = observations(trained.observation_space)
     trained.policy.save(tmp_path / "policy")
-    loaded = DiffusionPolicy.load(str(tmp_path / "policy"), device="cpu")
+    loaded = first_policy(type(trained)).load(str(tmp_path / "policy"), device="cpu")
     np.testing.assert_array_equal(act(loaded, obs), act(trained, obs))
     assert_identical(parameters(loaded), parameters(trained.policy))
 
@@ -412,9 +418,11 @@ def test_stochastic_actions_come_from_the_global_generator(algorithm: Algorithm)
 
 
 @pytest.mark.parametrize("n_action_candidates", [1, 4])
-def test_deterministic_actions_do_not_depend_on_the_rest_of_the_batch(algorithm: Algorithm, n_action_candidates: int) -> None:
+def test_deterministic_actions_do_not_depend_on_the_rest_of_the_batch(
+    critic_algorithm: Algorithm, n_action_candidates: int
+) -> None:
     kwargs = {"features_extractor_class": BatchNormExtractor}  # would mix the rows in training mode
-    model = soften(make(algorithm, n_action_candidates=n_action_candidates, policy_kwargs=kwargs))
+    model = soften(make(critic_algorithm, n_action_candidates=n_action_candidates, policy_kwargs=kwargs))
     model.policy.set_training_mode(True)
     obs = observations(model.observation_space, 9)
     expected = act(model, obs)
@@ -425,8 +433,8 @@ def test_deterministic_actions_do_not_depend_on_the_rest_of_the_batch(algorithm:
     np.testing.assert_allclose(act(model, obs[2:5]), expected[2:5], atol=1e-5)
 
 
-def test_best_of_n_is_best_under_the_critics(algorithm: Algorithm) -> None:
-    few, many = (soften(make(algorithm, n_action_candidates=n)) for n in (1, 16))
+def test_best_of_n_is_best_under_the_critics(critic_algorithm: Algorithm) -> None:
+    few, many = (soften(make(critic_algorithm, n_action_candidates=n)) for n in (1, 16))
     assert_identical(parameters(few.policy), parameters(many.policy))
     obs = observations(few.observation_space, 20)
 
@@ -454,13 +462,13 @@ def ends_of_chains(model: Any, obs: Any) -> dict[str, th.Tensor]:
 @pytest.mark.parametrize(
     ("argument", "shortened"), [("sampling_steps", {"acting", "evaluation"}), ("evaluation_steps", {"evaluation"})]
 )
-def test_steps_of_acting_change_nothing_else(algorithm: Algorithm, argument: str, shortened: set[str]) -> None:
+def test_steps_of_acting_change_nothing_else(chain_algorithm: Algorithm, argument: str, shortened: set[str]) -> None:
     # a chain of two steps through a table of four is not one through a table of two
-    arguments = make(algorithm).policy.constructor_arguments
+    arguments = make(chain_algorithm).policy.constructor_arguments
     is_short_table = arguments.get("process") == "discrete" and not arguments["process_kwargs"]
     table = {"process_kwargs": {"diffusion_steps": 4}} if is_short_table else {}
     settings = ({"diffusion_steps": 4, argument: 2}, {"diffusion_steps": 2, **table}, {"diffusion_steps": 4})
-    mixed, short, long = (make(algorithm, policy_kwargs=kwargs) for kwargs in settings)
+    mixed, short, long = (make(chain_algorithm, policy_kwargs=kwargs) for kwargs in settings)
     assert_identical(parameters(mixed.policy), parameters(long.policy))
     obs = observations(mixed.observation_space, 20)
     np.testing.assert_array_equal(act(mixed, obs), act(short, obs))
@@ -592,8 +600,8 @@ def test_action_noise_is_added_to_the_actions(algorithm: Algorithm) -> None:
     assert np.abs(quiet).min() < 0.9
 
 
-def test_learning_rate_schedule(algorithm: Algorithm) -> None:
-    model = make(algorithm, learning_rate=LinearSchedule(1e-2, 0.0, 1.0)).learn(40)
+def test_learning_rate_schedule(critic_algorithm: Algorithm) -> None:
+    model = make(critic_algorithm, learning_rate=LinearSchedule(1e-2, 0.0, 1.0)).learn(40)
     for optimizer in (model.actor.optimizer, model.critic.optimizer):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
     model.learn(40)
@@ -603,11 +611,11 @@ def test_learning_rate_schedule(algorithm: Algorithm) -> None:
     assert model.critic.optimizer.param_groups[0]["lr"] == pytest.approx(5e-3)
 
 
-def test_actor_and_critic_learning_rates(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
+def test_actor_and_critic_learning_rates(critic_algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     rates = {"actor_learning_rate": 2e-4, "critic_learning_rate": LinearSchedule(1e-3, 0.0, 1.0)}
-    model = make_filled(algorithm, **rates)
+    model = make_filled(critic_algorithm, **rates)
     model.save(tmp_path / "model")
-    for one in (model, with_logger(algorithm.load(tmp_path / "model", env=PointEnv(), device="cpu"))):
+    for one in (model, with_logger(critic_algorithm.load(tmp_path / "model", env=PointEnv(), device="cpu"))):
         collect(one)
         one._current_progress_remaining = 0.25
         one.train(1, 8)
@@ -615,14 +623,14 @@ def test_actor_and_critic_learning_rates(algorithm: Algorithm, tmp_path: pathlib
         assert logged["train/actor_learning_rate"] == one.actor.optimizer.param_groups[0]["lr"] == pytest.approx(2e-4)
         assert logged["train/critic_learning_rate"] == one.critic.optimizer.param_groups[0]["lr"] == pytest.approx(2.5e-4)
         assert logged["train/learning_rate"] == pytest.approx(1e-3)
-    only_actor = make_filled(algorithm, actor_learning_rate=5e-5)
+    only_actor = make_filled(critic_algorithm, actor_learning_rate=5e-5)
     only_actor.train(1, 8)
     assert only_actor.critic.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
     assert "train/critic_learning_rate" not in only_actor.logger.name_to_value
 
 
-def test_logged_quantities(algorithm: Algorithm) -> None:
-    model = make_filled(algorithm)
+def test_logged_quantities(critic_algorithm: Algorithm) -> None:
+    model = make_filled(critic_algorithm)
     model.train(4, 8)
     logged = model.logger.name_to_value
     assert {"train/actor_loss", "train/critic_loss", "train/q_mean", "train/learning_rate", "train/n_updates"} <= set(logged)

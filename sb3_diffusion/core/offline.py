@@ -297,7 +297,7 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     def _check_online(self) -> None:
         """Refuse what has no meaning while experience is collected."""
         name = type(self).__name__
-        if self.env is None:
+        if self.env is None and self.dataset is not None:
             raise ValueError(
                 f"learn() collects experience, but this {name} has no environment; call set_env(), or learn_offline()."
             )
