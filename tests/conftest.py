@@ -14,8 +14,9 @@ from sb3_diffusion.taxonomy import available_methods
 # one thread per test process: the networks are tiny, and the processes of pytest-xdist already fill the cores
 th.set_num_threads(1)
 
-OFF_POLICY = [method for method in available_methods() if method.setting in ("off-policy", "offline")]
-"""Methods that learn from stored transitions, their own or those of others: the shared suites run all of them."""
+ONLINE = [method for method in available_methods() if method.setting == "off-policy"]
+OFF_POLICY = [*ONLINE, *(method for method in available_methods() if method.setting == "offline")]
+"""Methods that learn from stored transitions, their own or those of others: all of them keep the contract."""
 
 DIFFUSION = [method for method in OFF_POLICY if "DiffusionPolicy" in method.load().policy_aliases]
 
@@ -34,9 +35,9 @@ def own_names() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=OFF_POLICY, ids=lambda method: method.zoo_name)
+@pytest.fixture(params=ONLINE, ids=lambda method: method.zoo_name)
 def algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
-    """Every off-policy algorithm that the taxonomy lists as available."""
+    """Every online algorithm: an actor with a denoiser and critics, in this order, is what all of them train."""
     return request.param.load()
 
 
@@ -52,19 +53,19 @@ def chain_algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
     return request.param.load()
 
 
-@pytest.fixture(params=[m for m in DIFFUSION if m.load().prediction == "noise"], ids=lambda method: method.zoo_name)
+@pytest.fixture(params=[m for m in ONLINE if m.load().prediction == "noise"], ids=lambda method: method.zoo_name)
 def diffusion_algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
     """The algorithms whose network predicts noise: those that take every diffusion process, schedule and solver."""
     return request.param.load()
 
 
-@pytest.fixture(params=[m for m in DIFFUSION if m.load().prediction == "velocity"], ids=lambda method: method.zoo_name)
+@pytest.fixture(params=[m for m in ONLINE if m.load().prediction == "velocity"], ids=lambda method: method.zoo_name)
 def flow_algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
     """The algorithms whose network predicts a velocity."""
     return request.param.load()
 
 
-@pytest.fixture(params=[m for m in DIFFUSION if m.load().prediction == "control"], ids=lambda method: method.zoo_name)
+@pytest.fixture(params=[m for m in ONLINE if m.load().prediction == "control"], ids=lambda method: method.zoo_name)
 def controlled_algorithm(request: pytest.FixtureRequest) -> type[OffPolicyDiffusion]:
     """The algorithms whose network steers a Langevin diffusion."""
     return request.param.load()

@@ -52,6 +52,13 @@ from tests.helpers import (
 
 Algorithm = type[OffPolicyDiffusion]
 
+
+@pytest.fixture(params=OFF_POLICY, ids=lambda method: method.zoo_name)
+def algorithm(request: pytest.FixtureRequest) -> Algorithm:
+    """Every method that learns from transitions."""
+    return request.param.load()  # type: ignore[no-any-return]
+
+
 # -- constructor ------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from sb3_diffusion.data.readers.files import require
 from sb3_diffusion.data.readers.npz import METADATA
 from sb3_diffusion.data.source import DataSource
 from sb3_diffusion.data.space_json import space_to_json
+from sb3_diffusion.files import put_in_place
 
 Columns = dict[str, np.ndarray]
 
@@ -40,7 +41,7 @@ def write(
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         WRITERS[path.suffix](columns, texts, partial)
-        os.replace(partial, path)
+        put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return path

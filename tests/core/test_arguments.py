@@ -95,6 +95,7 @@ POLICY_NUMBERS: dict[str, list[Any]] = {
     "evaluation_steps": [0, 2.5, 10**7],
     "time_dim": [0, 7, 8.0, "64"],
     "output_gain": [-1.0, NAN, "1"],
+    "dropout": [-0.1, 1.0, NAN, "0.1", True],
     "n_action_candidates": [0, 1.5, 10**9, True],
     "n_behavior_candidates": [0, 1.5, NAN],
     "exploration_noise": [-0.1, NAN, INF, "0.1", True],

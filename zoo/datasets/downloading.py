@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sb3_diffusion.files import put_in_place
 from sb3_diffusion.printable import printable, quoted
 
 TIMEOUT = 60.0
@@ -49,7 +49,7 @@ def download(url: str, target: Path, *, sha256: str | None = None, show_bar: boo
                 f"{url} ended after {part.size:,} of {total:,} bytes; repeat the command, which goes on from there."
             )
     _check(url, part, target, sha256)
-    os.replace(part.path, target)
+    put_in_place(part.path, target)
     part.forget()
     return target
 
@@ -129,8 +129,6 @@ def _receive(answer: HTTPResponse, part: _Part, total: int | None, name: str, sh
             bar.update(len(block))
             if total is not None and file.tell() > total:
                 break
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _check(url: str, part: _Part, target: Path, sha256: str | None) -> None:

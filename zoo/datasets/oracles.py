@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sb3_diffusion.data.catalogue import KnownDataset
 from sb3_diffusion.data.readers.files import require
+from sb3_diffusion.files import put_in_place
 
 N_STEPS = 1001
 """Rows of an episode, the last of which is a state without a step."""
@@ -182,6 +183,6 @@ def _write(path: Path, data: dict[str, np.ndarray]) -> None:
     try:
         with part.open("wb") as file:
             np.savez_compressed(file, **data)  # type: ignore[arg-type]
-        os.replace(part, path)
+        put_in_place(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from sb3_diffusion.data.catalogue import ROBOTS, ZOO_KINDS, KnownDataset
 from sb3_diffusion.data.readers.files import require
+from sb3_diffusion.files import put_in_place
 
 from .published import ALGOS, Agent, Random, Switching, fetch, read_statistics
 
@@ -142,7 +143,7 @@ def write(target: Path, episodes: list[Episode], env_id: str, name: str) -> Path
             file["metadata/env_id"] = env_id
             file["metadata/policies"] = json.dumps(dict(enumerate(ALGOS)))
             file["metadata/source"] = "agents of DLR-RM/rl-trained-agents (MIT), actions as they explored in training"
-        os.replace(part, target)
+        put_in_place(part, target)
     finally:
         part.unlink(missing_ok=True)
     return target
