@@ -100,6 +100,16 @@ def read_description(archive: Archive) -> dict[str, Any]:
     return description
 
 
+def _check_dataset(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A file may say which data an agent learned from; a path or a name would be opened."""
+    identity = arguments.get("dataset")
+    if identity is not None and not (isinstance(identity, dict) and isinstance(identity.get("name"), str)):
+        raise ValueError(
+            f"arguments.dataset={quoted(str(identity))} must be a description of data, and no file is read for it."
+        )
+    return arguments
+
+
 def read_recipe(archive: Archive, given: type[BaseAlgorithm] | None, settings: dict[str, Any]) -> Recipe:
     """
     :param archive: A saved agent
@@ -133,7 +143,7 @@ def read_recipe(archive: Archive, given: type[BaseAlgorithm] | None, settings: d
         return Recipe(
             algorithm,
             policy or from_plain(description["policy"], "policy"),
-            {**check_counts(from_plain(description["arguments"], "arguments"), "arguments"), **settings},
+            {**_check_dataset(check_counts(from_plain(description["arguments"], "arguments"), "arguments")), **settings},
             {**check_counts(from_plain(description["policy_kwargs"], "policy_kwargs"), "policy_kwargs"), **policy_kwargs},
             space_from_plain(description["observation_space"], "observation_space"),
             space_from_plain(description["action_space"], "action_space"),

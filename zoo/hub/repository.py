@@ -138,6 +138,8 @@ def _published_settings(run: SavedAgent) -> tuple[dict[str, Any], dict[str, Any]
     arguments = settings / "args.yml"
     saved = read_yaml(arguments) if arguments.is_file() else {}
     args = {key: saved[key] for key in PUBLISHED_ARGUMENTS if key in saved}
+    if args.get("dataset") and dataset_of(args["dataset"]) is None:
+        args["dataset"] = Path(args["dataset"]).name  # where it lies is nobody's business
     return read_yaml(config), {**args, "algo": run.algo, "env": run.env_id}
 
 

@@ -11,12 +11,15 @@ import pytest
 import yaml
 
 from sb3_diffusion import OfflineDataset, load_agent
+from sb3_diffusion.data.source import DataSource, ReferenceScores
 from sb3_diffusion.envs.data_tasks import dataset_of, environment_name, register_data_task
 from tests.zoo.in_process import train
+from zoo.benchmarking.cells import check
 from zoo.hub.model_card import model_card
 from zoo.hub.repository import _data_facts
-from zoo.training.options.data import entries_for, task_of
+from zoo.training.options.data import entries_for, score_of, task_of
 
+SCALED = DataSource("arrays", "pendulum", reference=ReferenceScores(-1200.0, -150.0))
 SMALL = ["buffer_size:500", "batch_size:8", "learning_starts:5", "policy_kwargs:dict(net_arch=[8],diffusion_steps=2)"]
 COMMON = ["--algo", "qsm", "--device", "cpu", "--seed", "1", "--eval-episodes", "1", "--verbose", "0", "--eval-freq", "8"]
 
@@ -48,6 +51,7 @@ def test_a_run_learns_from_data_then_online_and_tells_of_both(
     final = json.loads((folder / "final_evaluation.json").read_text())
     assert final["offline_updates"] == 24 and final["timesteps"] == final["budget"] == 40
     assert final["dataset"]["n_transitions"] == 300 and final["task"] == "Pendulum-v1"
+    check({**final, **score_of(SimpleNamespace(dataset=SimpleNamespace(source=SCALED)), [-500.0])}, "final", folder)
     # updates on the data, then steps: one curve
     assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [8, 16, 24, 32, 40]
     out = capsys.readouterr().out
