@@ -263,13 +263,13 @@ def test_set_parameters_alone_reproduces_the_actions(algorithm: Algorithm, train
 def test_a_fresh_interpreter_predicts_the_same_actions(tmp_path: pathlib.Path) -> None:
     for method in OFF_POLICY:
         model = soften(make(method.load()))
-        model.save(tmp_path / method.name)
-        np.save(tmp_path / f"{method.name}.npy", act(model, observations(model.observation_space)))
+        model.save(tmp_path / method.class_name)
+        np.save(tmp_path / f"{method.class_name}.npy", act(model, observations(model.observation_space)))
     script = f"""
 import numpy as np, sb3_diffusion
 from tests.helpers import act, observations
 from sb3_diffusion.policies.parts import own_parameters
-for name in {[method.name for method in OFF_POLICY]}:
+for name in {[method.class_name for method in OFF_POLICY]}:
     path = {str(tmp_path)!r} + "/" + name
     model = getattr(sb3_diffusion, name).load(path, device="cpu")
     np.testing.assert_array_equal(act(model, observations(model.observation_space)), np.load(path + ".npy"))

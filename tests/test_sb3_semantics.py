@@ -28,7 +28,7 @@ from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.critic import ObservationCritic
 from sb3_diffusion.policies.guided import GuidedCnnPolicy, GuidedMlpPolicy, GuidedPolicy
 from sb3_diffusion.policies.names import POLICIES, CnnPolicy, MlpPolicy, MultiInputPolicy
-from tests.conftest import OFF_POLICY
+from tests.conftest import DIFFUSION
 from tests.environments import PointEnv, vector_env
 from tests.helpers import (
     BatchNormExtractor,
@@ -261,7 +261,7 @@ class Halving(BaseFeaturesExtractor):
 
 
 @pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("method", OFF_POLICY, ids=lambda method: method.zoo_name)
+@pytest.mark.parametrize("method", [m for m in DIFFUSION if m.name != "BC"], ids=lambda method: method.zoo_name)
 def test_actor_and_critic_can_be_saved_alone(method: Any, share: bool, tmp_path: pathlib.Path) -> None:
     kwargs = {"features_extractor_class": Halving, "share_features_extractor": share, "sampling_steps": 2, "n_critics": 3}
     model = make(method.load(), PointEnv(action_space=spaces.Box(-3.0, 7.0, (2,), np.float32)), policy_kwargs=kwargs)

@@ -39,7 +39,7 @@ from sb3_diffusion.envs import TOYS, boltzmann_density, boltzmann_entropy, get_t
 from sb3_diffusion.envs.bandits import ActionValue
 from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, Method, available_methods, get_method
 
-from . import toy_data
+from .datasets import toys as toy_data
 from .training.options.command_line import CommandParser, whole_number
 from .training.options.device import check_device
 from .training.options.errors import mistakes

@@ -1,7 +1,7 @@
 """Environments and wrappers; simulators are imported when an environment is made, never before."""
 
+from sb3_diffusion.data.tasks import register_data_task
 from sb3_diffusion.envs.bandits import BanditEnv, boltzmann_density, boltzmann_entropy, grid_axis
-from sb3_diffusion.envs.data_tasks import register_data_task
 from sb3_diffusion.envs.dmc import DMC_TASKS, make_dmc, register_dmc, wrap_dmc
 from sb3_diffusion.envs.mujoco_log import quiet_mujoco
 from sb3_diffusion.envs.toys import TOYS, ToyDataset, get_toy, make_toy, register_toys, toy_dataset

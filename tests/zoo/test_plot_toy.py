@@ -19,7 +19,7 @@ from tests.zoo.processes import check, run, script
 pytest.importorskip("matplotlib")
 from matplotlib.image import imread
 
-from zoo import toy_data
+from zoo.datasets import toys as toy_data
 from zoo.plot_toy import (
     Panel,
     draw,

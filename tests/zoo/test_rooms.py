@@ -20,7 +20,7 @@ FLOORS = {
     "zoo.hub": 3,
     "zoo.benchmarking": 4,
 }
-GROUND = ("zoo.figures", "zoo.lease", "zoo.provenance", "zoo.toy_data")
+GROUND = ("zoo.figures", "zoo.lease", "zoo.provenance")
 """What every room may use; the other files beside the rooms are commands, which use all of them."""
 
 MOST_FILES = 12

@@ -52,7 +52,7 @@ def test_each_side_keeps_to_its_version(checkout: Path, monkeypatch: pytest.Monk
     args = side_by_side.parse_arguments()
     there, here = Side(checkout, "qsm", args), Side(ROOT, "qsm", args)
     assert place(there).is_relative_to(checkout) and place(here).is_relative_to(ROOT)
-    late = "sb3_diffusion.checkpoints.trainings.snapshot"  # imported when the other side is there already
+    late = "sb3_diffusion.best_of_n.sfbc"  # imported when the other side is there already
     assert late not in there.modules and place(there, late).is_relative_to(checkout)
     models = [side.subject.model for side in (there, here)]
     assert type(models[0]).__name__ == type(models[1]).__name__ == "QSM" and type(models[0]) is not type(models[1])

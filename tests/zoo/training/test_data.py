@@ -12,7 +12,7 @@ import yaml
 
 from sb3_diffusion import OfflineDataset, load_agent
 from sb3_diffusion.data.source import DataSource, ReferenceScores
-from sb3_diffusion.envs.data_tasks import dataset_of, environment_name, register_data_task
+from sb3_diffusion.data.tasks import dataset_of, environment_name, register_data_task
 from tests.zoo.in_process import train
 from zoo.benchmarking.cells import check
 from zoo.hub.model_card import model_card

@@ -105,7 +105,7 @@ def test_it_is_searched(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--algo ownone", "known are qsm, .* --gym-packages imports the module that registers one of your own"),
+        ("--algo ownone", "known are idql, .* --gym-packages imports the module that registers one of your own"),
         ("--algo onone --gym-packages own_one", "unknown algorithm 'onone'; did you mean ownone?"),
         ("--algo tqc --gym-packages own_clash", "the name 'tqc' is that of an algorithm of sb3-contrib"),
     ],

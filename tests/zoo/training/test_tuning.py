@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import inspect
 import math
 import os
 import re
@@ -71,7 +72,10 @@ def test_every_sample_of_a_search_space_constructs(name: str, n_samples: int) ->
         sampled = HYPERPARAMS_SAMPLER[name](study.ask(), 2, 1, {})
         settings = Manager._preprocess_schedules(entry | sampled)
         algorithm: Any = ALGOS[name]
-        algorithm("DiffusionPolicy", env, buffer_size=10, device="cpu", policy_kwargs=tiny, **settings)
+        policy = next(iter(algorithm.policy_aliases))
+        known = inspect.signature(algorithm.policy_aliases[policy]).parameters
+        small = {key: value for key, value in tiny.items() if key in known}
+        algorithm(policy, env, buffer_size=10, device="cpu", policy_kwargs=small, **settings)
 
 
 # -- a study shared by workers -----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from sb3_diffusion.data.catalogue import KNOWN
-from sb3_diffusion.envs.data_tasks import dataset_of, environment_name
+from sb3_diffusion.data.tasks import dataset_of, environment_name
 
 
 def complete_names(args: argparse.Namespace) -> None:

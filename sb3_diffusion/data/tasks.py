@@ -41,7 +41,7 @@ def register_data_task(env_id: str) -> str | None:
         arguments = {"task": known.env_id, **dict(known.env_kwargs)}
         gym.register(
             name,
-            "sb3_diffusion.envs.data_tasks:make_data_task",
+            "sb3_diffusion.data.tasks:make_data_task",
             kwargs=arguments,
             disable_env_checker=True,
             order_enforce=False,
