@@ -15,9 +15,9 @@ from sb3_diffusion.clock import shows_updates
 from sb3_diffusion.files import write_atomically
 
 from ..lease import Taken
-from .options.data import score_of
 from .runs.folders import RunFolder, owner
 from .runs.full_disk import going_on
+from .score import score_of
 from .warmup import is_warming_up
 
 

@@ -17,10 +17,11 @@ from sb3_diffusion.files import write_atomically
 
 from .callbacks import save_normalization
 from .options.commands import command
-from .options.data import score_of, task_of
+from .options.registry import task_of
 from .runs.folders import Name
 from .runs.full_disk import going_on
 from .runs.resume import how_to_continue
+from .score import score_of
 
 FINAL_EVALUATION = "final_evaluation.json"
 

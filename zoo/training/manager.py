@@ -35,10 +35,9 @@ from .callbacks import Checkpoints, Evaluation, Ownership, SaveNormalization
 from .ending import Ending
 from .options import fit, hyperparameters, settings
 from .options.commands import own_command
-from .options.data import entries_for
 from .options.errors import fail
 from .options.hyperparameters import SCHEDULES
-from .options.registry import DMC_PREFIX, use_search_space
+from .options.registry import DMC_PREFIX, entries_for, use_search_space
 from .options.settings import Settings, hyperparameter_file
 from .runs import started_with, trust
 from .runs.curve import print_curve

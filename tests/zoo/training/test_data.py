@@ -17,7 +17,8 @@ from tests.zoo.in_process import train
 from zoo.benchmarking.cells import check
 from zoo.hub.model_card import model_card
 from zoo.hub.repository import _data_facts
-from zoo.training.options.data import entries_for, score_of, task_of
+from zoo.training.options.registry import entries_for, task_of
+from zoo.training.score import score_of
 
 SCALED = DataSource("arrays", "pendulum", reference=ReferenceScores(-1200.0, -150.0))
 SMALL = ["buffer_size:500", "batch_size:8", "learning_starts:5", "policy_kwargs:dict(net_arch=[8],diffusion_steps=2)"]

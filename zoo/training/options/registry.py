@@ -1,5 +1,6 @@
 """Tell rl-zoo3 about the algorithms of ``sb3_diffusion``, and check names before anything slow is imported."""
 
+import argparse
 import importlib
 import importlib.util
 import os
@@ -11,7 +12,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_diffusion.data.tasks import register_data_task
+from sb3_diffusion.data.catalogue import KNOWN
+from sb3_diffusion.data.tasks import dataset_of, environment_name, register_data_task
 from sb3_diffusion.names import closest, suggest
 from sb3_diffusion.taxonomy import BASELINES, CONTRIB, available_methods, get_method, load_algorithm, registered_methods
 
@@ -201,3 +203,37 @@ def check_command_line(prog: str, argv: Sequence[str]) -> None:
         check_names(args.algo, args.env, args.gym_packages)
     except (ValueError, ImportError) as error:
         fail(prog, str(error))
+
+
+def complete_names(args: argparse.Namespace) -> None:
+    """
+    Fill in the data set where ``--env`` names one, and the environment where only ``--dataset`` is given.
+
+    :param args: The options of a training, changed in place
+    """
+    known = dataset_of(args.env or "")
+    if known is not None:
+        args.env = environment_name(known.name)
+        args.dataset = args.dataset or known.name
+    elif not args.env and dataset_of(args.dataset) is not None:
+        args.env = environment_name(args.dataset)
+
+
+def entries_for(dataset: str, env_id: str) -> list[str]:
+    """
+    :param dataset: Value of ``--dataset``
+    :param env_id: Environment
+    :return: Entries of a settings file that may be meant, the best first
+    """
+    known = dataset_of(env_id)
+    names = [known.name] if known is not None else []
+    return [*([dataset] if dataset in KNOWN else []), *names, env_id]
+
+
+def task_of(env_id: str) -> str:
+    """
+    :param env_id: Environment of a run, which may be called as its data
+    :return: The environment itself
+    """
+    known = dataset_of(env_id)
+    return env_id if known is None else str(known.env_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .command_line import Assignments, CommandParser, truth, whole_number
-from .data import complete_names
+from .registry import complete_names
 
 RESUME_EVERY = 10_000
 RESUME_SHARE = 0.02
