@@ -71,18 +71,6 @@ class GaussianActor(Actor):
         """
         return self.extract_features(observations, self.features_extractor)
 
-    def act(
-        self,
-        observations: PyTorchObs,
-        randomness: Randomness,
-        label: str,
-        n_candidates: int | None = None,
-        evaluating: bool = False,
-        clip_output: bool = True,
-    ) -> th.Tensor:
-        """See :meth:`~sb3_diffusion.policies.parts.Actor.act`; the same whether ``evaluating`` or not."""
-        return self.sample(self.encode(observations), randomness, label, n_candidates, clip_output)
-
     def sample(
         self,
         context: th.Tensor,

@@ -68,18 +68,6 @@ class OneStepActor(Actor):
         """
         return self.trunk.share(STATE, self.extract_features(observations, self.features_extractor), bias=True)
 
-    def act(
-        self,
-        observations: PyTorchObs,
-        randomness: Randomness,
-        label: str,
-        n_candidates: int | None = None,
-        evaluating: bool = False,
-        clip_output: bool = True,
-    ) -> th.Tensor:
-        """See :meth:`~sb3_diffusion.policies.parts.Actor.act`; the same whether ``evaluating`` or not."""
-        return self.sample(self.encode(observations), randomness, label, n_candidates, clip_output)
-
     def sample(
         self,
         context: th.Tensor,

@@ -36,6 +36,25 @@ class Actor(ObservationModel, BasePolicy):
         """
 
     @abstractmethod
+    def sample(
+        self,
+        context: th.Tensor,
+        randomness: Randomness,
+        label: str,
+        n_candidates: int | None = None,
+        clip_output: bool = True,
+    ) -> th.Tensor:
+        """
+        Draw actions, differentiable unless called under ``no_grad``.
+
+        :param context: Result of :meth:`encode`
+        :param randomness: See :meth:`act`
+        :param label: See :meth:`act`
+        :param n_candidates: See :meth:`act`
+        :param clip_output: See :meth:`act`
+        :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
+        """
+
     def act(
         self,
         observations: PyTorchObs,
@@ -56,6 +75,7 @@ class Actor(ObservationModel, BasePolicy):
         :param clip_output: Clamp the result to [-1, 1]
         :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         """
+        return self.sample(self.encode(observations), randomness, label, n_candidates, clip_output)
 
     def forward(self, observations: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """
