@@ -1,14 +1,18 @@
 """Arguments that say which data is learned from, and how: checks, and whether data and environment belong together."""
 
+import io
+import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gymnasium.spaces import Dict
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_diffusion.data.dataset import OfflineDataset
 from sb3_diffusion.data.rewards import REWARD_TRANSFORMS, RewardTransform
+from sb3_diffusion.envs.spaces import interchangeable, same_actions
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 
@@ -59,7 +63,7 @@ def check_same_spaces(model: Any, dataset: OfflineDataset, env: GymEnv | None = 
             "environment of the data, or wrap it in the same way."
         )
     box = dataset.action_space
-    if box.shape != acted.shape or not (np.allclose(box.low, acted.low) and np.allclose(box.high, acted.high)):
+    if not same_actions(box, acted):
         raise ValueError(
             f"dataset={dataset.source.name!r} has the action space {box}, the environment {acted}; pass action_space=... when "
             "reading the data if the file does not tell its bounds."
@@ -72,3 +76,21 @@ def described_shapes(space: Any) -> Any:
     :return: Its shape, or that of every entry of a Dict
     """
     return {key: part.shape for key, part in space.spaces.items()} if isinstance(space, Dict) else space.shape
+
+
+def spaces_in_place(path: str | Path | io.BufferedIOBase, env: VecEnv, custom_objects: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param path: File of an agent, as Stable-Baselines3 reads it
+    :param env: Environment for it
+    :param custom_objects: Replacements of attributes that cannot be unpickled
+    :return: The environment's spaces if they may take the place of those in the file, which came from data; else nothing
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say is said again when the agent itself is loaded
+        saved, _, _ = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)
+    if not saved or not saved.get("dataset_identity"):
+        return {}
+    observed = interchangeable(saved["observation_space"], env.observation_space)
+    if not (observed and same_actions(saved["action_space"], env.action_space)):
+        return {}
+    return {"observation_space": env.observation_space, "action_space": env.action_space}

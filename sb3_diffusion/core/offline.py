@@ -1,8 +1,10 @@
 """Learning from stored transitions: stages of updates, and batches that mix the data with new experience."""
 
+import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from typing_extensions import Self, override
 
+from sb3_diffusion.checkpoints.old_names import old_modules
 from sb3_diffusion.checkpoints.trainings.state import all_callbacks
 from sb3_diffusion.clock import ShownClock
 from sb3_diffusion.core.algorithm import DiffusionAlgorithm
-from sb3_diffusion.core.data_arguments import Dataset, check_same_spaces, resolved_transform
+from sb3_diffusion.core.data_arguments import Dataset, check_same_spaces, resolved_transform, spaces_in_place
 from sb3_diffusion.core.divergence import cause_of_data
 from sb3_diffusion.core.metrics import MetricLog
 from sb3_diffusion.core.progress import ProgressBar
@@ -324,6 +327,27 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
             super()._update_current_progress_remaining(num_timesteps, total_timesteps)
 
     @override
+    @classmethod
+    @override
+    def load(  # type: ignore[override]  # the rest as there
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        See :meth:`~sb3_diffusion.core.algorithm.DiffusionAlgorithm.load`. What learned from data fits every environment whose
+        spaces have the same shapes, since a file of transitions does not tell the precision of the numbers.
+        """
+        if env is not None:
+            env = cls._wrap_env(env)
+            custom_objects = custom_objects or {}
+            with old_modules():
+                custom_objects = spaces_in_place(path, env, custom_objects) | custom_objects
+        return super().load(path, env, device, custom_objects, **kwargs)
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
         Go on with another environment.
