@@ -45,6 +45,6 @@ def shows_updates(model: BaseAlgorithm) -> bool:
 def logged_time(model: BaseAlgorithm) -> int:
     """
     :param model: An algorithm, of ours or of Stable-Baselines3
-    :return: What its logs have on their time axis: the clock that it shows, behind the updates on data that the same files have
+    :return: What its logs have on their time axis: the clock that it shows, behind the updates in the same files
     """
     return model.num_timesteps + int(vars(model).get("_logs_behind", 0))
