@@ -16,17 +16,17 @@ from typing_extensions import Self, override
 from sb3_diffusion.checkpoints.trainings.state import all_callbacks
 from sb3_diffusion.clock import ShownClock
 from sb3_diffusion.core.algorithm import DiffusionAlgorithm
-from sb3_diffusion.core.data_arguments import Dataset, check_same_spaces, resolved_transform
-from sb3_diffusion.core.divergence import cause_of_data
-from sb3_diffusion.core.metrics import MetricLog
-from sb3_diffusion.core.progress import ProgressBar
+from sb3_diffusion.core.arguments.data import Dataset, check_same_spaces, resolved_transform
+from sb3_diffusion.core.reporting.divergence import cause_of_data
+from sb3_diffusion.core.reporting.metrics import MetricLog
+from sb3_diffusion.core.reporting.progress import ProgressBar
 from sb3_diffusion.core.surroundings import check_surroundings
-from sb3_diffusion.core.update import Stage, divided
+from sb3_diffusion.core.update.parts import Stage, divided
 from sb3_diffusion.data.batch import Batch, concatenated
-from sb3_diffusion.data.dataset import OfflineDataset
-from sb3_diffusion.data.loading import load_dataset
 from sb3_diffusion.data.rewards import RewardTransform, reward_transform
 from sb3_diffusion.data.sampler import DatasetSampler
+from sb3_diffusion.data.stored.dataset import OfflineDataset
+from sb3_diffusion.data.stored.loading import load_dataset
 from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.features import set_observation_statistics
 
