@@ -19,17 +19,17 @@ from sb3_diffusion.checkpoints.old_names import old_modules
 from sb3_diffusion.checkpoints.trainings.state import all_callbacks
 from sb3_diffusion.clock import ShownClock, logged_time
 from sb3_diffusion.core.algorithm import DiffusionAlgorithm, replaced
-from sb3_diffusion.core.data_arguments import Dataset, check_same_spaces, resolved_transform, spaces_in_place
-from sb3_diffusion.core.divergence import cause_of_data
-from sb3_diffusion.core.metrics import MetricLog
-from sb3_diffusion.core.progress import ProgressBar
+from sb3_diffusion.core.arguments.data import Dataset, check_same_spaces, resolved_transform, spaces_in_place
+from sb3_diffusion.core.reporting.divergence import cause_of_data
+from sb3_diffusion.core.reporting.metrics import MetricLog
+from sb3_diffusion.core.reporting.progress import ProgressBar
 from sb3_diffusion.core.surroundings import check_surroundings
-from sb3_diffusion.core.update import Stage, divided
+from sb3_diffusion.core.update.parts import Stage, divided
 from sb3_diffusion.data.batch import Batch, concatenated
-from sb3_diffusion.data.dataset import OfflineDataset
-from sb3_diffusion.data.loading import load_dataset
 from sb3_diffusion.data.rewards import RewardTransform, reward_transform
 from sb3_diffusion.data.sampler import DatasetSampler
+from sb3_diffusion.data.stored.dataset import OfflineDataset
+from sb3_diffusion.data.stored.loading import load_dataset
 from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.features import set_observation_statistics
 

@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_diffusion import DACER, QSM, SDAC, OfflineDataset, load_agent, save_agent
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from sb3_diffusion.clock import environment_steps
-from sb3_diffusion.core.metrics import Metrics, TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import Stage, divided
+from sb3_diffusion.core.reporting.metrics import Metrics, TrainingDiverged
+from sb3_diffusion.core.update.parts import Stage, divided
 from sb3_diffusion.data.batch import Batch
 from tests.environments import PointEnv
 from tests.helpers import act, assert_identical, flat_parameters, make, observations, point_data
