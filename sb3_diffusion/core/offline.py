@@ -18,11 +18,12 @@ from typing_extensions import Self, override
 from sb3_diffusion.checkpoints.old_names import old_modules
 from sb3_diffusion.checkpoints.trainings.state import all_callbacks
 from sb3_diffusion.clock import ShownClock, logged_time
-from sb3_diffusion.core.algorithm import DiffusionAlgorithm, replaced
+from sb3_diffusion.core.algorithm import DiffusionAlgorithm
 from sb3_diffusion.core.arguments.data import Dataset, check_same_spaces, resolved_transform, spaces_in_place
 from sb3_diffusion.core.reporting.divergence import cause_of_data
 from sb3_diffusion.core.reporting.metrics import MetricLog
 from sb3_diffusion.core.reporting.progress import ProgressBar
+from sb3_diffusion.core.saving import replaced
 from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.update.parts import Stage, divided
 from sb3_diffusion.data.batch import Batch, concatenated
