@@ -30,7 +30,6 @@ from sb3_diffusion.printable import printable
 from sb3_diffusion.taxonomy import registered_methods
 
 from ..lease import Taken
-from . import tuning
 from .callbacks import Checkpoints, Evaluation, Ownership, SaveNormalization
 from .ending import Ending
 from .options import fit, hyperparameters, settings
@@ -49,6 +48,9 @@ from .runs.signals import Signals, leave_signals_to_trainer, start_worker_server
 from .runs.starting_agent import StartingAgent
 from .runs.text_files import write_yaml
 from .tracking import make_logger
+from .tuning.report import print_summary, train_command, write_report
+from .tuning.search import Search, learning_offline
+from .tuning.study import load_trial, open_study, storage_lock
 from .warmup import announce_warm_up
 
 DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
@@ -315,7 +317,7 @@ class Manager(ExperimentManager):
         if self.storage is None or self.study_name is None:
             fail("train.py", f"--trial-id {trial_id} needs --storage and --study-name, which say whose trial it is")
         try:
-            params = tuning.load_trial(self.storage, self.study_name, trial_id, self.algo)
+            params = load_trial(self.storage, self.study_name, trial_id, self.algo)
         except ValueError as error:
             fail("train.py", str(error))
         converted: dict[str, Any] = HYPERPARAMS_CONVERTER[self.algo](params)
@@ -386,24 +388,24 @@ class Manager(ExperimentManager):
         if self.algo not in HYPERPARAMS_SAMPLER:
             fail("train.py", f"-optimize: there is no search space for {self.algo}; write one under search: in its settings")
         if self.dataset_name:
-            ALGOS[self.algo] = tuning.learning_offline(ALGOS[self.algo])
+            ALGOS[self.algo] = learning_offline(ALGOS[self.algo])
         sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
         values = {key: str(value) for key, value in self._hyperparams.items()}
         attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": own_command(), **values}
         try:
-            lock = tuning.storage_lock(self.storage)
-            study = tuning.open_study(self.storage, self.study_name, lock, sampler, pruner, attributes)
+            lock = storage_lock(self.storage)
+            study = open_study(self.storage, self.study_name, lock, sampler, pruner, attributes)
         except ValueError as error:
             fail("train.py", str(error))
         if not self.dataset_name:
             announce_warm_up(self._hyperparams.get("learning_starts", 0), int(self.n_timesteps))
         print(f"Study {printable(study.study_name, 200)}, sampler {self.sampler}, pruner {self.pruner}")
-        tuning.Search(study, self.objective, lock, self.n_trials, self.max_total_trials).run(self.n_jobs)
-        train = tuning.train_command(sys.argv, study.study_name) if self.storage is not None else []
-        tuning.print_summary(study, train)
+        Search(study, self.objective, lock, self.n_trials, self.max_total_trials).run(self.n_jobs)
+        train = train_command(sys.argv, study.study_name) if self.storage is not None else []
+        print_summary(study, train)
         # the same name for every worker: the last one has seen all trials
         report = f"report_{self.env_name}_{study.study_name.replace('/', '-')}"
-        tuning.write_report(study, Path(self.log_folder, self.algo, report), picture=not self.no_optim_plots)
+        write_report(study, Path(self.log_folder, self.algo, report), picture=not self.no_optim_plots)
 
     @override
     def save_trained_model(self, model: BaseAlgorithm) -> None:

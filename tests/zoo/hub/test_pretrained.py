@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sb3_diffusion.taxonomy import available_methods
+from zoo.hub.publication import evaluate
 from zoo.hub.published import PRETRAINED, PublishedAgent
-from zoo.hub.repository import check_folder, evaluate
+from zoo.hub.repository import check_folder
 
 AGENTS = sorted(path.parent for path in PRETRAINED.glob("*/results.json"))
 MAX_BYTES = 2_000_000
