@@ -10,7 +10,9 @@ from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import GenerativeProcess, noise_to_clean
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.schedules import discrete_betas
-from sb3_diffusion.generative.solvers import CLIP_TARGETS, VARIANCES, GridPoint, Sampler, check_steps
+from sb3_diffusion.generative.solvers.grid import GridPoint, check_steps
+from sb3_diffusion.generative.solvers.rules import CLIP_TARGETS, VARIANCES
+from sb3_diffusion.generative.solvers.sampler import Sampler
 from sb3_diffusion.names import choice
 
 
@@ -88,7 +90,7 @@ class DiscreteDiffusion(GenerativeProcess):
             visited indices, so that these must be at least two apart.
         :param clip: Clip the estimate of the clean sample to [-1, 1] in every step
         :param options: ``variance``, ``clip_bounds``, ``clip_target``, ``ddim_recompute_noise`` and ``lower_order_final``
-            of :class:`~sb3_diffusion.generative.solvers.Sampler`
+            of :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`
         :return: The sampler
         :raises ValueError: For unknown names and values out of range
         """

@@ -9,7 +9,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_diffusion.names import choice
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics, StandardizedCritics
+from sb3_diffusion.networks.critics import ScalarCritics, StandardizedCritics
+from sb3_diffusion.networks.distributional_critics import CategoricalCritics, GaussianCritics
 from sb3_diffusion.policies.features import ObservationModel
 from sb3_diffusion.policies.values.precision import check_precision
 
