@@ -30,7 +30,7 @@ from zoo.training.tuning.report import draw_history, print_summary, train_comman
 from zoo.training.tuning.search import Search
 from zoo.training.tuning.study import load_trial, open_storage, open_study, storage_lock
 
-from .options.test_hyperparams import load
+from ..options.test_hyperparams import load
 
 register_algorithms()
 
