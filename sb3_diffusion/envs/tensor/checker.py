@@ -67,8 +67,8 @@ class _Ends:
             )
         elif self.n_known > 0 and self.n_first_of_next == self.n_known:
             raise ValueError(
-                f"final_observation equals observation in all {self.n_known} environments whose episode ended: it is the first "
-                "observation of the next episode. Take it before the reset, or set final_valid to false."
+                f"final_observation equals observation in all {self.n_known} environments whose episode ended: it is the "
+                "first observation of the next episode. Take it before the reset, or set final_valid to false."
             )
 
 
@@ -78,9 +78,7 @@ def _parts(observation: Observation) -> dict[Any, th.Tensor]:
 
 def _copied(step: TensorStep) -> TensorStep:
     final = None if step.final_observation is None else each(th.clone, step.final_observation)
-    return step._replace(
-        observation=each(th.clone, step.observation), reward=step.reward.clone(), final_observation=final
-    )
+    return step._replace(observation=each(th.clone, step.observation), reward=step.reward.clone(), final_observation=final)
 
 
 def _check_kept(kept: TensorStep, copy: TensorStep) -> None:
@@ -90,7 +88,9 @@ def _check_kept(kept: TensorStep, copy: TensorStep) -> None:
             continue
         for key, tensor in _parts(one).items():
             if not th.equal(tensor.nan_to_num(), _parts(other)[key].nan_to_num()):
-                raise ValueError(f"{name} of a step was overwritten by the next one; return a clone() of the simulator's tensor.")
+                raise ValueError(
+                    f"{name} of a step was overwritten by the next one; return a clone() of the simulator's tensor."
+                )
 
 
 def _check_step(env: TensorVecEnv, step: TensorStep) -> None:
@@ -131,6 +131,8 @@ def _check_tensor(env: TensorVecEnv, tensor: th.Tensor, name: str, shape: tuple[
     if not isinstance(tensor, th.Tensor):
         raise ValueError(f"{name} is a {type(tensor).__name__} and should be a tensor.")
     if tensor.shape != shape or tensor.dtype != dtype:
-        raise ValueError(f"{name} has the shape {tuple(tensor.shape)} and type {tensor.dtype}, and should have {shape} and {dtype}.")
+        raise ValueError(
+            f"{name} has the shape {tuple(tensor.shape)} and type {tensor.dtype}, and should have {shape} and {dtype}."
+        )
     if tensor.device.type != env.device.type:
         raise ValueError(f"{name} is on {tensor.device} and should be on {env.device}.")

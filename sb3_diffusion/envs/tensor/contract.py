@@ -138,7 +138,8 @@ class TensorVecEnv(NumpyFace):
         """
         if actions.shape != self._shape_of_actions:
             raise ValueError(
-                f"actions have the shape {tuple(actions.shape)} and should have {self._shape_of_actions}, one row per environment."
+                f"actions have the shape {tuple(actions.shape)} and should have {self._shape_of_actions}, "
+                "one row per environment."
             )
         if self.last_observation is None:
             raise RuntimeError("step_tensor() before the first reset_tensor(): there is no episode yet.")

@@ -79,7 +79,9 @@ class NumpyFace(VecEnv):
         ended = np.flatnonzero(done)
         if len(ended):
             assert before is not None  # a step without a reset was refused
-            for row, final, episode in zip(ended, self._last_observations(step, before, ended), self._episodes(ended), strict=True):
+            for row, final, episode in zip(
+                ended, self._last_observations(step, before, ended), self._episodes(ended), strict=True
+            ):
                 infos[row] = {"TimeLimit.truncated": bool(truncated[row]), "terminal_observation": final, "episode": episode}
                 if not known[row]:
                     infos[row][STALE] = True
@@ -143,7 +145,9 @@ class NumpyFace(VecEnv):
         owner = next((owner for owner in self._owners() if hasattr(owner, attr_name)), self)
         setattr(owner, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
         """
         :param method_name: Name of a method, which is called once for all environments
         :param method_args: Its arguments

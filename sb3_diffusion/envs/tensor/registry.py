@@ -61,8 +61,8 @@ def make_tensor_env(
     """
     Make many copies of an environment that speaks tensors.
 
-    :param env_id: ``torch/...`` and other registered names, a task of Isaac Lab (``Isaac-Ant-v0``), or a task behind the prefix
-        ``mjlab/``, ``envpool/`` or ``playground/``
+    :param env_id: ``torch/...`` and other registered names, a task of Isaac Lab (``Isaac-Ant-v0``), or a task behind the
+        prefix ``mjlab/``, ``envpool/`` or ``playground/``
     :param num_envs: Number of environments; by default 1024, or what the simulator's task says
     :param device: Device of all tensors; by default a GPU if the environment can run there
     :param seed: Seed of the first reset

@@ -21,8 +21,8 @@ class TensorStep(NamedTuple):
     :param final_observation: What was seen at the end of an episode, arranged as the observation; ``None`` if the simulator
         never says. Rows that are not ``final_valid`` hold anything.
     :param final_valid: Where ``final_observation`` is the last observation of an episode that ended in this step,
-        ``(n_envs,)``, bool. Where an episode was truncated and this is false, nobody knows its last observation: bootstrap from
-        the one before, never from ``observation``.
+        ``(n_envs,)``, bool. Where an episode was truncated and this is false, nobody knows its last observation: bootstrap
+        from the one before, never from ``observation``.
     :param log: What the simulator has to say about itself
     """
 

@@ -18,7 +18,8 @@ def unbounded(dim: int) -> spaces.Box:
 
 class FakeIsaacEnv:
     """
-    Rows count the steps of their episode: 100 plus the count, in every number of the group ``policy``; 200 plus, in ``critic``.
+    Rows count the steps of their episode: 100 plus the count, in every number of the group ``policy``; 200 plus, in
+    ``critic``.
 
     Row 0 terminates when it has lived for 3 steps, and row 1 terminates in the very step of its time limit.
 
@@ -66,7 +67,9 @@ class FakeIsaacEnv:
     def max_episode_length(self) -> int:
         return int(np.ceil(self.cfg.episode_length_s / self.step_dt))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         self.seeds.append(seed)
         self.begin(th.ones(self.num_envs, dtype=th.bool))
         return self.look(self.observed), self.extras
@@ -114,7 +117,10 @@ class FakeMjlabEnv(FakeIsaacEnv):
         super().__init__(generation=2, **settings)
         own = {"actor": self.single_observation_space["policy"], "critic": self.single_observation_space["critic"]}
         self.single_observation_space = SimpleNamespace(  # type: ignore[assignment]
-            spaces={key: SimpleNamespace(shape=space.shape, dtype="float32", low=-np.inf, high=np.inf) for key, space in own.items()}
+            spaces={
+                key: SimpleNamespace(shape=space.shape, dtype="float32", low=-np.inf, high=np.inf)
+                for key, space in own.items()
+            }
         )
         self.single_action_space = SimpleNamespace(shape=(2,), dtype="float32", low=-np.inf, high=np.inf)  # type: ignore[assignment]
         self.cfg.auto_reset = True

@@ -13,10 +13,10 @@ from sb3_diffusion.envs.tensor import (
     as_tensor_env,
     make_tensor_env,
 )
+from tests.environments import PointEnv
 from tests.envs.tensor.clock import ClockEnv, Silent
 from tests.envs.tensor.fake_envpool import FakePool
 from tests.envs.tensor.fake_isaac import FakeIsaacEnv, FakeMjlabEnv
-from tests.environments import PointEnv
 
 
 def dummy(observation: str) -> TensorVecEnv:

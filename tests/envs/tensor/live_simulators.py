@@ -17,7 +17,7 @@ import argparse
 import sys
 import time
 import warnings
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 
 import torch as th
 from stable_baselines3 import PPO
@@ -87,11 +87,10 @@ if __name__ == "__main__":
     parser.add_argument("ids", nargs="+", help="names of make_tensor_env")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*precision lowered.*")
-    for package in PACKAGES:
-        try:
-            print(f"{package} {version(package)}", end="  ")
-        except PackageNotFoundError:
-            pass
-    print(f"python {sys.version.split()[0]}")
+    installed = {package.name: package.version for package in distributions()}
+    print(
+        *(f"{package} {installed[package]} " for package in PACKAGES if package in installed),
+        f"python {sys.version.split()[0]}",
+    )
     for name in arguments.ids:
         try_live(name)

@@ -1,6 +1,7 @@
 """What every tensor environment promises, as tensors and to Stable-Baselines3."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ from tests.envs.tensor.kinds import CLOCKS, KINDS, UNKNOWN
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not (know|tell) the last observation:UserWarning"),
+    pytest.mark.filterwarnings("ignore:seed=. is not used. envpool takes its seed:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*wrapp.*Monitor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type:UserWarning"),
     pytest.mark.filterwarnings("ignore:The `render_mode` attribute is not defined:UserWarning"),
 ]
 
@@ -201,7 +205,7 @@ def test_this_test_fails_for_the_first_observation_of_the_next_episode() -> None
     ],
 )
 def test_what_sb3_makes_of_a_timeout(make, last: float) -> None:  # type: ignore[no-untyped-def]
-    """The rewards in SB3's own rollout buffer: at a time-out the value of what it was given as the last observation is added."""
+    """In SB3's own rollout buffer, the reward of a time-out has the value of what was given as the last observation."""
     env = clocks_only(make())
     model = PPO("MlpPolicy", env, n_steps=LIMIT, batch_size=LIMIT * 3, gamma=0.5, n_epochs=1)
     model.policy.predict_values = lambda observation: value(observation).reshape(-1, 1)  # type: ignore[method-assign,assignment]
@@ -320,7 +324,9 @@ def policy_for(env: VecEnv) -> str:
 def test_policies_are_evaluated(kind: str, tmp_path: Path) -> None:
     env = KINDS[kind]()
     model = PPO(policy_for(env), env, n_steps=8, batch_size=8, n_epochs=1)
-    returns, lengths = evaluate_policy(model, model.get_env(), n_eval_episodes=4, return_episode_rewards=True, warn=True)
+    vec_env = model.get_env()
+    assert vec_env is not None
+    returns, lengths = evaluate_policy(model, vec_env, n_eval_episodes=4, return_episode_rewards=True)
     assert isinstance(lengths, list) and len(lengths) == 4 and all(0 < length <= 5 for length in lengths)
     callback = EvalCallback(KINDS[kind](), n_eval_episodes=2, eval_freq=8, log_path=str(tmp_path), verbose=0)
     model.learn(8 * env.num_envs, callback=callback)
@@ -345,14 +351,14 @@ def test_the_monitor_is_built_in() -> None:
 @pytest.mark.parametrize("kind", ["torch/Pendulum", "Isaac Lab 3, terms and critic", "Isaac Lab 2"])
 def test_training_by_way_of_numpy(algorithm, kind: str) -> None:  # type: ignore[no-untyped-def]
     env = KINDS[kind]()
-    small = {"n_steps": 16, "batch_size": 16} if algorithm is PPO else {"learning_starts": 10, "batch_size": 8}
+    small: dict[str, Any] = {"n_steps": 16, "batch_size": 16} if algorithm is PPO else {"learning_starts": 10, "batch_size": 8}
     if algorithm is QSM:
         model = QSM("DiffusionPolicy", env, policy_kwargs={"net_arch": [8], "diffusion_steps": 2}, **small)
     else:
         model = algorithm(policy_for(env), env, policy_kwargs={"net_arch": [8]}, seed=0, **small)
     model.learn(64)
-    assert model.num_timesteps >= 64 and len(model.ep_info_buffer) > 0
-    actions, _ = model.predict(env.reset(), deterministic=True)
+    assert model.num_timesteps >= 64 and model.ep_info_buffer
+    actions, _ = model.predict(env.reset(), deterministic=True)  # type: ignore[arg-type]
     assert actions.shape == (env.num_envs, *env.action_space.shape)  # type: ignore[misc]
 
 

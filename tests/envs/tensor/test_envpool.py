@@ -26,6 +26,7 @@ def test_every_row_is_a_transition() -> None:
         step = env.step_tensor(th.full((4, 1), 0.5))
         assert isinstance(before, th.Tensor) and isinstance(step.final_observation, th.Tensor)
         assert (step.final_observation == before + 1.0).all()  # a step forward in every row, also after an end
+        assert isinstance(step.observation, th.Tensor)
         assert (step.reward == step.final_observation[:, 0] - 100.0).all()
         assert (step.observation[step.done] == 100.0).all()
         assert th.equal(step.observation[~step.done], step.final_observation[~step.done])

@@ -16,7 +16,9 @@ def zeros(env: IsaacLabVecEnv) -> th.Tensor:
     return th.zeros(env.num_envs, 2)
 
 
-@pytest.mark.parametrize("make", [lambda: IsaacLabVecEnv(FakeIsaacEnv(compute_final_obs=True)), lambda: MjlabVecEnv(FakeMjlabEnv())])
+@pytest.mark.parametrize(
+    "make", [lambda: IsaacLabVecEnv(FakeIsaacEnv(compute_final_obs=True)), lambda: MjlabVecEnv(FakeMjlabEnv())]
+)
 def test_an_episode_ends_in_all_three_ways(make) -> None:  # type: ignore[no-untyped-def]
     """Row 0 terminates, row 1 terminates in the step of its time limit, the others run into it."""
     env = make()
@@ -95,7 +97,9 @@ def test_an_error_of_the_simulator_is_let_through() -> None:
             env.step_tensor(zeros(env))
 
 
-@pytest.mark.parametrize("make", [lambda: IsaacLabVecEnv(FakeIsaacEnv(compute_final_obs=True)), lambda: MjlabVecEnv(FakeMjlabEnv())])
+@pytest.mark.parametrize(
+    "make", [lambda: IsaacLabVecEnv(FakeIsaacEnv(compute_final_obs=True)), lambda: MjlabVecEnv(FakeMjlabEnv())]
+)
 def test_a_finite_horizon_has_no_timeouts(make) -> None:  # type: ignore[no-untyped-def]
     env = make()
     env.simulator.cfg.is_finite_horizon = True
@@ -136,8 +140,8 @@ def test_terms_may_be_kept_apart() -> None:
 @ANY_ENDS
 def test_any_group_can_be_observed() -> None:
     assert IsaacLabVecEnv(FakeIsaacEnv(), group="critic").observation_space.shape == (5,)
-    with pytest.raises(ValueError, match=r"group='polcy' is no observation group of this environment; did you mean policy\?"):
-        IsaacLabVecEnv(FakeIsaacEnv(), group="polcy")
+    with pytest.raises(ValueError, match=r"group='polisy' is no observation group of this environment; did you mean policy\?"):
+        IsaacLabVecEnv(FakeIsaacEnv(), group="polisy")
     with pytest.raises(ValueError, match=r"critic_group='x' is no observation group .* known are critic, policy"):
         IsaacLabVecEnv(FakeIsaacEnv(), critic_group="x")
     with pytest.raises(ValueError, match="critic_group='policy' is what the actor reads already"):

@@ -13,7 +13,7 @@ from sb3_diffusion.envs.tensor.contract import TensorVecEnv
 from sb3_diffusion.envs.tensor.observations import Array, Observation, box, to_tensor, upload
 from sb3_diffusion.envs.tensor.step import TensorStep
 from sb3_diffusion.names import suggest
-from sb3_diffusion.numeric import optional, integer
+from sb3_diffusion.numeric import integer, optional
 
 NO_BOUND = 1e30
 """Bounds beyond this are the ends of the number format, one of which envpool writes as the smallest positive number."""
@@ -35,8 +35,8 @@ class EnvpoolVecEnv(TensorVecEnv):
         config = env.config
         if config.get("batch_size", config["num_envs"]) not in (0, config["num_envs"]):
             raise ValueError(
-                f"batch_size={config['batch_size']} of the pool differs from num_envs={config['num_envs']}, so that it steps a part "
-                "of its environments at a time; leave batch_size out."
+                f"batch_size={config['batch_size']} of the pool differs from num_envs={config['num_envs']}, so that it "
+                "steps a part of its environments at a time; leave batch_size out."
             )
         self.env = env
         self._keys, space = _observation_space(env.observation_space)
@@ -115,7 +115,9 @@ def make_envpool(
     import envpool
 
     if task not in envpool.list_all_envs():
-        raise ValueError(f"envpool has no task {task!r}; {suggest(task, envpool.list_all_envs(), 'envpool.list_all_envs() names them.')}")
+        raise ValueError(
+            f"envpool has no task {task!r}; {suggest(task, envpool.list_all_envs(), 'envpool.list_all_envs() names them.')}"
+        )
     num_envs = optional(integer, "num_envs", num_envs, low=1) or 64
     chosen = {} if seed is None else {"seed": seed}
     return EnvpoolVecEnv(envpool.make(task, env_type="gymnasium", num_envs=num_envs, **chosen, **settings), device)

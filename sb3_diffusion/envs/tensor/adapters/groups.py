@@ -19,7 +19,8 @@ class ObservationGroups:
     is the observation, as it is. With one, the observation is a ``Dict`` of both, whose entries are named after the groups
     (``policy``), or after groups and terms (``policy/joint_pos``).
 
-    :param space: Space of all groups, of Gymnasium or anything that has ``spaces`` and, within, ``shape``, ``low`` and ``high``
+    :param space: Space of all groups, of Gymnasium or anything that has ``spaces`` and, within, ``shape``, ``low`` and
+        ``high``
     :param group: What everybody may read
     :param critic_group: What critics may read besides
     """

@@ -26,12 +26,12 @@ class IsaacLabVecEnv(TensorVecEnv):
     """
     An environment of Isaac Lab as a :class:`~sb3_diffusion.envs.tensor.contract.TensorVecEnv`.
 
-    Its actions are unbounded, though their terms are scaled so that they are about one. An agent whose actions lie in a box needs
-    one: ``action_bound``.
+    Its actions are unbounded, though their terms are scaled so that they are about one. An agent whose actions lie in a box
+    needs one: ``action_bound``.
 
     What an episode looked like at its end is known to release 3.0 if ``cfg.compute_final_obs`` was set before the environment
-    was made (:func:`~sb3_diffusion.envs.tensor.adapters.isaaclab_launch.make_isaaclab` does), and to release 2.3 never. Time-outs
-    of a task whose ``cfg.is_finite_horizon`` is set count as terminations.
+    was made (:func:`~sb3_diffusion.envs.tensor.adapters.isaaclab_launch.make_isaaclab` does), and to release 2.3 never.
+    Time-outs of a task whose ``cfg.is_finite_horizon`` is set count as terminations.
 
     :param env: What ``gymnasium.make`` returned
     :param group: Observation group of the actor
@@ -110,8 +110,8 @@ class IsaacLabVecEnv(TensorVecEnv):
         # the simulator divides seconds by the length of a step and rounds up
         self.simulator.cfg.episode_length_s = (steps - 0.5) * self.simulator.step_dt
 
-    @property  # type: ignore[override]
-    def episode_length_buf(self) -> th.Tensor:
+    @property
+    def episode_length_buf(self) -> th.Tensor:  # type: ignore[override]
         """Steps that each running episode has taken."""
         return self.simulator.episode_length_buf
 
@@ -142,14 +142,14 @@ class IsaacLabVecEnv(TensorVecEnv):
             return
         if not self._computes_final_observations():
             warnings.warn(
-                "This environment does not tell the last observation of an episode, so that time-outs are bootstrapped from the one "
-                "before. Isaac Lab 3.0 tells it if cfg.compute_final_obs is set before gymnasium.make.",
+                "This environment does not tell the last observation of an episode, so that time-outs are bootstrapped from "
+                "the one before. Isaac Lab 3.0 tells it if cfg.compute_final_obs is set before gymnasium.make.",
                 stacklevel=3,
             )
         elif terms := _terms_with_history(self.simulator.cfg, (group, critic_group)):
             warnings.warn(
-                f"Final observations lack the newest frame of terms that have a history: {', '.join(terms)}. Pass final_obs=False "
-                "to bootstrap time-outs from the observation before.",
+                f"Final observations lack the newest frame of terms that have a history: {', '.join(terms)}. Pass "
+                "final_obs=False to bootstrap time-outs from the observation before.",
                 stacklevel=3,
             )
 

@@ -24,9 +24,7 @@ class MjlabVecEnv(IsaacLabVecEnv):
     :param action_bound: Largest absolute value of an action, one number or one for each dimension
     """
 
-    def __init__(
-        self, env: Any, group: str = "actor", critic_group: str | None = None, action_bound: ActionBound = 1.0
-    ):
+    def __init__(self, env: Any, group: str = "actor", critic_group: str | None = None, action_bound: ActionBound = 1.0):
         super().__init__(env, group, critic_group, action_bound, final_obs=False)
         self.simulator.cfg.auto_reset = False
 
@@ -60,7 +58,9 @@ def make_mjlab(
     :return: The environment
     """
     if importlib.util.find_spec("mjlab") is None:
-        raise ImportError("mjlab is not installed; it needs a virtual environment without dm-control: pip install 'mjlab>=1.6,<2'")
+        raise ImportError(
+            "mjlab is not installed; it needs a virtual environment without dm-control: pip install 'mjlab>=1.6,<2'"
+        )
     import mjlab.tasks  # noqa: F401  (registers them)
     from mjlab.envs import ManagerBasedRlEnv
     from mjlab.tasks.registry import list_tasks, load_env_cfg

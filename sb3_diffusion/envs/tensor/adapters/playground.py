@@ -21,9 +21,9 @@ class PlaygroundVecEnv(TensorVecEnv):
     Many copies of a task of Playground, or of anything with its functions ``reset(key)`` and ``step(state, action)``, as a
     :class:`~sb3_diffusion.envs.tensor.contract.TensorVecEnv`.
 
-    The task knows neither a time limit nor a reset, so both are compiled in here, and every final observation is known. Setting a
-    simulation up costs much more than a step of it. The states in which episodes begin are therefore made once, as many as there
-    are environments, and drawn from at random afterwards; :meth:`reset_tensor` makes new ones.
+    The task knows neither a time limit nor a reset, so both are compiled in here, and every final observation is known.
+    Setting a simulation up costs much more than a step of it. The states in which episodes begin are therefore made once, as
+    many as there are environments, and drawn from at random afterwards; :meth:`reset_tensor` makes new ones.
 
     :param env: The task
     :param num_envs: Number of environments
@@ -53,7 +53,9 @@ class PlaygroundVecEnv(TensorVecEnv):
         )
         if device == "auto":
             device = "cuda" if jax.default_backend() in ("gpu", "cuda") else "cpu"
-        super().__init__(num_envs, self._groups.space, box((env.action_size,), -1.0, 1.0), device, None, self._groups.privileged)
+        super().__init__(
+            num_envs, self._groups.space, box((env.action_size,), -1.0, 1.0), device, None, self._groups.privileged
+        )
         self._limit = integer("max_episode_length", max_episode_length, low=1)
         self._reset = jax.jit(jax.vmap(env.reset))
         self._step = jax.jit(self._compiled_step)

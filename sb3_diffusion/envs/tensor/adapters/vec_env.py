@@ -37,7 +37,9 @@ class VecEnvAdapter(TensorVecEnv):
 
     def __init__(self, venv: VecEnv, device: th.device | str = "auto"):
         if not isinstance(venv.action_space, spaces.Box):
-            raise ValueError(f"The action space {venv.action_space} is no Box; methods that speak tensors choose real numbers.")
+            raise ValueError(
+                f"The action space {venv.action_space} is no Box; methods that speak tensors choose real numbers."
+            )
         self.venv = venv
         super().__init__(venv.num_envs, venv.observation_space, venv.action_space, device, venv.render_mode)
         self.metadata = venv.metadata
@@ -114,7 +116,9 @@ class VecEnvAdapter(TensorVecEnv):
         """
         self.venv.set_attr(attr_name, value, indices)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
         """
         :param method_name: Name of a method
         :param method_args: Its arguments

@@ -23,8 +23,9 @@ class PointMass(TorchVecEnv):
     Push a point from the left to the right of a field, past discs that must not be touched.
 
     The field is a mirror image of itself: what leads past the middle disc above, mirrored, leads past it below, and pays the
-    same. The mean of both ways hits the disc. A step pays how much nearer the goal is, in units of a tenth; reaching it pays 10,
-    touching a disc -5, and both end the episode. Walls stop the point. The state, all of which is seen, is position and velocity.
+    same. The mean of both ways hits the disc. A step pays how much nearer the goal is, in units of a tenth; reaching it pays
+    10, touching a disc -5, and both end the episode. Walls stop the point. The state, all of which is seen, is position and
+    velocity.
 
     :param num_envs: Number of environments
     :param device: Device
