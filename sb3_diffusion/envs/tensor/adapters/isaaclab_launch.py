@@ -36,8 +36,8 @@ def make_isaaclab(
     """
     if importlib.util.find_spec("isaaclab") is None:
         raise ImportError(
-            f"{task} needs Isaac Lab, which is not installed: release 3.0 runs on Python 3.12, release 2.3 on Python 3.11 with "
-            "Isaac Sim; follow its installation guide, then run this again in that environment."
+            f"{task} needs Isaac Lab, which is not installed: release 3.0 runs on Python 3.12, release 2.3 on Python 3.11 "
+            "with Isaac Sim; follow its installation guide, then run this again in that environment."
         )
     chosen = {} if device == "auto" else {"device": device}
     app = import_module("isaaclab.app")
