@@ -15,6 +15,7 @@ from sb3_diffusion.data.replay import TensorReplayBuffer as TensorReplayBuffer
 from sb3_diffusion.data.scores import normalized_score as normalized_score
 from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
 from sb3_diffusion.policies.gaussian import GaussianPolicy as GaussianPolicy
+from sb3_diffusion.q_guidance.dac import DAC as DAC
 from sb3_diffusion.q_guidance.dps import DPS as DPS
 from sb3_diffusion.q_guidance.idem import iDEM as iDEM
 from sb3_diffusion.q_guidance.qsm import QSM as QSM
@@ -52,6 +53,7 @@ __all__ = [  # noqa: RUF022
     "QSM",
     "iDEM",
     "DPS",
+    "DAC",
     "SDAC",
     "MaxEntDP",
     "QVPO",

@@ -31,12 +31,14 @@ class Part(NamedTuple):
         quantities to log
     :param network: Network of the policy whose parameters get the gradient; its attribute ``optimizer`` steps
     :param every: Updates between two of its steps
+    :param then: What follows every step, before the next part's loss: the move of an average that the next part asks
     """
 
     name: str
     loss: Loss
     network: nn.Module
     every: int = 1
+    then: Callable[[], None] | None = None
 
     @property
     def optimizer(self) -> th.optim.Optimizer:
@@ -115,6 +117,8 @@ class Update:
             if part.name in due:
                 loss, logged = self.loss_of(part)(batch)
                 self.step(part, loss)
+                if part.then is not None:
+                    part.then()
                 metrics |= {f"{part.name}_loss": loss.detach(), **logged}
         return metrics | self.finish(metrics)
 

@@ -27,7 +27,7 @@ from sb3_diffusion.policies.critic import ObservationCritic, reduce_critics
 from sb3_diffusion.policies.edm_denoiser import EDMDenoiser
 from sb3_diffusion.policies.exploration import ExplorationNoise
 from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
-from sb3_diffusion.policies.multiplier import Multiplier
+from sb3_diffusion.policies.multiplier import make_multiplier
 from sb3_diffusion.policies.one_step import OneStepActor
 from sb3_diffusion.policies.parts import (
     Actor,
@@ -93,7 +93,7 @@ class ActorCritic(BasePolicy):
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
         descent, or a moving average
     :param multipliers: Learned positive numbers of the method (temperatures, Lagrange multipliers) by name, each with the
-        arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
+        arguments of :func:`~sb3_diffusion.policies.multiplier.make_multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another actor, such as a behaviour policy,
         ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`, ``"edm"``: an
@@ -154,7 +154,7 @@ class ActorCritic(BasePolicy):
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
-        multipliers: dict[str, dict[str, float]] | None = None,
+        multipliers: dict[str, dict[str, Any]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
         standardize_observations: bool = False,
@@ -208,7 +208,7 @@ class ActorCritic(BasePolicy):
             self.trained["critic"] = self.critic
         else:
             self._go_without_critics()
-        self.multipliers = nn.ModuleDict({name: Multiplier(**options) for name, options in (multipliers or {}).items()})
+        self.multipliers = nn.ModuleDict({name: make_multiplier(**of) for name, of in (multipliers or {}).items()})
         factor: Any = None if exploration_multiplier is None else self.multipliers[exploration_multiplier]
         self.exploration = ExplorationNoise(exploration_noise, factor)
         for name, options in (networks or {}).items():
