@@ -19,6 +19,7 @@ from sb3_diffusion.q_guidance.dac import DAC as DAC
 from sb3_diffusion.q_guidance.dps import DPS as DPS
 from sb3_diffusion.q_guidance.idem import iDEM as iDEM
 from sb3_diffusion.q_guidance.qsm import QSM as QSM
+from sb3_diffusion.reparameterization.bdpo import BDPO as BDPO
 from sb3_diffusion.reparameterization.dacer import DACER as DACER
 from sb3_diffusion.reparameterization.dacerv2 import DACERv2 as DACERv2
 from sb3_diffusion.reparameterization.dime import DIME as DIME
@@ -63,6 +64,7 @@ __all__ = [  # noqa: RUF022
     "DACERv2",
     "DIME",
     "DQL",
+    "BDPO",
     "EDP",
     "FQL",
     "DTQL",

@@ -1,4 +1,4 @@
-"""How the values of several candidates by several critics become one value of a state: over the candidates, then the critics."""
+"""How values of several candidates by several critics become one value of a state: over the candidates, then the critics."""
 
 import torch as th
 

@@ -33,6 +33,7 @@ from sb3_diffusion.policies.parts import (
     Actor,
     Module,
     StateValue,
+    forget_moments,
     frozen_copy,
     optimizer_settings,
     own_parameters,
@@ -244,10 +245,7 @@ class ActorCritic(BasePolicy):
         arguments = {"share_features_extractor": self.critic.share_features_extractor, **self._critic_arguments}
         fresh = self._make(ObservationCritic, self.critic.features_extractor, **arguments)
         self.critic.ensemble.load_state_dict(fresh.ensemble.state_dict())
-        optimizer: Any = self.critic.optimizer
-        for moments in optimizer.state.values():
-            for value in moments.values():
-                value.zero_()
+        forget_moments(self.critic.optimizer)  # type: ignore[arg-type]
 
     def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
         extractor = self.actor.features_extractor if share_features_extractor else None

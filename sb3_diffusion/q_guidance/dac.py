@@ -25,9 +25,10 @@ class DAC(AveragedActor):
     Diffusion Actor-Critic (DAC).
 
     Q-value guidance with the behaviour policy as reference. Policy iteration under a bound of the divergence from the data,
-    written as a regression of noise: the target of the noise network is the noise that was added to an action of the data, less
-    a multiple of the critics' gradient at the *noisy* action. A pessimistic mean of ten critics is what they bootstrap from.
-    The weight ``eta`` of imitation is a multiplier that falls as long as the error of imitation is below ``bc_threshold``.
+    written as a regression of noise: the target of the noise network is the noise that was added to an action of the data,
+    less a multiple of the critics' gradient at the *noisy* action. A pessimistic mean of ten critics is what they bootstrap
+    from. The weight ``eta`` of imitation is a multiplier that falls as long as the error of imitation is below
+    ``bc_threshold``.
 
     The gradient at a noisy action is not that of the exact intermediate energy, so the policy is only near
     ``data * exp(Q / lambda)`` with ``lambda = 2 * eta * mean |Q|``.

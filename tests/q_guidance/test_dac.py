@@ -1,4 +1,4 @@
-"""DAC: its loss and its multiplier by hand, on lobes of actions, and its numbers beside those of the reference implementation."""
+"""DAC: its loss and its multiplier by hand, on lobes of actions, and its numbers beside those of the reference."""
 
 import math
 from typing import Any
