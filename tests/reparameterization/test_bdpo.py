@@ -46,7 +46,7 @@ CASE = MethodCase(
         ({"policy_kwargs": {"variance": "posterior"}}, ["variance='posterior'", "'beta'"]),
         ({"policy_kwargs": {"process": "continuous"}}, ["process='continuous'", "'discrete'"]),
     ],
-    operation_counts={"operations": 0, "kflop": 0, "synchronisations": 0},
+    operation_counts={"operations": 2179, "kflop": 557, "synchronisations": 0},
 )
 
 

@@ -22,6 +22,7 @@ POINTS = 50_000
 
 OWN_ARGUMENTS: dict[str, Callable[[float, float], dict[str, Any]]] = {
     "DAC": lambda temperature, size: {"eta": temperature / (2.0 * size), "eta_learning_rate": 0.0, "rho": 0.0},
+    "BDPO": lambda temperature, size: {"eta": temperature, "rho": 0.0, "tau": 0.05, "policy_delay": 1, "actor_decay": "none"},
 }
 """Method -> what it is told of the temperature and of the mean magnitude of the rewards, by names of its own."""
 
@@ -79,6 +80,7 @@ def method_arguments(method: Method, args: argparse.Namespace, dataset: OfflineD
         "behavior_updates": 2,
         "critic_updates": 1,
         "actor_updates": 1,
+        "actor_learning_rate": None,
         "pretraining_updates": 1,
         "training_updates": 3,
         "n_iterations": 1,  # one step leaves nothing to plan
