@@ -113,6 +113,20 @@ class DiscreteDiffusion(GenerativeProcess):
         indices = self.step_indices(min(steps, self.diffusion_steps))
         return LikelihoodEstimator([self._grid[i] for i in indices], rule, clip=clip)
 
+    def step_divergence(self, first: th.Tensor, second: th.Tensor, t: th.Tensor) -> th.Tensor:
+        """
+        Kullback-Leibler divergence of two reverse steps from the same states whose networks predict different noise. Both have
+        the variance ``"beta"`` and clip nothing, and the last step counts as if it added noise.
+
+        :param first: Predicted noise ``(..., action_dim)``
+        :param second: The other prediction, of the same shape
+        :param t: Times of the states, which broadcast against the predictions
+        :return: Divergences ``(...)``, summed over the dimensions of the action
+        """
+        index = t.long()
+        beta, sigma = self.betas[index], self.sigma[index]
+        return (beta / (2.0 * (1.0 - beta) * sigma.square()) * (first - second).square()).sum(-1)
+
     def reverse_step(
         self,
         x_t: th.Tensor,
