@@ -241,7 +241,7 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     def _offline_update(self, stage: Stage, sampler: DatasetSampler) -> None:
         self.policy.set_training_mode(True)
         self._rates = self._set_learning_rates()
-        batch = sampler.sample(self.batch_size, self._vec_normalize_env, self.prepared)
+        batch = sampler.sample(stage.batch_size or self.batch_size, self._vec_normalize_env, self.prepared)
         if self._metric_log is None:
             self._metric_log = MetricLog(self._n_updates + 1)
         self._metric_log.append(self.update(batch, stage.parts))

@@ -58,12 +58,14 @@ class Stage(NamedTuple):
     :param updates: Its share: ``learn_offline`` divides its updates among the stages in proportion to these numbers
     :param prepare: What happens before its first update and may take minutes, such as drawing actions for every state. It may
         leave quantities of the transitions in ``prepared``, which then come with every batch. Interrupted, it is repeated
+    :param batch_size: Transitions per update, ``None`` for the algorithm's
     """
 
     name: str
     parts: tuple[str, ...]
     updates: int
     prepare: Callable[[], None] | None = None
+    batch_size: int | None = None
 
 
 def divided(total: int, shares: Sequence[int]) -> list[int]:

@@ -88,8 +88,9 @@ class DiffusionPolicy(ActorCritic):
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another diffusion actor, such as a behaviour policy,
         ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`, ``"edm"``: an
-        :class:`~sb3_diffusion.policies.edm_denoiser.EDMDenoiser`), whether it has a ``target`` (a copy ``<name>_target`` that
-        the method moves), and arguments of the kind that differ from those of the policy
+        :class:`~sb3_diffusion.policies.edm_denoiser.EDMDenoiser`, ``"energy"``: an
+        :class:`~sb3_diffusion.policies.energy.Energy`), whether it has a ``target`` (a copy ``<name>_target`` that the method
+        moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`
