@@ -50,6 +50,9 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     """What the data was, also where it is not at hand."""
     prepared: dict[str, th.Tensor]
     """Quantities of every transition of the data ``(n, ...)`` that a stage prepared: they become the batches' ``extras``."""
+    state_tables: dict[str, th.Tensor]
+    """The same for every state of the data's table ``(n + m, ...)``, as ``<name>`` and ``next_<name>``. They may be large, and
+    are in no checkpoint: see :meth:`_lacks_prepared`."""
     _sampler: DatasetSampler | None
     _transform: RewardTransform | None
     _n_offline_updates: int
@@ -183,7 +186,7 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
         sampler, stages = self._data_sampler(), self.stages()
         if reset_num_updates:
             self._stage = self._stage_updates = 0
-            self._prepared_stage, self.prepared = -1, {}
+            self._forget_prepared()
         lengths = divided(total_updates, [stage.updates * (k >= self._stage) for k, stage in enumerate(stages)])
         lengths[self._stage] += self._stage_updates
         with self._update_clock():
@@ -211,7 +214,7 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
             if not self._move_on(lengths):
                 break
             stage, length = stages[self._stage], lengths[self._stage]
-            if self._prepared_stage != self._stage:
+            if self._prepared_stage != self._stage or self._lacks_prepared():
                 self._prepare(stage)
             self._current_progress_remaining = 1.0 - self._stage_updates / length
             self._offline_update(stage, sampler)
@@ -228,9 +231,16 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
 
     def _prepare(self, stage: Stage) -> None:
         if stage.prepare is not None:
-            self.prepared = {}
+            self.prepared, self.state_tables = {}, {}
             stage.prepare()
         self._prepared_stage = self._stage
+
+    def _lacks_prepared(self) -> bool:
+        """Whether a stage has to be prepared again, because a checkpoint was put back that knows of other ``state_tables``."""
+        return False
+
+    def _forget_prepared(self) -> None:
+        self._prepared_stage, self.prepared, self.state_tables = -1, {}, {}
 
     def _move_on(self, lengths: Sequence[int]) -> bool:
         """Go to the stage that is due; whether there is one."""
@@ -241,7 +251,8 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     def _offline_update(self, stage: Stage, sampler: DatasetSampler) -> None:
         self.policy.set_training_mode(True)
         self._rates = self._set_learning_rates()
-        batch = sampler.sample(stage.batch_size or self.batch_size, self._vec_normalize_env, self.prepared)
+        size = stage.batch_size or self.batch_size
+        batch = sampler.sample(size, self._vec_normalize_env, self.prepared, self.state_tables)
         if self._metric_log is None:
             self._metric_log = MetricLog(self._n_updates + 1)
         self._metric_log.append(self.update(batch, stage.parts))
@@ -343,9 +354,11 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
         """Attach the data, and give every attribute of this class a value that a file may lack."""
         self._attach_dataset()
         defaults: dict[str, Any] = {"_stage": 0, "_stage_updates": 0, "_n_offline_updates": 0, "_holds_schedules": False}
-        self.__dict__ = {**defaults, **vars(self), "_prepared_stage": -1, "prepared": {}, "_metric_log": None}
+        of_the_call = {"_prepared_stage": -1, "prepared": {}, "state_tables": {}, "_metric_log": None}
+        self.__dict__ = {**defaults, **vars(self), **of_the_call}
 
     @override
     def _excluded_save_params(self) -> list[str]:
-        of_the_call = ["_metric_log", "_rates", "_n_updates_at_start", "_shows_updates", "_prepared_stage", "prepared", "bar"]
-        return [*super()._excluded_save_params(), "dataset", "_sampler", "_transform", *of_the_call]
+        of_the_call = ["_metric_log", "_rates", "_n_updates_at_start", "_shows_updates", "bar"]
+        prepared = ["_prepared_stage", "prepared", "state_tables"]
+        return [*super()._excluded_save_params(), "dataset", "_sampler", "_transform", *of_the_call, *prepared]
