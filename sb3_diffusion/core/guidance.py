@@ -11,15 +11,16 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.algorithm import DiffusionAlgorithm, PartSchedule
-from sb3_diffusion.core.arguments import OffPolicyArguments, check_schedule
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
+from sb3_diffusion.core.arguments.schedules import check_schedule
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import Part, Stage
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, optional
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.energy import Energy
 from sb3_diffusion.policies.guided import GUIDED_POLICIES, GuidedPolicy, check_scale
+from sb3_diffusion.policies.values.energy import Energy
 
 
 class GuidanceScale:

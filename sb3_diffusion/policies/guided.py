@@ -13,12 +13,12 @@ from sb3_diffusion.generative.process import ChainSampler, Denoise
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
-from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.actor_critic import NOISE_BANK_SEED
+from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.energy import Energy
 from sb3_diffusion.policies.guides import CriticGuide, EnergyGuide, Guide
 from sb3_diffusion.policies.names import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_diffusion.policies.values.energy import Energy
 
 
 class FixedParticles(RecordedDraws):
@@ -41,7 +41,7 @@ class GuidedActor(DiffusionActor):
     which the policy knows. A guide that stands in the place of the denoiser, which is neither trained nor used then, always
     guides.
 
-    Arguments: see :class:`~sb3_diffusion.policies.actor.DiffusionActor`.
+    Arguments: see :class:`~sb3_diffusion.policies.actors.diffusion.DiffusionActor`.
     """
 
     bank_particles: th.Tensor | None
@@ -193,7 +193,7 @@ class GuidedPolicy(DiffusionPolicy):
 
     :param args: See :class:`~sb3_diffusion.policies.diffusion.DiffusionPolicy`
     :param guide: What guides: ``"critics"``, or the name of the one of ``networks`` that is an
-        :class:`~sb3_diffusion.policies.energy.Energy`
+        :class:`~sb3_diffusion.policies.values.energy.Energy`
     :param guidance_scale: Factor of the guidance: 0 is the reference alone, 1 the policy that the method stands for, more is
         greedier
     :param n_particles: Clean actions per noisy action and step of the chain; of the critics

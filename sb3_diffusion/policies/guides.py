@@ -10,9 +10,9 @@ from sb3_diffusion.generative.process import Denoise, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
-from sb3_diffusion.policies.critic import ObservationCritic
-from sb3_diffusion.policies.energy import Energy
 from sb3_diffusion.policies.particles import PROPOSALS, boltzmann_noise, particle_value_gradients, propose_clean
+from sb3_diffusion.policies.values.critic import ObservationCritic
+from sb3_diffusion.policies.values.energy import Energy
 
 
 class Guide(ABC):

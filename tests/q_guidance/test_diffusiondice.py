@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 
@@ -10,7 +9,7 @@ from sb3_diffusion import DiffusionDICE
 from sb3_diffusion.networks.backbones.unet import ActionUNet
 from sb3_diffusion.q_guidance.diffusiondice import density_ratio, dual, log_mean_error
 from tests.cases import MethodCase
-from tests.helpers import act, flat_parameters, make, make_filled, observations, part, point_data, sample_batch
+from tests.helpers import make_filled, part, sample_batch
 from tests.lobes import energy_gradients, guided_draws, know_lobes, lobe_model, right_mass, train
 
 CASE = MethodCase(

@@ -12,8 +12,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_diffusion.data.catalogue import KNOWN
-from sb3_diffusion.data.tasks import dataset_of, environment_name, register_data_task
+from sb3_diffusion.data.stored.catalogue import KNOWN
+from sb3_diffusion.data.stored.tasks import dataset_of, environment_name, register_data_task
 from sb3_diffusion.names import closest, suggest
 from sb3_diffusion.taxonomy import BASELINES, CONTRIB, available_methods, get_method, load_algorithm, registered_methods
 
