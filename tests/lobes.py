@@ -121,14 +121,44 @@ def guided_draws(model: Any, scale: float, n: int = 20_000) -> th.Tensor:
         return model.actor.act(th.zeros(n, 1), model.randomness, "test", scale=scale)
 
 
-def energy_gradients(model: Any, slope: float, n: int = 4000) -> tuple[th.Tensor, th.Tensor]:
-    """Gradients by noisy actions at random times, of the energy of a model and of the exact one, each ``(n, 2)``."""
-    th.manual_seed(1)
-    process = model.actor.process
-    t = th.rand(n, 1)
-    alpha, sigma = process.coefficients(0.001 + 0.999 * t)
-    a_t = alpha * lobe_actions(n) + sigma * th.randn(n, 2)
-    context = model.energy.encode(th.zeros(n, 1)) + model.energy.encode_time(t)
-    inputs = a_t.clone().requires_grad_()
-    (exact,) = th.autograd.grad(exact_energy(inputs, alpha, sigma, slope).sum(), inputs)
-    return model.energy.gradient(a_t, context), exact
+class ExactEnergy:
+    """
+    Stands in for the energy of ``exp(slope a_x)``, and can be bent by ``bend``, a weight per bump.
+
+    :param process: The forward process
+    :param slope: The slope
+    :param biased: Whether it is the logarithm at the noisy action itself instead of the mean over the clean ones behind it
+    """
+
+    def __init__(self, process: Any, slope: float, biased: bool = False):
+        self.process, self.slope, self.biased = process, slope, biased
+        self.bend = th.zeros(4, requires_grad=True)
+
+    def encode(self, observations: th.Tensor) -> th.Tensor:
+        return th.zeros(1, len(observations), 1)
+
+    def encode_time(self, t: th.Tensor) -> th.Tensor:
+        return t.unsqueeze(0)
+
+    def __call__(self, x: th.Tensor, context: th.Tensor) -> th.Tensor:
+        t = context[0] if x.dim() == 2 else context[0].unsqueeze(1)
+        alpha, sigma = self.process.coefficients(t)
+        value = self.slope * x[..., :1] if self.biased else exact_energy(x, alpha, sigma, self.slope)
+        bumps = th.cat((x[..., :1], th.tanh(4.0 * x[..., :1]), alpha * x[..., :1], alpha * x[..., 1:].square()), -1)
+        return value.squeeze(-1) + bumps @ self.bend
+
+    def gradient(self, x: th.Tensor, context: th.Tensor) -> th.Tensor:
+        with th.enable_grad():
+            inputs = x.detach().requires_grad_()
+            return th.autograd.grad(self(inputs, context).sum(), inputs)[0]
+
+
+def pulls(model: Any, batch: Batch, slope: float = 2.0) -> tuple[float, float]:
+    """How much the loss of the energy would bend the exact energy, and the biased one: the largest of its slopes."""
+    found = []
+    for biased in (False, True):
+        model.policy.trained["energy"] = energy = ExactEnergy(model.actor.process, slope, biased)
+        th.manual_seed(0)
+        (bending,) = th.autograd.grad(model.energy_loss(batch)[0], energy.bend)
+        found.append(float(bending.abs().max()))
+    return found[0], found[1]

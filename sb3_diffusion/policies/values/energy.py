@@ -55,6 +55,14 @@ class Energy(ObservationModel):
         }
         sizes = features_extractor.features_dim, get_action_dim(action_space)
         self.network = ScalarCritics(*sizes, n_critics=1, **self._arguments)  # type: ignore[arg-type]
+        self._begin_flat()
+
+    @th.no_grad()
+    def _begin_flat(self) -> None:
+        """Before it has learned anything it shall lead nowhere; an arbitrary slope would lead every chain out of the box."""
+        last: Any = self.network.trunk.output or self.network.trunk.first
+        for weight in last.parameters():
+            weight.mul_(0.01)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._arguments}
