@@ -13,14 +13,14 @@ __version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8"
 _MODULES = {
     "DiffusionPolicy": "sb3_diffusion.policies.diffusion",
     "GaussianPolicy": "sb3_diffusion.policies.gaussian",
-    "OfflineDataset": "sb3_diffusion.data.dataset",
+    "OfflineDataset": "sb3_diffusion.data.stored.dataset",
     "TensorDictReplayBuffer": "sb3_diffusion.data.replay",
     "TensorNStepReplayBuffer": "sb3_diffusion.data.replay",
     "TensorReplayBuffer": "sb3_diffusion.data.replay",
     "load_agent": "sb3_diffusion.checkpoints.agents",
-    "load_dataset": "sb3_diffusion.data.loading",
+    "load_dataset": "sb3_diffusion.data.stored.loading",
     "load_normalization": "sb3_diffusion.checkpoints.agents",
-    "normalized_score": "sb3_diffusion.data.scores",
+    "normalized_score": "sb3_diffusion.data.stored.scores",
     "register_method": "sb3_diffusion.taxonomy",
     "save_agent": "sb3_diffusion.checkpoints.agents",
 }

@@ -7,12 +7,12 @@ from sb3_diffusion.best_of_n.sfbc import SfBC as SfBC
 from sb3_diffusion.checkpoints.agents import load_agent as load_agent
 from sb3_diffusion.checkpoints.agents import load_normalization as load_normalization
 from sb3_diffusion.checkpoints.agents import save_agent as save_agent
-from sb3_diffusion.data.dataset import OfflineDataset as OfflineDataset
-from sb3_diffusion.data.loading import load_dataset as load_dataset
 from sb3_diffusion.data.replay import TensorDictReplayBuffer as TensorDictReplayBuffer
 from sb3_diffusion.data.replay import TensorNStepReplayBuffer as TensorNStepReplayBuffer
 from sb3_diffusion.data.replay import TensorReplayBuffer as TensorReplayBuffer
-from sb3_diffusion.data.scores import normalized_score as normalized_score
+from sb3_diffusion.data.stored.dataset import OfflineDataset as OfflineDataset
+from sb3_diffusion.data.stored.loading import load_dataset as load_dataset
+from sb3_diffusion.data.stored.scores import normalized_score as normalized_score
 from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
 from sb3_diffusion.policies.gaussian import GaussianPolicy as GaussianPolicy
 from sb3_diffusion.q_guidance.dps import DPS as DPS

@@ -40,3 +40,11 @@ def shows_updates(model: BaseAlgorithm) -> bool:
     :return: Whether it is learning from data
     """
     return bool(vars(model).get("_shows_updates"))
+
+
+def logged_time(model: BaseAlgorithm) -> int:
+    """
+    :param model: An algorithm, of ours or of Stable-Baselines3
+    :return: What its logs have on their time axis: the clock that it shows, behind the updates in the same files
+    """
+    return model.num_timesteps + int(vars(model).get("_logs_behind", 0))

@@ -15,9 +15,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import Part
+from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
-from sb3_diffusion.data.dataset import OfflineDataset
+from sb3_diffusion.data.stored.dataset import OfflineDataset
 from sb3_diffusion.policies.actor_critic import ActorCritic
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from tests.cases import case_of

@@ -25,15 +25,15 @@ import pytest
 import torch as th
 
 import sb3_diffusion
-from sb3_diffusion.core.update import EXECUTION_MODES
+from sb3_diffusion.core.update.execution import EXECUTION_MODES
 from sb3_diffusion.generative.flow import FLOW_SOLVERS
 from sb3_diffusion.generative.schedules import CONTINUOUS_SCHEDULES, DISCRETE_SCHEDULES
 from sb3_diffusion.generative.solvers import SOLVERS
 from sb3_diffusion.networks.activations import ACTIVATIONS
 from sb3_diffusion.networks.backbones import DENOISER_BACKBONES
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS
-from sb3_diffusion.policies.critic import CRITIC_HEADS
-from sb3_diffusion.policies.processes import PROCESSES
+from sb3_diffusion.policies.actors.processes import PROCESSES
+from sb3_diffusion.policies.values.critic import CRITIC_HEADS
 from sb3_diffusion.taxonomy import Method, available_methods, get_method
 
 ROOT = Path(__file__).resolve().parents[1]

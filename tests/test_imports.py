@@ -38,6 +38,10 @@ def imported_modules(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+MOST_FILES = 12
+DRAWERS = {"utils", "misc", "common", "helpers", "tools"}
+
+
 def folder(path: Path) -> str:
     return path.relative_to(ROOT / PACKAGE).with_suffix("").parts[0]
 
@@ -144,6 +148,18 @@ def test_circles_are_found(back: str, tmp_path: Path) -> None:
     (tmp_path / "pack" / "b.py").write_text(back)
     found = circle(import_graph(tmp_path, "pack"))
     assert found[0] == found[-1] and {"pack.a", "pack.b"} <= set(found)
+
+
+@pytest.mark.parametrize("room", sorted({path.parent for path in FILES}), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_drawer(room: Path) -> None:
+    modules = {path.stem for path in room.glob("*.py")} - {"__init__"}
+    assert len(modules) <= MOST_FILES, f"{len(modules)} modules: make two folders of it whose names say what is inside"
+    assert not DRAWERS & {*modules, room.name}
+
+
+def test_the_tests_have_the_same_rooms() -> None:
+    rooms = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert not [room for room in rooms if not ((ROOT / PACKAGE / room).is_dir() or (ROOT / room).is_dir())]
 
 
 def test_package_import_is_light() -> None:

@@ -24,10 +24,10 @@ from sb3_diffusion import DACER, DIME, DPS, QSM, DiffusionPolicy, load_agent, sa
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.networks.activations import Mish
-from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import ObservationCritic
+from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.guided import GuidedCnnPolicy, GuidedMlpPolicy, GuidedPolicy
 from sb3_diffusion.policies.names import POLICIES, CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_diffusion.policies.values.critic import ObservationCritic
 from tests.conftest import DIFFUSION
 from tests.environments import PointEnv, vector_env
 from tests.helpers import (

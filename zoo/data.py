@@ -14,9 +14,9 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from sb3_diffusion.data.catalogue import KNOWN, OGBENCH_RECIPES, find, folder, how_to_get, ogbench, places
-from sb3_diffusion.data.loading import load_dataset
-from sb3_diffusion.data.readers.files import require
+from sb3_diffusion.data.stored.catalogue import KNOWN, OGBENCH_RECIPES, find, folder, how_to_get, ogbench, places
+from sb3_diffusion.data.stored.loading import load_dataset
+from sb3_diffusion.data.stored.readers.files import require
 
 from .training.options.command_line import CommandParser, whole_number
 from .training.options.errors import fail, refuse
@@ -171,8 +171,8 @@ def collect_command(args: argparse.Namespace) -> None:
     :param args: Command line
     """
     from sb3_diffusion.checkpoints.agents import load_agent
-    from sb3_diffusion.data.dataset import OfflineDataset
-    from sb3_diffusion.data.writing import check_suffix
+    from sb3_diffusion.data.stored.dataset import OfflineDataset
+    from sb3_diffusion.data.stored.writing import check_suffix
 
     from .training.options.registry import check_environment, import_packages
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch as th
 from typing_extensions import override
 
-from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import Part
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
 
 IMITATED = ("noise", "velocity")

@@ -7,12 +7,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.in_sample import InSampleArguments, InSampleCritics
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.critics.in_sample import InSampleArguments, InSampleCritics
+from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
-from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES, GaussianActor, GaussianPolicy
+from sb3_diffusion.policies.actors.gaussian import GaussianActor
+from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES, GaussianPolicy
 
 OBJECTIVES = ("expectile", "sparse", "exponential")
 MAX_EXPONENT = 5.0
@@ -51,7 +52,7 @@ class IQL(InSampleCritics):
     :param value_dropout: Share of the value's hidden units that is dropped in its own loss
     :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``), the
         mean among them
-    :param kwargs: See :class:`~sb3_diffusion.core.in_sample.InSampleCritics`
+    :param kwargs: See :class:`~sb3_diffusion.core.critics.in_sample.InSampleCritics`
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**GAUSSIAN_POLICIES}

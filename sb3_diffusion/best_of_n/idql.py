@@ -7,9 +7,10 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.in_sample import InSampleArguments, InSampleCritics
-from sb3_diffusion.core.metrics import Metrics
-from sb3_diffusion.core.update import Stage, polyak_update
+from sb3_diffusion.core.critics.in_sample import InSampleArguments, InSampleCritics
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.in_place import polyak_update
+from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
@@ -50,7 +51,7 @@ class IDQL(InSampleCritics):
     :param actor_updates: Updates of the actor in ``learn_offline``, relative to ``critic_updates``
     :param critic_updates: Updates of value and critics; where both are equal, all is trained at once, otherwise the critics
         come first
-    :param kwargs: See :class:`~sb3_diffusion.core.in_sample.InSampleCritics`
+    :param kwargs: See :class:`~sb3_diffusion.core.critics.in_sample.InSampleCritics`
     """
 
     def __init__(  # type: ignore[misc]  # the size of a batch has another default

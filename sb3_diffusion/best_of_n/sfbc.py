@@ -8,16 +8,17 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.core.support import DrawsSupport, SupportArguments, in_support_values
-from sb3_diffusion.core.update import Stage, polyak_update
+from sb3_diffusion.core.update.in_place import polyak_update
+from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.planning import LABEL_RULES, planned_returns
 from sb3_diffusion.data.replay import normalize_rewards
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
-from sb3_diffusion.policies.critic import ObservationCritic
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.values.critic import ObservationCritic
 
 SMALLEST_SPREAD = 0.1
 """Least standard deviation by which returns are divided."""

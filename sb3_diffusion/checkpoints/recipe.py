@@ -26,6 +26,7 @@ from sb3_diffusion.checkpoints.demands import (
 from sb3_diffusion.checkpoints.description import COUNTERS, DESCRIPTION, FORMAT_VERSION, LOCAL_ARGUMENTS
 from sb3_diffusion.checkpoints.plain import from_plain, space_from_plain
 from sb3_diffusion.checkpoints.tagged_json import parse_json
+from sb3_diffusion.envs.spaces import interchangeable, same_actions
 from sb3_diffusion.names import check_no_unknown
 from sb3_diffusion.printable import printable, quoted
 from sb3_diffusion.taxonomy import load_algorithm
@@ -199,9 +200,10 @@ def check_env(file: str, recipe: Recipe, env: GymEnv | str) -> VecEnv:
     made = maybe_make_env(env, 0)
     assert made is not None
     venv = recipe.algorithm._wrap_env(made)
-    for name, expected in (("observation_space", recipe.observation_space), ("action_space", recipe.action_space)):
-        actual = getattr(venv, name)
-        if actual != expected:
+    of_data = recipe.arguments.get("dataset") is not None
+    for name, fits in (("observation_space", interchangeable), ("action_space", same_actions)):
+        expected, actual = getattr(recipe, name), getattr(venv, name)
+        if actual != expected and not (of_data and fits(expected, actual)):
             raise ValueError(
                 f"{file}: the agent has the {name} {printable(expected, 500)}, the environment {printable(actual, 500)}; "
                 "make the environment with the arguments and wrappers of the training."

@@ -19,9 +19,12 @@ from typing_extensions import Self, override
 
 from sb3_diffusion.checkpoints.agents import description_members, write_file
 from sb3_diffusion.checkpoints.old_names import old_modules, up_to_date
-from sb3_diffusion.core.arguments import check_schedule, complete_signature, scheduled
-from sb3_diffusion.core.metrics import Metrics
-from sb3_diffusion.core.update import Part, due_parts, make_update, set_learning_rate
+from sb3_diffusion.core.arguments.schedules import check_schedule, scheduled
+from sb3_diffusion.core.arguments.signature import complete_signature
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.execution import make_update
+from sb3_diffusion.core.update.in_place import set_learning_rate
+from sb3_diffusion.core.update.parts import Part, due_parts
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.policies.actor_critic import ActorCritic

@@ -16,14 +16,18 @@ from typing_extensions import Self, override
 
 from sb3_diffusion.checkpoints.old_names import old_modules
 from sb3_diffusion.core.algorithm import replaced
-from sb3_diffusion.core.arguments import check_fraction, check_schedule, check_train_freq
-from sb3_diffusion.core.data_arguments import Dataset, check_transform
-from sb3_diffusion.core.divergence import likely_cause
-from sb3_diffusion.core.metrics import MetricLog, Metrics
+from sb3_diffusion.core.arguments.data import Dataset, check_transform
+from sb3_diffusion.core.arguments.off_policy import check_fraction, check_train_freq
+from sb3_diffusion.core.arguments.schedules import check_schedule
 from sb3_diffusion.core.model_buffer import ModelBuffer, check_buffer_kwargs, check_environments
 from sb3_diffusion.core.offline import LearnsFromData
+from sb3_diffusion.core.reporting.divergence import likely_cause
+from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics
 from sb3_diffusion.core.surroundings import check_surroundings
-from sb3_diffusion.core.update import CudaGraphActing, Part, check_execution, polyak_update
+from sb3_diffusion.core.update.execution import check_execution
+from sb3_diffusion.core.update.graphs import CudaGraphActing
+from sb3_diffusion.core.update.in_place import polyak_update
+from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.replay import BUFFERS, TensorReplayBuffer, default_buffer_class
 from sb3_diffusion.data.rewards import RewardTransform
@@ -31,9 +35,9 @@ from sb3_diffusion.envs.spaces import check_action_space, check_observation_spac
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import check_no_unknown, choice
 from sb3_diffusion.numeric import integer, optional, real
-from sb3_diffusion.policies.actor import DiffusionActor
-from sb3_diffusion.policies.critic import ObservationCritic
+from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.values.critic import ObservationCritic
 
 
 class OffPolicyDiffusion(LearnsFromData):

@@ -1,32 +1,36 @@
 """Learning from stored transitions: stages of updates, and batches that mix the data with new experience."""
 
+import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from typing_extensions import Self, override
 
+from sb3_diffusion.checkpoints.old_names import old_modules
 from sb3_diffusion.checkpoints.trainings.state import all_callbacks
-from sb3_diffusion.clock import ShownClock
-from sb3_diffusion.core.algorithm import DiffusionAlgorithm
-from sb3_diffusion.core.data_arguments import Dataset, check_same_spaces, resolved_transform
-from sb3_diffusion.core.divergence import cause_of_data
-from sb3_diffusion.core.metrics import MetricLog
-from sb3_diffusion.core.progress import ProgressBar
+from sb3_diffusion.clock import ShownClock, logged_time
+from sb3_diffusion.core.algorithm import DiffusionAlgorithm, replaced
+from sb3_diffusion.core.arguments.data import Dataset, check_same_spaces, resolved_transform, spaces_in_place
+from sb3_diffusion.core.reporting.divergence import cause_of_data
+from sb3_diffusion.core.reporting.metrics import MetricLog
+from sb3_diffusion.core.reporting.progress import ProgressBar
 from sb3_diffusion.core.surroundings import check_surroundings
-from sb3_diffusion.core.update import Stage, divided
+from sb3_diffusion.core.update.parts import Stage, divided
 from sb3_diffusion.data.batch import Batch, concatenated
-from sb3_diffusion.data.dataset import OfflineDataset
-from sb3_diffusion.data.loading import load_dataset
 from sb3_diffusion.data.rewards import RewardTransform, reward_transform
 from sb3_diffusion.data.sampler import DatasetSampler
+from sb3_diffusion.data.stored.dataset import OfflineDataset
+from sb3_diffusion.data.stored.loading import load_dataset
 from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.features import set_observation_statistics
 
@@ -56,6 +60,7 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     _sampler: DatasetSampler | None
     _transform: RewardTransform | None
     _n_offline_updates: int
+    _logs_behind: int
     _stage: int
     _stage_updates: int
     _prepared_stage: int
@@ -251,7 +256,8 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     def _offline_update(self, stage: Stage, sampler: DatasetSampler) -> None:
         self.policy.set_training_mode(True)
         self._rates = self._set_learning_rates()
-        batch = sampler.sample(self.batch_size, self._vec_normalize_env, self.prepared, self.state_tables)
+        size = stage.batch_size or self.batch_size
+        batch = sampler.sample(size, self._vec_normalize_env, self.prepared, self.state_tables)
         if self._metric_log is None:
             self._metric_log = MetricLog(self._n_updates + 1)
         self._metric_log.append(self.update(batch, stage.parts))
@@ -283,7 +289,7 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     def _setup_learn_offline(self, callback: MaybeCallback, tb_log_name: str | None, reset: bool) -> BaseCallback:
         self.start_time = time.time_ns()
         self._n_updates_at_start = self._n_updates
-        self._metric_log, self._rates = None, {}
+        self._metric_log, self._rates, self._logs_behind = None, {}, 0
         if not self._custom_logger:
             name = type(self).__name__ if tb_log_name is None else tb_log_name
             self._logger = configure_logger(self.verbose, self.tensorboard_log, name, reset)
@@ -329,19 +335,54 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
         return super()._sample_action(starts, *args, **kwargs)
 
     @override
+    def _setup_learn(self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any) -> Any:
+        # logged into the same files, what follows comes behind the updates
+        goes_on = self._custom_logger or not (args[0] if args else kwargs.get("reset_num_timesteps", True))
+        self._logs_behind = self._n_offline_updates if goes_on else 0
+        return super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+
+    @override
+    def dump_logs(self) -> None:
+        start = self._num_timesteps_at_start + self._logs_behind
+        with replaced(self, {"num_timesteps": logged_time(self), "_num_timesteps_at_start": start}):
+            super().dump_logs()
+
+    @override
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         if not self._holds_schedules:
             super()._update_current_progress_remaining(num_timesteps, total_timesteps)
 
+    @classmethod
     @override
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+    def load(  # type: ignore[override]  # the rest as there
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | str | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        See :meth:`~sb3_diffusion.core.algorithm.DiffusionAlgorithm.load`. What learned from data fits every environment whose
+        spaces have the same shapes, since a file of transitions does not tell the precision of the numbers. As in the
+        constructor, ``env`` may be the id of a registered environment.
+        """
+        if env is not None:
+            env = cls._wrap_env(maybe_make_env(env, 0))
+            custom_objects = custom_objects or {}
+            with old_modules():
+                custom_objects = spaces_in_place(path, env, custom_objects) | custom_objects
+        return super().load(path, env, device, custom_objects, **kwargs)
+
+    @override
+    def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """
         Go on with another environment.
 
-        :param env: The environment
+        :param env: The environment, or its id if it is registered
         :param force_reset: Whether to reset it before training goes on
         """
-        wrapped = self._wrap_env(env, self.verbose)
+        wrapped = self._wrap_env(maybe_make_env(env, self.verbose), self.verbose)
         if self.env is None and self.dataset is not None:
             # a file of transitions does not tell the type of the numbers, and often no bounds
             check_same_spaces(self, self.dataset, wrapped)
@@ -352,7 +393,8 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     def _setup_offline(self) -> None:
         """Attach the data, and give every attribute of this class a value that a file may lack."""
         self._attach_dataset()
-        defaults: dict[str, Any] = {"_stage": 0, "_stage_updates": 0, "_n_offline_updates": 0, "_holds_schedules": False}
+        counters = ("_stage", "_stage_updates", "_n_offline_updates", "_logs_behind")
+        defaults: dict[str, Any] = {**dict.fromkeys(counters, 0), "_holds_schedules": False}
         of_the_call = {"_prepared_stage": -1, "prepared": {}, "state_tables": {}, "_metric_log": None}
         self.__dict__ = {**defaults, **vars(self), **of_the_call}
 

@@ -12,14 +12,14 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.arguments import OffPolicyArguments
+from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.replay import normalize_observations
 from sb3_diffusion.data.state_table import DamagedTable, StateTable, make_table, open_table
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.numeric import integer
-from sb3_diffusion.policies.actor import DiffusionActor
+from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 SUPPORT_SEED = 0

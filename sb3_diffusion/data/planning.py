@@ -2,7 +2,7 @@
 
 import torch as th
 
-from sb3_diffusion.data.dataset import OfflineDataset
+from sb3_diffusion.data.stored.dataset import OfflineDataset
 from sb3_diffusion.names import choice
 
 LABEL_RULES = ("paper", "official")

@@ -8,7 +8,7 @@ import torch as th
 from sb3_diffusion.names import suggest
 
 if TYPE_CHECKING:
-    from sb3_diffusion.data.dataset import OfflineDataset
+    from sb3_diffusion.data.stored.dataset import OfflineDataset
 
 
 class RewardTransform(NamedTuple):

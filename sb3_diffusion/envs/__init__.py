@@ -1,6 +1,6 @@
 """Environments and wrappers; simulators are imported when an environment is made, never before."""
 
-from sb3_diffusion.data.tasks import register_data_task
+from sb3_diffusion.data.stored.tasks import register_data_task
 from sb3_diffusion.envs.bandits import BanditEnv, boltzmann_density, boltzmann_entropy, grid_axis
 from sb3_diffusion.envs.dmc import DMC_TASKS, make_dmc, register_dmc, wrap_dmc
 from sb3_diffusion.envs.mujoco_log import quiet_mujoco

@@ -61,3 +61,31 @@ def check_action_space(space: spaces.Space) -> None:
             f"The action space {space} has entries whose bounds are equal, of which there is nothing to learn; "
             "leave them out of the space and put them in within the environment's step()."
         )
+
+
+def interchangeable(first: spaces.Space, second: spaces.Space) -> bool:
+    """
+    :param first: A space
+    :param second: Another one
+    :return: Whether networks for one read the other: equal, or of equal shapes and both of real numbers, whose precision and
+        bounds a file of transitions does not tell
+    """
+    if isinstance(first, spaces.Dict) and isinstance(second, spaces.Dict):
+        return first.spaces.keys() == second.spaces.keys() and all(
+            interchangeable(part, second[key]) for key, part in first.spaces.items()
+        )
+    if not (isinstance(first, spaces.Box) and isinstance(second, spaces.Box)):
+        return first == second
+    real = all(np.issubdtype(space.dtype, np.floating) for space in (first, second))
+    return first == second or (real and first.shape == second.shape)
+
+
+def same_actions(first: spaces.Space, second: spaces.Space) -> bool:
+    """
+    :param first: Action space
+    :param second: Another one
+    :return: Whether they have the same shape and, but for rounding, the same bounds
+    """
+    if not (isinstance(first, spaces.Box) and isinstance(second, spaces.Box)) or first.shape != second.shape:
+        return first == second
+    return np.allclose(first.low, second.low) and np.allclose(first.high, second.high)

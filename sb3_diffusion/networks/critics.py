@@ -30,7 +30,7 @@ SelfCritics = TypeVar("SelfCritics", bound="StackedCritics")
 class StackedCritics(nn.Module):
     """
     Critics with stacked weights that value features and actions; the base class of the three kinds, which differ in the
-    numbers they predict. What values observations is :class:`~sb3_diffusion.policies.critic.ObservationCritic`.
+    numbers they predict. What values observations is :class:`~sb3_diffusion.policies.values.critic.ObservationCritic`.
 
     The first layer works on ``[features, action, time features]``. State values are critics without action:
     ``action_dim=0`` and ``actions=None``.

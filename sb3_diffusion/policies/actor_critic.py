@@ -23,23 +23,23 @@ from typing_extensions import override
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
-from sb3_diffusion.policies.critic import ObservationCritic, reduce_critics
-from sb3_diffusion.policies.edm_denoiser import EDMDenoiser
-from sb3_diffusion.policies.exploration import ExplorationNoise
+from sb3_diffusion.policies.actors.base import Actor
+from sb3_diffusion.policies.actors.edm_denoiser import EDMDenoiser
+from sb3_diffusion.policies.actors.exploration import ExplorationNoise
+from sb3_diffusion.policies.actors.one_step import OneStepActor
+from sb3_diffusion.policies.actors.selection import Selection, best_candidates
 from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
 from sb3_diffusion.policies.multiplier import Multiplier
-from sb3_diffusion.policies.one_step import OneStepActor
 from sb3_diffusion.policies.parts import (
-    Actor,
     Module,
-    StateValue,
     frozen_copy,
     optimizer_settings,
     own_parameters,
     per_network,
     train_unless_frozen,
 )
-from sb3_diffusion.policies.selection import Selection, best_candidates
+from sb3_diffusion.policies.values.critic import ObservationCritic, reduce_critics
+from sb3_diffusion.policies.values.state_value import StateValue
 
 NOISE_BANK_SEED = 0
 MAX_CANDIDATES = 100_000
@@ -87,7 +87,8 @@ class ActorCritic(BasePolicy):
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
     :param selection: How one of ``n_behavior_candidates`` actions is chosen: a rule (``"argmax"``, ``"softmax"``,
-        ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
+        ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of
+        :class:`~sb3_diffusion.policies.actors.selection.Selection`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -95,10 +96,10 @@ class ActorCritic(BasePolicy):
     :param multipliers: Learned positive numbers of the method (temperatures, Lagrange multipliers) by name, each with the
         arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
-        :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another actor, such as a behaviour policy,
-        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`, ``"edm"``: an
-        :class:`~sb3_diffusion.policies.edm_denoiser.EDMDenoiser`), whether it has a ``target`` (a copy ``<name>_target`` that
-        the method moves), and arguments of the kind that differ from those of the policy
+        :class:`~sb3_diffusion.policies.values.state_value.StateValue`, ``"actor"``: another actor, such as a behaviour policy,
+        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.actors.one_step.OneStepActor`,
+        ``"edm"``: an :class:`~sb3_diffusion.policies.actors.edm_denoiser.EDMDenoiser`), whether it has a ``target`` (a copy
+        ``<name>_target`` that the method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`

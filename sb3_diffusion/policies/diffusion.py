@@ -10,8 +10,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
-from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.actor_critic import ActorCritic, common_arguments
+from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.parts import per_network
 
 
@@ -78,7 +78,8 @@ class DiffusionPolicy(ActorCritic):
     :param n_behavior_candidates: The same for ``deterministic=False``
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
     :param selection: How one of ``n_behavior_candidates`` chains is chosen: a rule (``"argmax"``, ``"softmax"``,
-        ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of :class:`~sb3_diffusion.policies.selection.Selection`
+        ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of
+        :class:`~sb3_diffusion.policies.actors.selection.Selection`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -86,10 +87,11 @@ class DiffusionPolicy(ActorCritic):
     :param multipliers: Learned positive numbers of the method (temperatures, Lagrange multipliers) by name, each with the
         arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
-        :class:`~sb3_diffusion.policies.parts.StateValue`, ``"actor"``: another diffusion actor, such as a behaviour policy,
-        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.one_step.OneStepActor`, ``"edm"``: an
-        :class:`~sb3_diffusion.policies.edm_denoiser.EDMDenoiser`), whether it has a ``target`` (a copy ``<name>_target`` that
-        the method moves), and arguments of the kind that differ from those of the policy
+        :class:`~sb3_diffusion.policies.values.state_value.StateValue`, ``"actor"``: another diffusion actor, such as a
+        behaviour policy, ``"critic"``: further critics, ``"one_step"``: a
+        :class:`~sb3_diffusion.policies.actors.one_step.OneStepActor`, ``"edm"``: an
+        :class:`~sb3_diffusion.policies.actors.edm_denoiser.EDMDenoiser`), whether it has a ``target`` (a copy
+        ``<name>_target`` that the method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`

@@ -10,12 +10,12 @@ from sb3_diffusion.generative.process import ChainSampler
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
-from sb3_diffusion.policies.actor import DiffusionActor
 from sb3_diffusion.policies.actor_critic import NOISE_BANK_SEED
-from sb3_diffusion.policies.critic import ObservationCritic
+from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.names import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_diffusion.policies.particles import PROPOSALS, boltzmann_noise, particle_value_gradients, propose_clean
+from sb3_diffusion.policies.values.critic import ObservationCritic
 
 
 class FixedParticles(RecordedDraws):
@@ -35,7 +35,7 @@ class GuidedActor(DiffusionActor):
     Actor whose chain takes its noise from the critics. The denoiser it inherits is neither trained nor used.
 
     :meth:`follow` has to be called before the first sample. Arguments: see
-    :class:`~sb3_diffusion.policies.actor.DiffusionActor`.
+    :class:`~sb3_diffusion.policies.actors.diffusion.DiffusionActor`.
     """
 
     bank_particles: th.Tensor

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch as th
 
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.policies.actor import NoisyActions
-from sb3_diffusion.policies.critic import ObservationCritic
-from sb3_diffusion.policies.precision import reduced_precision
+from sb3_diffusion.policies.actors.diffusion import NoisyActions
+from sb3_diffusion.policies.values.critic import ObservationCritic
+from sb3_diffusion.policies.values.precision import reduced_precision
 
 BLOCK_ROWS = 1024
 """Rows per critic call. A block's activations stay in the cache: 40 ms instead of 67 for 64 particles of 256 states."""

@@ -7,8 +7,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.update import Part
+from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
+from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.names import choice
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.guided import GUIDED_POLICIES, GuidedPolicy

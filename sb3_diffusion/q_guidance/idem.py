@@ -6,9 +6,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy

@@ -7,14 +7,14 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.distributional import dsac_loss
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
+from sb3_diffusion.core.critics.distributional import dsac_loss
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, real
+from sb3_diffusion.policies.actors.exploration import mixture_entropy
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.exploration import mixture_entropy
 from sb3_diffusion.policies.multiplier import Multiplier
 
 NOISE_FACTOR_RANGE = (math.exp(-5.0), math.exp(3.0))

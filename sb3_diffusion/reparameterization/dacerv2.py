@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import override
 
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real

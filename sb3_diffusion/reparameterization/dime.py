@@ -7,11 +7,11 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.arguments import OffPolicyArguments
-from sb3_diffusion.core.distributional import categorical_loss, clipped_shares, warn_if_clipped
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
+from sb3_diffusion.core.critics.distributional import categorical_loss, clipped_shares, warn_if_clipped
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import Part
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch, joined
 from sb3_diffusion.generative.controlled import ControlledDiffusion, ControlledSampler, PathSample
 from sb3_diffusion.numeric import integer, optional, real

@@ -9,15 +9,15 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.algorithm import PartSchedule
-from sb3_diffusion.core.arguments import check_schedule
-from sb3_diffusion.core.in_sample import InSampleArguments, InSampleCritics
-from sb3_diffusion.core.metrics import Metrics
-from sb3_diffusion.core.update import Part, Stage
+from sb3_diffusion.core.arguments.schedules import check_schedule
+from sb3_diffusion.core.critics.in_sample import InSampleArguments, InSampleCritics
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, optional, real
-from sb3_diffusion.policies.critic import reduce_critics
-from sb3_diffusion.policies.edm_denoiser import EDMDenoiser
+from sb3_diffusion.policies.actors.edm_denoiser import EDMDenoiser
 from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES, GaussianPolicy
+from sb3_diffusion.policies.values.critic import reduce_critics
 
 
 class DTQL(InSampleCritics):
@@ -52,7 +52,7 @@ class DTQL(InSampleCritics):
     :param selection_temperature: Temperature of that softmax, in units of Q
     :param actor_decay: Whether the actor's learning rate, where it is a number, falls to zero during the training:
         ``"cosine"`` or ``"none"``
-    :param kwargs: See :class:`~sb3_diffusion.core.in_sample.InSampleCritics`
+    :param kwargs: See :class:`~sb3_diffusion.core.critics.in_sample.InSampleCritics`
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = GAUSSIAN_POLICIES  # type: ignore[assignment]

@@ -8,16 +8,16 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import override
 
 from sb3_diffusion.core.algorithm import PartSchedule
-from sb3_diffusion.core.arguments import check_schedule
-from sb3_diffusion.core.metrics import Metrics
-from sb3_diffusion.core.update import Part
+from sb3_diffusion.core.arguments.schedules import check_schedule
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.networks.regression import expectile_loss
 from sb3_diffusion.numeric import optional, real
-from sb3_diffusion.policies.critic import reduce_critics
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.parts import StateValue
+from sb3_diffusion.policies.values.critic import reduce_critics
+from sb3_diffusion.policies.values.state_value import StateValue
 from sb3_diffusion.reparameterization.dql import DQL
 
 MODES = ("td3", "crr", "iql")

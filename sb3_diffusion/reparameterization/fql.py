@@ -8,17 +8,18 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.algorithm import PartSchedule
-from sb3_diffusion.core.arguments import OffPolicyArguments, check_schedule
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
+from sb3_diffusion.core.arguments.schedules import check_schedule
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import Part
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, optional, real
-from sb3_diffusion.policies.critic import REDUCTIONS, reduce_critics
+from sb3_diffusion.policies.actors.one_step import OneStepActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.one_step import OneStepActor
+from sb3_diffusion.policies.values.critic import REDUCTIONS, reduce_critics
 
 
 class FQL(OffPolicyDiffusion):

@@ -7,14 +7,14 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.arguments import CommonArguments
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.arguments.off_policy import CommonArguments
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import polyak_update
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, optional, real
-from sb3_diffusion.policies.actor import DiffusionActor, NoisyActions
+from sb3_diffusion.policies.actors.diffusion import DiffusionActor, NoisyActions
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.multiplier import Multiplier
 from sb3_diffusion.policies.particles import (

@@ -7,11 +7,11 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.arguments import CommonArguments
+from sb3_diffusion.core.arguments.off_policy import CommonArguments
 from sb3_diffusion.generative.flow import MeanFlow, directional_derivative
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
-from sb3_diffusion.policies.actor import NoisyActions
+from sb3_diffusion.policies.actors.diffusion import NoisyActions
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.weighted_matching.dpmd import DPMD
 

@@ -9,7 +9,7 @@ import torch as th
 
 from sb3_diffusion import IDQL, load_agent, save_agent
 from sb3_diffusion.networks.backbones.mlp import ResidualMLP
-from sb3_diffusion.policies.selection import Selection
+from sb3_diffusion.policies.actors.selection import Selection
 from tests.cases import MethodCase
 from tests.helpers import act, flat_parameters, make, make_filled, observations, part, sample_batch
 from tests.lobes import lobe_actions

@@ -12,7 +12,7 @@ from sb3_diffusion import OfflineDataset, SfBC
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.networks.backbones.unet import ActionUNet
-from sb3_diffusion.policies.selection import Selection
+from sb3_diffusion.policies.actors.selection import Selection
 from tests.cases import MethodCase
 from tests.helpers import act, assert_identical, flat_parameters, make, make_filled, observations, sample_batch, soften
 from tests.lobes import lobe_actions

@@ -14,7 +14,8 @@ from torch import nn
 from sb3_diffusion import DACER, DIME, DPMD, QSM
 from sb3_diffusion.checkpoints.agents import load_agent
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import CudaGraphUpdate, Update
+from sb3_diffusion.core.update.execution import Update
+from sb3_diffusion.core.update.graphs import CudaGraphUpdate
 from sb3_diffusion.policies.parts import own_parameters
 from tests.cases import case_of
 from tests.environments import PointEnv

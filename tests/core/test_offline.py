@@ -1,5 +1,6 @@
 """Learning from data, and then from the world: stages, clocks, batches of both, exact continuation."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_diffusion import DACER, QSM, SDAC, OfflineDataset, load_agent
+from sb3_diffusion import DACER, QSM, SDAC, OfflineDataset, load_agent, save_agent
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from sb3_diffusion.clock import environment_steps
-from sb3_diffusion.core.metrics import Metrics, TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import Stage, divided
+from sb3_diffusion.core.reporting.metrics import Metrics, TrainingDiverged
+from sb3_diffusion.core.update.parts import Stage, divided
 from sb3_diffusion.data.batch import Batch
 from tests.environments import PointEnv
 from tests.helpers import act, assert_identical, flat_parameters, make, observations, point_data
@@ -293,6 +294,67 @@ def test_learning_goes_on_with_an_environment_that_comes_later() -> None:
     model.set_env(PointEnv())
     model.learn(15)
     assert model.num_timesteps == 15 and model._n_updates > 2
+
+
+class PreciseEnv(PointEnv):
+    """The same task, whose numbers are of double precision and within bounds."""
+
+    def __init__(self, n_features: int | None = None, largest_action: float = 1.0) -> None:
+        super().__init__()
+        shape = self.observation_space.shape if n_features is None else (n_features,)
+        self.observation_space = spaces.Box(-9.0, 9.0, shape, np.float64)
+        self.action_space = spaces.Box(-largest_action, largest_action, self.action_space.shape, np.float32)
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = super().reset(**kwargs)
+        return observation.astype(np.float64), info
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, *rest = super().step(action)
+        return observation.astype(np.float64), *rest
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("safely", [True, False])
+def test_what_was_learned_from_data_alone_is_loaded_with_its_first_environment(
+    tmp_path: Path, safely: bool, n_envs: int
+) -> None:
+    model, path = without_env().learn_offline(2), tmp_path / "agent.zip"
+    save_agent(model, path) if safely else model.save(path)
+    env = DummyVecEnv([PreciseEnv] * n_envs)
+    loaded: Any = load_agent(path, env=env) if safely else QSM.load(path, env=env, device="cpu")
+    assert loaded.observation_space == env.observation_space and loaded.replay_buffer.n_envs == n_envs
+    assert_identical(flat_parameters(loaded.policy), flat_parameters(model.policy))
+    loaded.learn(15)
+    assert loaded.num_timesteps == 15
+
+
+@pytest.mark.parametrize("kwargs", [{"n_features": 7}, {"largest_action": 2.0}])
+@pytest.mark.parametrize("safely", [True, False])
+def test_what_was_learned_from_data_alone_does_not_fit_every_environment(
+    tmp_path: Path, safely: bool, kwargs: dict[str, Any]
+) -> None:
+    model, path = without_env().learn_offline(1), tmp_path / "agent.zip"
+    save_agent(model, path) if safely else model.save(path)
+    load: Any = load_agent if safely else QSM.load
+    with pytest.raises(ValueError, match=r"(?i)(observation|action)[_ ]space"):
+        load(path, env=PreciseEnv(**kwargs))
+
+
+def test_an_agent_of_an_environment_is_loaded_with_equal_spaces_only(tmp_path: Path) -> None:
+    make(QSM).save(tmp_path / "agent.zip")
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        QSM.load(tmp_path / "agent.zip", env=PreciseEnv())
+
+
+def test_environments_may_be_named() -> None:
+    data = OfflineDataset.collect("Pendulum-v1", None, 60, seed=0)
+    model: Any = QSM("MlpPolicy", None, dataset=data, policy_kwargs={"net_arch": [8]}, device="cpu", batch_size=8)
+    model.set_env("Pendulum-v1")
+    content = io.BytesIO()
+    model.save(content)
+    loaded: Any = QSM.load(content, env="Pendulum-v1", device="cpu")
+    assert loaded.env.num_envs == 1
 
 
 def test_schedules_begin_anew_or_stay() -> None:

@@ -12,11 +12,12 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_diffusion import DACER, DIME, DPMD, DPS, QSM, QVPO, MaxEntDP, save_agent
 from sb3_diffusion.core.algorithm import PartSchedule
-from sb3_diffusion.core.metrics import Metrics
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.update import Part, due_parts, polyak_update
+from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.in_place import polyak_update
+from sb3_diffusion.core.update.parts import Part, due_parts
 from sb3_diffusion.data.batch import Batch
-from sb3_diffusion.policies.parts import StateValue
+from sb3_diffusion.policies.values.state_value import StateValue
 from tests.helpers import act, flat_parameters, make, make_filled, observations, sample_batch
 
 

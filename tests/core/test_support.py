@@ -12,9 +12,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
-from sb3_diffusion.core.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.core.support import DrawsSupport, in_support_values
-from sb3_diffusion.core.update import Stage
+from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
 from tests.environments import PointEnv
 from tests.helpers import assert_identical, make, make_filled, point_data, sample_batch

@@ -13,8 +13,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import CheckpointCallback
 
-from sb3_diffusion.core.metrics import MetricLog, TrainingDiverged
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.core.reporting.metrics import MetricLog, TrainingDiverged
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.policies.parts import own_parameters
 from tests.cases import case_of

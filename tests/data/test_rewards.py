@@ -6,7 +6,7 @@ import torch as th
 
 from sb3_diffusion import OfflineDataset, normalized_score
 from sb3_diffusion.data.rewards import REWARD_TRANSFORMS, RewardTransform, reward_transform
-from sb3_diffusion.data.source import ReferenceScores
+from sb3_diffusion.data.stored.source import ReferenceScores
 
 REWARDS = np.array([0.0, 1.0, 0.0, 1.0, 1.0, 0.5], np.float32)
 

@@ -10,7 +10,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_diffusion import IQL, QSM, DiffusionPolicy, GaussianPolicy, load_agent, save_agent
 from sb3_diffusion.generative.randomness import RecordedDraws
-from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES, GaussianActor
+from sb3_diffusion.policies.actors.gaussian import GaussianActor
+from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES
 from tests.environments import PointEnv
 from tests.helpers import act, assert_identical, make, make_filled, observations, parameters, to_tensors
 

@@ -7,7 +7,7 @@ import torch as th
 
 from sb3_diffusion import DACER
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
-from sb3_diffusion.policies.exploration import mixture_entropy
+from sb3_diffusion.policies.actors.exploration import mixture_entropy
 from sb3_diffusion.policies.parts import own_parameters
 from tests.bandits import (
     bandit_model,

@@ -8,7 +8,7 @@ import pytest
 import torch as th
 
 from sb3_diffusion import DPMD
-from sb3_diffusion.core.update import polyak_update
+from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.policies.particles import kl_from_uniform, self_normalized_weights, sparse_weights
 from tests.bandits import bandit_model, draw, fit, give_critic, linear, total_variation, uniform_batch

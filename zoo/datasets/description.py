@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sb3_diffusion.data.dataset import OfflineDataset
-from sb3_diffusion.data.scores import normalized_score
+from sb3_diffusion.data.stored.dataset import OfflineDataset
+from sb3_diffusion.data.stored.scores import normalized_score
 from sb3_diffusion.printable import printable
 
 from ..figures import COLOURS, value_axes

@@ -15,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from sb3_diffusion.data.catalogue import KnownDataset
-from sb3_diffusion.data.readers.files import require
+from sb3_diffusion.data.stored.catalogue import KnownDataset
+from sb3_diffusion.data.stored.readers.files import require
 from sb3_diffusion.files import put_in_place
 
 N_STEPS = 1001

@@ -11,8 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from tqdm import tqdm
 
-from sb3_diffusion.data.catalogue import ROBOTS, ZOO_KINDS, KnownDataset
-from sb3_diffusion.data.readers.files import require
+from sb3_diffusion.data.stored.catalogue import ROBOTS, ZOO_KINDS, KnownDataset
+from sb3_diffusion.data.stored.readers.files import require
 from sb3_diffusion.files import put_in_place
 
 from .published import ALGOS, Agent, Random, Switching, fetch, read_statistics

@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_diffusion import save_agent
 from sb3_diffusion.checkpoints.archives import open_archive
 from sb3_diffusion.checkpoints.tagged_json import parse_json
-from sb3_diffusion.data.tasks import dataset_of
+from sb3_diffusion.data.stored.tasks import dataset_of
 from sb3_diffusion.printable import printable
 
 from ..provenance import cpu_name, git_commit, package_versions

@@ -28,7 +28,7 @@ LATENCY_BATCHES = (1, 1024)
 
 def method_names() -> list[str]:
     """Algorithms that can be measured."""
-    return [*(method.zoo_name for method in available_methods() if method.setting == "off-policy"), *BASELINES]
+    return [*(method.zoo_name for method in available_methods() if method.setting in ("off-policy", "offline")), *BASELINES]
 
 
 def sizes() -> argparse.ArgumentParser:
@@ -37,8 +37,8 @@ def sizes() -> argparse.ArgumentParser:
     parser.add_argument("--obs-dim", "--observation-dim", type=int, default=11, help="size of an observation")
     parser.add_argument("--action-dim", type=int, default=3, help="size of an action")
     parser.add_argument("--batch-size", type=int, default=256, help="transitions per update")
-    parser.add_argument("--width", type=int, default=256, help="width of the networks")
-    parser.add_argument("--diffusion-steps", type=int, default=20, help="steps of the reverse chain")
+    parser.add_argument("--width", type=int, default=256, help="width of the networks (of online methods)")
+    parser.add_argument("--diffusion-steps", type=int, default=20, help="steps of the reverse chain (the same)")
     parser.add_argument("--n-particles", type=int, help="particles per state (default: that of each algorithm)")
     parser.add_argument("--execution", default="auto", choices=["auto", "eager", "compile", "cuda_graph"])
     parser.add_argument("--threads", type=int, default=th.get_num_threads(), help="threads for PyTorch")
@@ -74,10 +74,12 @@ def make_model(name: str, args: argparse.Namespace, execution: str) -> OffPolicy
         algorithm = BASELINES[name]
         kwargs["policy_kwargs"] = {"net_arch": [args.width] * 2}
     else:
-        algorithm = get_method(name).load()
+        method = get_method(name)
+        algorithm = method.load()
         kwargs["execution"] = execution
-        kwargs["policy_kwargs"] = {"net_arch": {"pi": [args.width] * 3, "qf": [args.width] * 2}}
-        kwargs["policy_kwargs"]["diffusion_steps"] = args.diffusion_steps
+        if method.setting == "off-policy":  # those that learn from data differ in their networks, which are part of the method
+            networks = {"net_arch": {"pi": [args.width] * 3, "qf": [args.width] * 2}}
+            kwargs["policy_kwargs"] = {**networks, "diffusion_steps": args.diffusion_steps}
         if args.n_particles is not None and "n_particles" in inspect.signature(algorithm).parameters:
             kwargs["n_particles"] = args.n_particles
     model = algorithm(policy, env, **kwargs)

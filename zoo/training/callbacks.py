@@ -11,7 +11,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
 from sb3_diffusion.checkpoints.agents import save_agent
-from sb3_diffusion.clock import shows_updates
+from sb3_diffusion.clock import logged_time
 from sb3_diffusion.files import write_atomically
 
 from ..lease import Taken
@@ -109,7 +109,7 @@ class Evaluation(EvalCallback):
     def _append(self, returns: list[float], lengths: list[int]) -> None:
         if self.log_path is None:
             return
-        self.evaluations_timesteps.append(self._now())
+        self.evaluations_timesteps.append(logged_time(self.model))
         self.evaluations_results.append(returns)
         self.evaluations_length.append(lengths)
         columns: dict[str, Any] = {
@@ -128,7 +128,7 @@ class Evaluation(EvalCallback):
     def _log(self, returns: list[float], lengths: list[int]) -> None:
         self.last_mean_reward = float(np.mean(returns))
         lines = [
-            f"Eval num_timesteps={self._now()}, episode_reward={np.mean(returns):.2f} +/- {np.std(returns):.2f}",
+            f"Eval num_timesteps={logged_time(self.model)}, episode_reward={np.mean(returns):.2f} +/- {np.std(returns):.2f}",
             f"Episode length: {np.mean(lengths):.2f} +/- {np.std(lengths):.2f}",
         ]
         self.logger.record("eval/mean_reward", self.last_mean_reward)
@@ -141,13 +141,8 @@ class Evaluation(EvalCallback):
             lines.append(f"Success rate: {100 * rate:.2f}%")
             self.logger.record("eval/success_rate", rate)
         self._say("\n".join(lines))
-        self.logger.record("time/total_timesteps", self._now(), exclude="tensorboard")
-        self.logger.dump(self._now())
-
-    def _now(self) -> int:
-        """Updates on data, and environment steps behind them: one curve shows both and the switch between them."""
-        updates = 0 if shows_updates(self.model) else getattr(self.model, "_n_offline_updates", 0)
-        return int(self.num_timesteps + updates)
+        self.logger.record("time/total_timesteps", logged_time(self.model), exclude="tensorboard")
+        self.logger.dump(logged_time(self.model))
 
     def _on_new_best(self) -> bool:
         self._say("New best mean reward!")

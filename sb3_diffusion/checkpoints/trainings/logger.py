@@ -27,10 +27,11 @@ def _log_file(output: Any) -> Any:
     return output.file if own else None
 
 
-def describe_logger(logger: Logger, folder: Path) -> Node:
+def describe_logger(logger: Logger, folder: Path, time: int) -> Node:
     """
     :param logger: A logger
     :param folder: Folder of the checkpoints, from which TensorBoard's is found again
+    :param time: What it is now on the axis of the logs
     :return: Values that wait to be written, the contents of its files, and where TensorBoard's are
     """
     numbers = {key: value for key, value in logger.name_to_value.items() if isinstance(value, _LOGGED)}
@@ -46,16 +47,17 @@ def describe_logger(logger: Logger, folder: Path) -> Node:
         if (handle := _log_file(output)) is not None:
             content = np.frombuffer(Path(handle.name).read_bytes(), np.uint8)
             files[type(output).__name__] = {"content": content, "keys": list(getattr(output, "keys", []))}
-    return {"values": Snapshot(values).node, "files": files, "tensorboard": directory}
+    return {"values": Snapshot(values).node, "files": files, "tensorboard": directory, "time": time}
 
 
 def restore_logger(logger: Logger, node: Node, folder: Path, num_timesteps: int) -> None:
     """
     :param logger: A logger with the same outputs
-    :param node: What :func:`describe_logger` returned
+    :param node: What :func:`describe_logger` returned. What TensorBoard has of later times is hidden
     :param folder: Folder of the checkpoints
-    :param num_timesteps: Steps of the checkpoint; what TensorBoard has of later ones is hidden
+    :param num_timesteps: Steps of the checkpoint, if it is one of a version that did not keep the time
     """
+    time = node.get("time", num_timesteps)
     for name, values in Restoration({}, node["values"]).value.items():
         current = getattr(logger, name)
         current.clear()
@@ -67,10 +69,10 @@ def restore_logger(logger: Logger, node: Node, folder: Path, num_timesteps: int)
             if isinstance(output, CSVOutputFormat):
                 output.keys = list(stored["keys"])
         if isinstance(output, TensorBoardOutputFormat) and node["tensorboard"] is not None:
-            _continue_tensorboard(logger, output, os.path.normpath(folder / node["tensorboard"]), num_timesteps)
+            _continue_tensorboard(logger, output, os.path.normpath(folder / node["tensorboard"]), time)
 
 
-def _continue_tensorboard(logger: Logger, output: TensorBoardOutputFormat, folder: str, num_timesteps: int) -> None:
+def _continue_tensorboard(logger: Logger, output: TensorBoardOutputFormat, folder: str, time: int) -> None:
     """Write into the run of the checkpoint, and hide what was logged there after the checkpoint."""
     new = Path(output.writer.log_dir)
     output.writer.close()
@@ -81,4 +83,4 @@ def _continue_tensorboard(logger: Logger, output: TensorBoardOutputFormat, folde
             for path in new.glob("events.out.tfevents.*"):
                 path.unlink()
             new.rmdir()
-    output.writer = SummaryWriter(log_dir=folder, purge_step=num_timesteps + 1)
+    output.writer = SummaryWriter(log_dir=folder, purge_step=time + 1)

@@ -27,7 +27,7 @@ from sb3_diffusion.checkpoints.trainings.replay import ReplayPieces, buffer_attr
 from sb3_diffusion.checkpoints.trainings.restoration import Restoration
 from sb3_diffusion.checkpoints.trainings.snapshot import Node, Snapshot
 from sb3_diffusion.checkpoints.trainings.store import Checkpoint, Entry
-from sb3_diffusion.clock import environment_steps
+from sb3_diffusion.clock import environment_steps, logged_time
 from sb3_diffusion.files import write_atomically
 
 STATE, ARRAYS, PARAMETERS = "state.json", "arrays.bin", "parameters.pt"
@@ -102,7 +102,7 @@ class TrainingState:
         noises = [(noise.exploration_mat, noise.exploration_matrices) for noise in _rollout_noises(model)]
         state["noises"] = Snapshot(noises).node
         state["elapsed"] = time.time_ns() - int(model.start_time)
-        state["logger"] = describe_logger(model.logger, folder)
+        state["logger"] = describe_logger(model.logger, folder, logged_time(model))
         state["random"] = Snapshot(_random_states()).node
         state["files"] = [_part_name(index, path) if path.is_file() else None for index, path in enumerate(self.files)]
         for path, name in zip(self.files, state["files"], strict=True):
@@ -160,7 +160,7 @@ class TrainingState:
         lost = [*state["unknown"], *environment.mismatches, *environment.lost]
         restore_changes(model, state.get("changes"))
         model.start_time = time.time_ns() - state["elapsed"]
-        restore_logger(model.logger, state["logger"], checkpoint.folder, model.num_timesteps)
+        restore_logger(model.logger, state["logger"], checkpoint.folder, environment_steps(model))
         self._restore_files(state["files"], checkpoint)
         self._restore_progress_bars()
         _restore_random_states(Restoration(_random_states(), state["random"]).value)

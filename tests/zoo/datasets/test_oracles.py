@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("ogbench")
 from sb3_diffusion import load_dataset
-from sb3_diffusion.data.catalogue import KnownDataset, ogbench
+from sb3_diffusion.data.stored.catalogue import KnownDataset, ogbench
 from zoo.datasets import oracles
 
 

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_diffusion import load_dataset
-from sb3_diffusion.data.catalogue import find
+from sb3_diffusion.data.stored.catalogue import find
 from zoo.datasets import published, robots
 
 TRPO_KWARGS = {"net_arch": [8, 8]}

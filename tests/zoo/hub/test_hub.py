@@ -23,7 +23,7 @@ import torch as th
 import yaml
 
 import zoo.enjoy
-from sb3_diffusion import SDAC
+from sb3_diffusion import SDAC, OfflineDataset
 from tests.zoo.hub.client import Client, Result, environment
 from tests.zoo.hub.server import Fault, HubServer
 from tests.zoo.processes import script
@@ -162,6 +162,21 @@ def test_round_trip_with_normalisation(hub: Hub) -> None:
     downloaded = {path.name for path in (hub.cwd / "hub" / "me" / f"qsm-{ENV}").iterdir()}
     (hub.cwd / "hub" / "me" / f"qsm-{ENV}" / "vec_normalize.pkl").write_bytes(b"not a pickle: nobody opens it")
     assert "vec_normalize.pkl" in downloaded
+    assert scores(hub.good("enjoy", *agent, "--from-hub", "-orga", "me")) == before
+
+
+def test_round_trip_of_what_was_learned_from_data(hub: Hub) -> None:
+    OfflineDataset.collect(ENV, None, 300, seed=0).save(hub.cwd / "swings.npz")
+    small = ["batch_size:16", "buffer_size:1000", "learning_starts:5", "policy_kwargs:dict(net_arch=[16])"]
+    length = ["--env", ENV, "-n", "40", "--online-steps", "30", "--eval-freq", "-1", "--seed", "1", "--device", "cpu"]
+    hub.good("train", "--algo", "iql", *length, "--dataset", str(hub.cwd / "swings.npz"), "-params", *small)
+    agent = ["--algo", "iql", *ACT[2:]]
+    before = scores(hub.good("enjoy", *agent, "-f", "logs"))
+    hub.good("push_to_hub", *PUSH, "--algo", "iql", "-f", "logs")
+    tree = hub.server.tree(f"me/iql-{ENV}")
+    assert b"swings" in tree["README.md"] and not any(name.endswith("swings.npz") for name in tree)
+    assert not any(str(hub.cwd).encode() in content for content in tree.values())  # nobody needs to know where it was
+    (hub.cwd / "swings.npz").unlink()
     assert scores(hub.good("enjoy", *agent, "--from-hub", "-orga", "me")) == before
 
 

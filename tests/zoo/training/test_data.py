@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from sb3_diffusion import OfflineDataset, load_agent
-from sb3_diffusion.data.source import DataSource, ReferenceScores
-from sb3_diffusion.data.tasks import dataset_of, environment_name, register_data_task
+from sb3_diffusion.data.stored.source import DataSource, ReferenceScores
+from sb3_diffusion.data.stored.tasks import dataset_of, environment_name, register_data_task
 from tests.zoo.in_process import train
 from zoo.benchmarking.cells import check
 from zoo.hub.model_card import model_card

@@ -12,8 +12,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_diffusion.data.catalogue import KNOWN
-from sb3_diffusion.data.tasks import dataset_of, environment_name, register_data_task
+from sb3_diffusion.data.stored.catalogue import KNOWN
+from sb3_diffusion.data.stored.tasks import dataset_of, environment_name, register_data_task
 from sb3_diffusion.names import closest, suggest
 from sb3_diffusion.taxonomy import BASELINES, CONTRIB, available_methods, get_method, load_algorithm, registered_methods
 
@@ -123,7 +123,7 @@ def check_environment(env_id: str) -> None:
             package, _, name = env_id.partition(":")
             raise ValueError(f"unknown environment {env_id!r}; write --env {name} --gym-packages {package}.")
         listed = "gymnasium.pprint_registry() lists what is registered."
-        hint = f"did you mean {newest}?" if newest else suggest(env_id, gym.registry, listed)
+        hint = f"did you mean {newest}?" if newest else suggest(env_id, [*gym.registry, *KNOWN], listed)
         raise ValueError(f"unknown environment {env_id!r}; {hint}")
     entry = gym.registry[env_id].entry_point
     # Gymnasium keeps the ids of versions that it has given away, with a function that raises

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 import yaml
 
+from sb3_diffusion import OfflineDataset
 from tests.helpers import assert_identical
 from tests.zoo.processes import ROOT
 from zoo.training.options.train import parse_own_options
@@ -52,15 +54,18 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def newest_step(run: Path) -> int:
-    """Step of the newest checkpoint; -1 before the run has its settings, 0 before it has a checkpoint."""
-    steps = [int(path.stem.split("_")[1]) for path in run.glob("resume/checkpoint_*.json")]
-    return max(steps, default=0 if any(run.glob("*/args.yml")) else -1)
+STEPS, UPDATES = 1, 2  # which number of a checkpoint's name
 
 
-def kill_at(process: subprocess.Popen[str], run: Path, step: int, delay: float) -> None:
-    """``kill -9`` a while after the checkpoint of a step."""
-    while newest_step(run) < step:
+def newest(run: Path, clock: int) -> int:
+    """Time of the newest checkpoint; -1 before the run has its settings, 0 before it has a checkpoint."""
+    times = [int(path.stem.split("_")[clock]) for path in run.glob("resume/checkpoint_*.json")]
+    return max(times, default=0 if any(run.glob("*/args.yml")) else -1)
+
+
+def kill_at(process: subprocess.Popen[str], run: Path, time_of_death: int, delay: float, clock: int = STEPS) -> None:
+    """``kill -9`` a while after the checkpoint of a time."""
+    while newest(run, clock) < time_of_death:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.002)
     time.sleep(delay)
@@ -107,7 +112,7 @@ def assert_same_run(left: Path, right: Path) -> None:
 
 
 def interrupted_equals_uninterrupted(
-    tmp_path: Path, arguments: Sequence[str], steps: int, kills: Sequence[int], every: int
+    tmp_path: Path, arguments: Sequence[str], steps: int, kills: Sequence[int], every: int, clock: int = STEPS
 ) -> None:
     options = [*arguments, "-n", str(steps), "--eval-freq", str(steps // 5), "--eval-episodes", "2", "--seed", "1"]
     options += ["--resume-freq", str(every), "-tb", "tb"]
@@ -120,13 +125,15 @@ def interrupted_equals_uninterrupted(
     chance = random.Random(0)
     process = start(*options, cwd=pieces)
     for step in kills:
-        kill_at(process, run, step, chance.uniform(0.0, 0.1))
+        kill_at(process, run, step, chance.uniform(0.0, 0.1), clock)
         assert resumable(run) and not finished(run)
         process = start("--resume", str(run), cwd=pieces)
     output = finish(process)
     assert f"Continuing {run} with its own settings" in output
     finish(reference)
-    assert finished(run) and not resumable(run) and checkpoint_steps(run) == [steps]
+    assert finished(run) and not resumable(run)
+    if clock == STEPS:
+        assert checkpoint_steps(run) == [steps]
     assert_same_run(whole / "logs" / algo / f"{env}_1", run)
     logged = [[found for folder in (root / "tb" / env).iterdir() if (found := scalars(folder))] for root in (whole, pieces)]
     assert len(logged[1]) == 1, "one TensorBoard run"
@@ -169,6 +176,28 @@ def test_killed_ten_times(tmp_path: Path) -> None:
 )
 def test_other_algorithms_killed(arguments: list[str], tmp_path: Path) -> None:
     interrupted_equals_uninterrupted(tmp_path, arguments, steps=1000, kills=[300, 600], every=100)
+
+
+SFBC = ["net_arch:dict(pi=[16,16,16],qf=[16])", "diffusion_steps:2", "state_arch:[4]", "time_dim:4"]
+
+
+@pytest.mark.expensive
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("algo", "kills"),
+    [
+        ("qsm", [40, 180, 310, 350]),
+        ("sfbc", [20, 150, 225, 260, 330]),  # within and just behind the stages, which end at 150, 225 and 300, and online
+    ],
+)
+def test_killed_while_learning_from_data(algo: str, kills: list[int], tmp_path: Path) -> None:
+    dataset = OfflineDataset.collect(gym.make("Pendulum-v1"), None, 600, seed=0)
+    dataset.save(tmp_path / "pendulum.npz")
+    small = f"policy_kwargs:dict({','.join(SFBC).replace(':', '=')})" if algo == "sfbc" else TINY
+    stages = ["behavior_updates:200", "critic_updates:200", "n_support:3"] if algo == "sfbc" else []
+    arguments = ["--algo", algo, "--env", "Pendulum-v1", "--dataset", str(tmp_path / "pendulum.npz"), "--online-steps", "600"]
+    params = ["-params", "buffer_size:900", "batch_size:16", "learning_starts:5", *stages, small]
+    interrupted_equals_uninterrupted(tmp_path, [*arguments, *params], steps=300, kills=kills, every=10, clock=UPDATES)
 
 
 def write_run(folder: Path, **arguments: Any) -> Path:

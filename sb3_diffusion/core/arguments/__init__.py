@@ -1,0 +1,1 @@
+"""The arguments that algorithms have in common: their types and their checks."""

@@ -1,0 +1,1 @@
+"""How critics learn where they do not by the mean of a temporal-difference target."""

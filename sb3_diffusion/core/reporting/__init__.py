@@ -1,0 +1,1 @@
+"""What a training tells of itself: metrics, progress, and why it diverged."""

@@ -1,0 +1,1 @@
+"""The update: which parts it has, and how they are executed."""

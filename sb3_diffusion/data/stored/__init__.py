@@ -1,0 +1,1 @@
+"""Data sets: transitions that somebody stored, in files and in memory."""

@@ -1,0 +1,1 @@
+"""What values states and actions."""
