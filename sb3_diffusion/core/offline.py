@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -356,31 +357,32 @@ class LearnsFromData(DiffusionAlgorithm, OffPolicyAlgorithm):
     def load(  # type: ignore[override]  # the rest as there
         cls,
         path: str | Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Self:
         """
         See :meth:`~sb3_diffusion.core.algorithm.DiffusionAlgorithm.load`. What learned from data fits every environment whose
-        spaces have the same shapes, since a file of transitions does not tell the precision of the numbers.
+        spaces have the same shapes, since a file of transitions does not tell the precision of the numbers. As in the
+        constructor, ``env`` may be the id of a registered environment.
         """
         if env is not None:
-            env = cls._wrap_env(env)
+            env = cls._wrap_env(maybe_make_env(env, 0))
             custom_objects = custom_objects or {}
             with old_modules():
                 custom_objects = spaces_in_place(path, env, custom_objects) | custom_objects
         return super().load(path, env, device, custom_objects, **kwargs)
 
     @override
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+    def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """
         Go on with another environment.
 
-        :param env: The environment
+        :param env: The environment, or its id if it is registered
         :param force_reset: Whether to reset it before training goes on
         """
-        wrapped = self._wrap_env(env, self.verbose)
+        wrapped = self._wrap_env(maybe_make_env(env, self.verbose), self.verbose)
         if self.env is None and self.dataset is not None:
             # a file of transitions does not tell the type of the numbers, and often no bounds
             check_same_spaces(self, self.dataset, wrapped)

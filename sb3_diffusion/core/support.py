@@ -24,8 +24,9 @@ from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
 SUPPORT_SEED = 0
 """Of the actions drawn for the states of the data, which have to be the same ones after an interruption."""
-STATES_AT_ONCE = 4096
-"""States whose actions are drawn, or valued, in one piece."""
+ROWS_AT_ONCE = {"cpu": 4096}
+"""Actions that are drawn, or valued, in one piece: as many as stay in a processor's cache (1.5 times the speed of 65,536)."""
+_OTHERWISE = 2**18
 
 
 class SupportArguments(OffPolicyArguments, total=False):
@@ -160,7 +161,8 @@ class DrawsSupport(OffPolicyDiffusion):
         :return: Rows of the table, and their observations as the networks see them
         """
         states = self._data_sampler().dataset.states
-        for rows in self.bar.over(name, self._n_states(), STATES_AT_ONCE):
+        at_once = max(1, ROWS_AT_ONCE.get(self.device.type, _OTHERWISE) // self.n_support)
+        for rows in self.bar.over(name, self._n_states(), at_once):
             # a copy, since normalising may change what it is given
             piece = {key: table[rows].clone() for key, table in states.items()} if _is_dict(states) else states[rows].clone()
             yield rows, normalize_observations(piece, self._vec_normalize_env)

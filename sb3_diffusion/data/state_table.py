@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_diffusion.data.readers.files import checksum as digest_of
+from sb3_diffusion.data.stored.readers.files import checksum as digest_of
 from sb3_diffusion.files import put_in_place
 
 IN_MEMORY = 512 * 2**20

@@ -1,5 +1,6 @@
 """Learning from data, and then from the world: stages, clocks, batches of both, exact continuation."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,16 @@ def test_an_agent_of_an_environment_is_loaded_with_equal_spaces_only(tmp_path: P
     make(QSM).save(tmp_path / "agent.zip")
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         QSM.load(tmp_path / "agent.zip", env=PreciseEnv())
+
+
+def test_environments_may_be_named() -> None:
+    data = OfflineDataset.collect("Pendulum-v1", None, 60, seed=0)
+    model: Any = QSM("MlpPolicy", None, dataset=data, policy_kwargs={"net_arch": [8]}, device="cpu", batch_size=8)
+    model.set_env("Pendulum-v1")
+    content = io.BytesIO()
+    model.save(content)
+    loaded: Any = QSM.load(content, env="Pendulum-v1", device="cpu")
+    assert loaded.env.num_envs == 1
 
 
 def test_schedules_begin_anew_or_stay() -> None:

@@ -24,9 +24,15 @@ def load_dataset(name_or_path: str | Path, **options: Any) -> OfflineDataset:
     :param options: Arguments of the class method of :class:`~sb3_diffusion.data.stored.dataset.OfflineDataset` that reads the
         form
     :return: The data
+    :raises TypeError: If it is neither a text nor a path
     :raises FileNotFoundError: If a file is missing, saying where it was looked for and how to get it
     :raises ValueError: If there is no such name, or the file is not what it should be
     """
+    if not isinstance(name_or_path, str | Path):
+        raise TypeError(
+            f"{str(name_or_path)[:100]!r} is no name or path of data but a {type(name_or_path).__name__}; pass one, or an "
+            "OfflineDataset where a dataset is asked for (OfflineDataset.from_arrays makes one of arrays)."
+        )
     text = str(name_or_path)
     if text.startswith(PREFIX):
         return _read(OfflineDataset.from_minari, text, options)

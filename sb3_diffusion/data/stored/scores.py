@@ -18,10 +18,11 @@ def normalized_score(returns: Any, reference: Any) -> Any:
         ``"hopper-medium-v2"``, :class:`~sb3_diffusion.data.stored.source.ReferenceScores`, or a pair ``(low, high)``, whose
         scores are 0 and 100
     :return: Scores in the form of the returns: a float or an array
+    :raises TypeError: If an argument is none of these
     :raises ValueError: If there are no reference scores, or they are no two different numbers
     """
     scores = find_reference(reference)
-    values = np.asarray(returns, np.float64)
+    values = _numbers(returns)
     result = scores.scale * (values - scores.low) / (scores.high - scores.low)
     return float(result) if result.ndim == 0 else result
 
@@ -38,8 +39,21 @@ def find_reference(reference: Any) -> ReferenceScores:
     reference = getattr(source, "reference", source)
     if reference is None:
         raise ValueError(f"{name} has no reference scores; pass the pair of returns (low, high) that shall be 0 and 100.")
+    if not isinstance(reference, tuple | list | np.ndarray) or len(reference) not in (2, 3):
+        raise TypeError(
+            f"reference={reference!r} is no scale; pass the name of a data set, a data set, or a pair of returns (low, high)."
+        )
     scores = reference if isinstance(reference, ReferenceScores) else ReferenceScores(*reference)
     low, high = real("reference low", scores.low), real("reference high", scores.high)
     if low == high:
         raise ValueError(f"reference low={low} and high={high} must differ; pass the returns that shall be 0 and 100.")
     return scores
+
+
+def _numbers(returns: Any) -> np.ndarray:
+    try:
+        return np.asarray(returns, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"returns={str(returns)[:100]!r} must be a number or an array of numbers; the reference is the second argument."
+        ) from error

@@ -2,12 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_diffusion import OfflineDataset, load_dataset
+from sb3_diffusion import OfflineDataset, load_dataset, normalized_score
 from sb3_diffusion.data.stored.catalogue import KNOWN, find, known_file, locate, ogbench, places
 from sb3_diffusion.data.stored.space_json import space_from_json, space_to_json
 
@@ -92,6 +93,27 @@ def test_a_missing_file_says_how_to_get_it(name: str, words: list[str], folder: 
 def test_what_is_no_name_and_no_file(name: str, words: str, folder: Path) -> None:
     with pytest.raises(ValueError, match=words):
         load_dataset(name)
+
+
+@pytest.mark.parametrize("given", [5, None, ["hopper-medium-v2"], b"file.npz"])
+def test_what_is_neither_a_name_nor_a_path(given: Any) -> None:
+    with pytest.raises(TypeError, match=f"no name or path of data but a {type(given).__name__}"):
+        load_dataset(given)
+
+
+@pytest.mark.parametrize(
+    ("returns", "reference", "words"),
+    [
+        ("hopper-medium-v2", [1000.0], "reference"),  # the other way round
+        ("hopper-medium-v2", "hopper-medium-v2", "returns"),
+        (1.0, 5.0, "reference=5.0"),
+        (1.0, (1.0,), "reference"),
+        (["a"], (0.0, 1.0), "returns"),
+    ],
+)
+def test_scores_of_what_is_no_return_or_no_scale(returns: Any, reference: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        normalized_score(returns, reference)
 
 
 def test_a_path_to_nothing(folder: Path) -> None:

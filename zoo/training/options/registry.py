@@ -123,7 +123,7 @@ def check_environment(env_id: str) -> None:
             package, _, name = env_id.partition(":")
             raise ValueError(f"unknown environment {env_id!r}; write --env {name} --gym-packages {package}.")
         listed = "gymnasium.pprint_registry() lists what is registered."
-        hint = f"did you mean {newest}?" if newest else suggest(env_id, gym.registry, listed)
+        hint = f"did you mean {newest}?" if newest else suggest(env_id, [*gym.registry, *KNOWN], listed)
         raise ValueError(f"unknown environment {env_id!r}; {hint}")
     entry = gym.registry[env_id].entry_point
     # Gymnasium keeps the ids of versions that it has given away, with a function that raises

@@ -57,6 +57,11 @@ MISTAKES: list[tuple[str, str]] = [
     ("--algo dacer --env Hoper-v5", "unknown environment 'Hoper-v5'; did you mean Hopper-v5?"),
     ("--algo dacer --env Hopper-v2", "'Hopper-v2' is no longer part of Gymnasium; take Hopper-v5."),
     ("--algo dacer --env Pendulum-v0", "unknown environment 'Pendulum-v0'; did you mean Pendulum-v1?"),
+    ("--algo dql --env hopper-medum-v2", "unknown environment 'hopper-medum-v2'; did you mean hopper-medium-v2?"),
+    (
+        "--algo dql --env rlzoo/hopper/mixd-v0",
+        "unknown environment 'rlzoo/hopper/mixd-v0'; did you mean rlzoo/hopper/mixed-v0?",
+    ),
     ("--algo sac --env mine:Car-v0", "write --env Car-v0 --gym-packages mine."),
     ("--algo sac", "--env is missing; for example: --algo dacer --env Hopper-v5"),
     ("--env Pendulum-v1", "--algo is missing"),
