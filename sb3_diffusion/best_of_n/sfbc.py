@@ -8,15 +8,13 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
-from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.support import DrawsSupport, SupportArguments, in_support_values
 from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
-from sb3_diffusion.data.normalization import normalize_observations, normalize_rewards
+from sb3_diffusion.data.normalization import normalize_rewards
 from sb3_diffusion.data.planning import LABEL_RULES, planned_returns
-from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
@@ -24,13 +22,9 @@ from sb3_diffusion.policies.values.critic import ObservationCritic
 
 SMALLEST_SPREAD = 0.1
 """Least standard deviation by which returns are divided."""
-SUPPORT_SEED = 0
-"""Of the actions drawn for the states of the data, which have to be the same ones after an interruption."""
-ROWS_AT_ONCE = 4096
-"""States whose support actions are drawn, or valued, in one piece."""
 
 
-class SfBC(OffPolicyDiffusion):
+class SfBC(DrawsSupport):
     r"""
     Selecting from Behaviour Candidates (SfBC).
 
@@ -58,7 +52,6 @@ class SfBC(OffPolicyDiffusion):
     :param batch_size: Transitions per update
     :param n_iterations: Iterations of the critic; one learns the returns of the data
     :param inverse_temperature: Of the softmax whose average is the value of a state, per standard deviation of the returns
-    :param n_support: Actions drawn for every state of the data
     :param label_rule: How values take the place of what followed: ``"paper"`` or ``"official"``, see
         :func:`~sb3_diffusion.data.planning.planned_returns`
     :param reset_critic: Whether the critic begins anew at every iteration
@@ -67,8 +60,10 @@ class SfBC(OffPolicyDiffusion):
     :param n_averaged: Of how many of the best the mean is taken; where good actions differ, 1 does not mix them
     :param behavior_updates: Updates of the actor in ``learn_offline``, relative to ``critic_updates``
     :param critic_updates: Updates of the critic, all iterations together
-    :param kwargs: See :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion`
+    :param kwargs: See :class:`~sb3_diffusion.core.support.DrawsSupport`
     """
+
+    support_in_batches = False
 
     def __init__(  # type: ignore[misc]  # the size of a batch and the critic's rate have other defaults
         self,
@@ -80,7 +75,6 @@ class SfBC(OffPolicyDiffusion):
         batch_size: int = 4096,
         n_iterations: int = 2,
         inverse_temperature: float = 20.0,
-        n_support: int = 16,
         label_rule: str = "paper",
         reset_critic: bool = True,
         n_action_candidates: int = 32,
@@ -88,11 +82,10 @@ class SfBC(OffPolicyDiffusion):
         n_averaged: int = 4,
         behavior_updates: int = 600_000,
         critic_updates: int = 48_000,
-        **kwargs: Unpack[OffPolicyArguments],
+        **kwargs: Unpack[SupportArguments],
     ):
         self.n_iterations = integer("n_iterations", n_iterations, low=1, remedy="1 learns the returns of the data")
         self.inverse_temperature = real("inverse_temperature", inverse_temperature, low=0, remedy="0 is the mean")
-        self.n_support = integer("n_support", n_support, low=1)
         self.label_rule = choice("label_rule", label_rule, LABEL_RULES)
         self.reset_critic = reset_critic
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
@@ -156,9 +149,7 @@ class SfBC(OffPolicyDiffusion):
 
     @override
     def next_values(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        context = self.actor.encode(batch.next_observations)
-        actions = self.actor.sample(context, self.randomness, "next_action", self.n_support)
-        return self.state_values(self.critic_target, batch.next_observations, actions), {}
+        return self.state_values(self.critic_target, batch.next_observations, self.next_support(batch)), {}
 
     def state_values(self, critic: ObservationCritic, observations: Any, actions: th.Tensor) -> th.Tensor:
         """
@@ -170,8 +161,7 @@ class SfBC(OffPolicyDiffusion):
         :return: ``sum_j softmax_j(inverse_temperature Q_j / std) Q_j``, ``(batch,)``
         """
         values = critic.q(actions, critic.encode(observations)).mean(0)
-        weights = th.softmax(self.inverse_temperature / critic.ensemble.running_std * values, dim=1)
-        return (weights * values).sum(1)
+        return in_support_values(values, self.inverse_temperature / critic.ensemble.running_std)
 
     # -- learning from data -------------------------------------------------------------------------------------------
 
@@ -188,7 +178,7 @@ class SfBC(OffPolicyDiffusion):
         if begins:
             self.critic_target.load_state_dict(self.critic.state_dict())
         if iteration > 0:
-            values = self._support_values(data.states)
+            values = self._support_values()
         assert self._transform is not None
         rewards = normalize_rewards(self._transform(data.rewards), self._vec_normalize_env)
         labels = planned_returns(data, rewards, self.gamma, values, self.label_rule)
@@ -198,21 +188,14 @@ class SfBC(OffPolicyDiffusion):
             self.critic.ensemble.standardize(labels, SMALLEST_SPREAD)
         self.prepared = {"labels": labels}
 
-    def _support_values(self, states: Any) -> th.Tensor:
+    def _support_values(self) -> th.Tensor:
         """Values of all states of the data under the critic of the iteration before."""
+        actions = self.draw_support()
         self.policy.set_training_mode(False)
-        draws = Randomness(th.Generator(self.device).manual_seed(SUPPORT_SEED))
-        n_states = len(next(iter(states.values())) if isinstance(states, dict) else states)
-        found = []
-        for piece in self.bar.over("values of the data", n_states, ROWS_AT_ONCE):
-            rows: Any = (
-                {key: table[piece].clone() for key, table in states.items()}
-                if isinstance(states, dict)
-                else states[piece].clone()
-            )
-            observations = normalize_observations(rows, self._vec_normalize_env)
-            actions = self.actor.act(observations, draws, "support", self.n_support)
-            found.append(self.state_values(self.critic_target, observations, actions))
+        pieces = self.pieces_of_states("values of the data")
+        found = [
+            self.state_values(self.critic_target, observations, actions[rows].to(self.device)) for rows, observations in pieces
+        ]
         return th.cat(found)
 
     @override

@@ -43,6 +43,9 @@ class LearnsFromData(AttachedData):
     num_timesteps = ShownClock()  # type: ignore[assignment]
     prepared: dict[str, th.Tensor]
     """Quantities of every transition of the data ``(n, ...)`` that a stage prepared: they become the batches' ``extras``."""
+    state_tables: dict[str, th.Tensor]
+    """The same for every state of the data's table ``(n + m, ...)``, as ``<name>`` and ``next_<name>``. They may be large, and
+    are in no checkpoint: see :meth:`_lacks_prepared`."""
     _n_offline_updates: int
     _logs_behind: int
     _stage: int
@@ -91,7 +94,7 @@ class LearnsFromData(AttachedData):
         sampler, stages = self._data_sampler(), self.stages()
         if reset_num_updates:
             self._stage = self._stage_updates = 0
-            self._prepared_stage, self.prepared = -1, {}
+            self._forget_prepared()
         lengths = divided(total_updates, [stage.updates * (k >= self._stage) for k, stage in enumerate(stages)])
         lengths[self._stage] += self._stage_updates
         with self._update_clock():
@@ -119,7 +122,7 @@ class LearnsFromData(AttachedData):
             if not self._move_on(lengths):
                 break
             stage, length = stages[self._stage], lengths[self._stage]
-            if self._prepared_stage != self._stage:
+            if self._prepared_stage != self._stage or self._lacks_prepared():
                 self._prepare(stage)
             self._current_progress_remaining = 1.0 - self._stage_updates / length
             self._offline_update(stage, sampler)
@@ -136,9 +139,16 @@ class LearnsFromData(AttachedData):
 
     def _prepare(self, stage: Stage) -> None:
         if stage.prepare is not None:
-            self.prepared = {}
+            self.prepared, self.state_tables = {}, {}
             stage.prepare()
         self._prepared_stage = self._stage
+
+    def _lacks_prepared(self) -> bool:
+        """Whether a stage has to be prepared again, because a checkpoint was put back that knows of other ``state_tables``."""
+        return False
+
+    def _forget_prepared(self) -> None:
+        self._prepared_stage, self.prepared, self.state_tables = -1, {}, {}
 
     def _move_on(self, lengths: Sequence[int]) -> bool:
         """Go to the stage that is due; whether there is one."""
@@ -149,7 +159,8 @@ class LearnsFromData(AttachedData):
     def _offline_update(self, stage: Stage, sampler: DatasetSampler) -> None:
         self.policy.set_training_mode(True)
         self._rates = self._set_learning_rates()
-        batch = sampler.sample(self.batch_size, self._vec_normalize_env, self.prepared)
+        size = stage.batch_size or self.batch_size
+        batch = sampler.sample(size, self._vec_normalize_env, self.prepared, self.state_tables)
         if self._metric_log is None:
             self._metric_log = MetricLog(self._n_updates + 1)
         self._metric_log.append(self.update(batch, stage.parts))
@@ -287,9 +298,11 @@ class LearnsFromData(AttachedData):
         self._attach_dataset()
         counters = ("_stage", "_stage_updates", "_n_offline_updates", "_logs_behind")
         defaults: dict[str, Any] = {**dict.fromkeys(counters, 0), "_holds_schedules": False}
-        self.__dict__ = {**defaults, **vars(self), "_prepared_stage": -1, "prepared": {}, "_metric_log": None}
+        of_the_call = {"_prepared_stage": -1, "prepared": {}, "state_tables": {}, "_metric_log": None}
+        self.__dict__ = {**defaults, **vars(self), **of_the_call}
 
     @override
     def _excluded_save_params(self) -> list[str]:
-        of_the_call = ["_metric_log", "_rates", "_n_updates_at_start", "_shows_updates", "_prepared_stage", "prepared", "bar"]
-        return [*super()._excluded_save_params(), "dataset", "_sampler", "_transform", *of_the_call]
+        of_the_call = ["_metric_log", "_rates", "_n_updates_at_start", "_shows_updates", "bar"]
+        prepared = ["_prepared_stage", "prepared", "state_tables"]
+        return [*super()._excluded_save_params(), "dataset", "_sampler", "_transform", *of_the_call, *prepared]

@@ -48,7 +48,11 @@ class DatasetSampler:
         return len(self.dataset)
 
     def sample(
-        self, batch_size: int, env: VecNormalize | None = None, columns: Mapping[str, th.Tensor] | None = None
+        self,
+        batch_size: int,
+        env: VecNormalize | None = None,
+        columns: Mapping[str, th.Tensor] | None = None,
+        state_tables: Mapping[str, th.Tensor] | None = None,
     ) -> Batch:
         """
         Draw transitions with replacement.
@@ -56,19 +60,24 @@ class DatasetSampler:
         :param batch_size: Number of transitions
         :param env: Normalises observations and rewards as those of the environment
         :param columns: Further quantities of every transition, ``(n, ...)``; they become the batch's ``extras``
+        :param state_tables: Further quantities of every state of the table, ``(n + m, ...)``, on the device or in a file; they
+            become ``extras`` as ``<name>``, and of the states that follow as ``next_<name>``
         :return: The transitions
         """
         rows = th.randint(len(self), (batch_size,), device=self._scalars.device)
         both = th.cat((rows, self.dataset.next_index[self._last[rows]]))
         observations = self._gather(both, env)
         rewards, discounts = self._scalars[rows].unbind(1)
+        extras = {name: column[rows] for name, column in (columns or {}).items()}
+        for name, table in (state_tables or {}).items():
+            extras[name], extras[f"next_{name}"] = table[both.to(table.device)].to(both.device).split(batch_size)
         return Batch(
             observations=_half(observations, slice(None, batch_size)),
             actions=((self.dataset.actions[rows] - self._middle) / self._half).clamp_(-1.0, 1.0),
             rewards=normalize_rewards(rewards, env),
             next_observations=_half(observations, slice(batch_size, None)),
             discounts=discounts,
-            extras={name: column[rows] for name, column in (columns or {}).items()},
+            extras=extras,
         )
 
     def _gather(self, rows: th.Tensor, env: VecNormalize | None) -> Any:

@@ -90,8 +90,9 @@ class DiffusionPolicy(ActorCritic):
         :class:`~sb3_diffusion.policies.values.state_value.StateValue`, ``"actor"``: another diffusion actor, such as a
         behaviour policy, ``"critic"``: further critics, ``"one_step"``: a
         :class:`~sb3_diffusion.policies.actors.one_step.OneStepActor`, ``"edm"``: an
-        :class:`~sb3_diffusion.policies.actors.edm_denoiser.EDMDenoiser`), whether it has a ``target`` (a copy
-        ``<name>_target`` that the method moves), and arguments of the kind that differ from those of the policy
+        :class:`~sb3_diffusion.policies.actors.edm_denoiser.EDMDenoiser`, ``"energy"``: an
+        :class:`~sb3_diffusion.policies.values.energy.Energy`), whether it has a ``target`` (a copy ``<name>_target`` that the
+        method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`

@@ -32,7 +32,7 @@ from sb3_diffusion.files import write_atomically
 
 STATE, ARRAYS, PARAMETERS = "state.json", "arrays.bin", "parameters.pt"
 _STORED_ELSEWHERE = ("env", "_vec_normalize_env", "replay_buffer", "rollout_buffer", "_logger", "_run_update", *SCHEDULES)
-_OF_THE_DATA = ("dataset", "_sampler", "_transform", "_metric_log", "bar", "_shows_updates")
+_OF_THE_DATA = ("dataset", "_sampler", "_transform", "_metric_log", "bar", "_shows_updates", "state_tables", "_support")
 _OF_THE_CALL = ("_total_timesteps", "start_time", "_custom_logger", "verbose")
 """What a new call of ``learn()`` decides itself."""
 

@@ -53,13 +53,16 @@ class Stage(NamedTuple):
     :param parts: Names of the parts that it trains
     :param updates: Its share: ``learn_offline`` divides its updates among the stages in proportion to these numbers
     :param prepare: What happens before its first update and may take minutes, such as drawing actions for every state. It may
-        leave quantities of the transitions in ``prepared``, which then come with every batch. Interrupted, it is repeated
+        leave quantities of the transitions in ``prepared``, or of all states in ``state_tables``, which then come with every
+        batch. It is repeated where it was interrupted, and in the middle of the stage where a checkpoint lacks its tables
+    :param batch_size: Transitions per update, ``None`` for the algorithm's
     """
 
     name: str
     parts: tuple[str, ...]
     updates: int
-    prepare: Callable[[], None] | None = None
+    prepare: Callable[[], object] | None = None
+    batch_size: int | None = None
 
 
 def divided(total: int, shares: Sequence[int]) -> list[int]:
