@@ -29,6 +29,7 @@ from sb3_diffusion.taxonomy import register_method as register_method
 from sb3_diffusion.weighted_matching.dpmd import DPMD as DPMD
 from sb3_diffusion.weighted_matching.fpmd import FPMD as FPMD
 from sb3_diffusion.weighted_matching.maxentdp import MaxEntDP as MaxEntDP
+from sb3_diffusion.weighted_matching.qipo import QIPO as QIPO
 from sb3_diffusion.weighted_matching.qvpo import QVPO as QVPO
 from sb3_diffusion.weighted_matching.sdac import SDAC as SDAC
 
@@ -57,6 +58,7 @@ __all__ = [  # noqa: RUF022
     "QVPO",
     "DPMD",
     "FPMD",
+    "QIPO",
     "DACER",
     "DACERv2",
     "DIME",
