@@ -58,7 +58,6 @@ class DAC(AveragedActor):
     :param rate_decay: Whether the learning rates, where they are numbers, fall to zero during the training: ``"cosine"`` or
         ``"none"``
     :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
-    :param policy_delay: Update the actor every ``policy_delay`` updates of the critics
     :param kwargs: See :class:`~sb3_diffusion.core.averaged_actor.AveragedActor`
     """
 
@@ -79,7 +78,6 @@ class DAC(AveragedActor):
         selection_temperature: float = 0.0,
         rate_decay: str = "cosine",
         max_grad_norm: float | None = 1.0,
-        policy_delay: int = 1,
         **kwargs: Unpack[AveragedActorArguments],
     ):
         self.eta = real("eta", eta, *ETA_RANGE, remedy="smaller follows the critics, larger the data")
@@ -92,7 +90,7 @@ class DAC(AveragedActor):
         greedy = "0 takes the best candidate"
         self.selection_temperature = real("selection_temperature", selection_temperature, low=0, remedy=greedy)
         self.rate_decay = choice("rate_decay", rate_decay, DECAYS)
-        super().__init__(policy, env, learning_rate, max_grad_norm=max_grad_norm, policy_delay=policy_delay, **kwargs)
+        super().__init__(policy, env, learning_rate, max_grad_norm=max_grad_norm, **kwargs)
 
     @override
     def policy_requirements(self) -> dict[str, Any]:

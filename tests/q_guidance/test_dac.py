@@ -146,7 +146,12 @@ def test_the_critics_bootstrap_from_the_best_or_the_mean_of_the_candidates() -> 
 def test_the_actor_follows_the_target_critics_of_this_update() -> None:
     model = make_filled(DAC, tau=1.0)
     seen = []
-    model.guidance = lambda batch, noisy: (seen.append(flat_parameters(model.critic_target)), (noisy, th.ones(())))[1]
+
+    def guidance(batch: Any, noisy_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        seen.append(flat_parameters(model.critic_target))
+        return noisy_actions, th.ones(())
+
+    model.guidance = guidance
     model.train(1, 8)
     assert len(seen) == 1 and th.equal(seen[0], flat_parameters(model.critic))
 
@@ -188,7 +193,8 @@ def test_dac_update() -> None:
         values, _ = model.next_values(batch)
     close(batch.rewards + batch.discounts * values, case["expected/q_target"].squeeze(-1), atol=2e-5)
     critic_step(model, batch, case)
-    part(model, "critic").then()
+    move: Any = part(model, "critic").then
+    move()
     for path, value in sub(case, "expected/new_params/critic_target").items():
         close(weights_of(model, "critic_target")[path], value)
 
