@@ -23,7 +23,7 @@ CASE = MethodCase(
         "n_action_candidates": 2,
         "actor_target_start": 1,
         "actor_target_interval": 2,
-        "rate_decay": "none",
+        "lr_decay": "none",
     },
     tiny_policy={"n_critics": 2, "time_arch": [8]},  # the shared suites count on two critics
     every_update={"actor_target_start": 0, "actor_target_interval": 1},
@@ -35,7 +35,7 @@ CASE = MethodCase(
         ({"rho": -1.0}, ["rho=-1.0", "more pessimistic"]),
         ({"target_reduction": "convex", "rho": 1.5}, ["rho=1.5", "share of the smallest"]),
         ({"selection_temperature": -1.0}, ["selection_temperature=-1.0", "best candidate"]),
-        ({"rate_decay": "linear"}, ["rate_decay='linear'", "cosine, none"]),
+        ({"lr_decay": "linear"}, ["lr_decay='linear'", "cosine, none"]),
         ({"n_target_candidates": 0}, ["n_target_candidates=0", "at least 1"]),
     ],
     operation_counts={"operations": 851, "kflop": 179, "synchronisations": 0},
@@ -157,7 +157,7 @@ def test_the_actor_follows_the_target_critics_of_this_update() -> None:
 
 
 def test_rates_fall_to_zero_where_they_are_numbers() -> None:
-    model = make_filled(DAC, rate_decay="cosine", critic_learning_rate=lambda progress: 0.5)
+    model = make_filled(DAC, lr_decay="cosine", critic_learning_rate=lambda progress: 0.5)
     rate = model.lr_schedule_of("actor")
     assert [rate(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([1e-3, 5e-4, 0.0])
     assert model.lr_schedule_of("critic")(0.0) == 0.5
