@@ -21,6 +21,7 @@ class AveragedActorArguments(OffPolicyArguments, total=False):
     actor_tau: float
     actor_target_interval: int
     actor_target_start: int
+    policy_delay: int
 
 
 class AveragedActor(OffPolicyDiffusion):
@@ -33,6 +34,7 @@ class AveragedActor(OffPolicyDiffusion):
     :param actor_tau: Rate of the averaged actor: ``average = actor_tau * actor + (1 - actor_tau) * average``
     :param actor_target_interval: Updates between two steps of the average
     :param actor_target_start: Updates before its first step; until then it is the initial actor
+    :param policy_delay: Update the actor every ``policy_delay`` updates of the critics
     :param kwargs: See :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion`
     """
 
@@ -45,12 +47,13 @@ class AveragedActor(OffPolicyDiffusion):
         actor_tau: float = 0.005,
         actor_target_interval: int = 5,
         actor_target_start: int = 1000,
+        policy_delay: int = 1,
         **kwargs: Unpack[OffPolicyArguments],
     ):
         self.actor_tau = real("actor_tau", actor_tau, 0, 1, remedy="1 copies the actor")
         self.actor_target_interval = integer("actor_target_interval", actor_target_interval, low=1)
         self.actor_target_start = integer("actor_target_start", actor_target_start, low=0)
-        super().__init__(policy, env, learning_rate, **kwargs)
+        super().__init__(policy, env, learning_rate, policy_delay=policy_delay, **kwargs)
 
     @override
     def policy_requirements(self) -> dict[str, Any]:

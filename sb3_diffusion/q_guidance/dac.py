@@ -55,10 +55,9 @@ class DAC(AveragedActor):
     :param n_action_candidates: Actions of which the mean of the target critics chooses the best
     :param selection_temperature: Temperature, in units of Q, of a softmax that chooses instead where ``deterministic=False``;
         0 takes the best one there, too
-    :param rate_decay: Whether the learning rates, where they are numbers, fall to zero during the training: ``"cosine"`` or
+    :param lr_decay: Whether the learning rates, where they are numbers, fall to zero during the training: ``"cosine"`` or
         ``"none"``
     :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
-    :param policy_delay: Update the actor every ``policy_delay`` updates of the critics
     :param kwargs: See :class:`~sb3_diffusion.core.averaged_actor.AveragedActor`
     """
 
@@ -77,9 +76,8 @@ class DAC(AveragedActor):
         n_target_candidates: int = 10,
         n_action_candidates: int = 10,
         selection_temperature: float = 0.0,
-        rate_decay: str = "cosine",
+        lr_decay: str = "cosine",
         max_grad_norm: float | None = 1.0,
-        policy_delay: int = 1,
         **kwargs: Unpack[AveragedActorArguments],
     ):
         self.eta = real("eta", eta, *ETA_RANGE, remedy="smaller follows the critics, larger the data")
@@ -91,8 +89,8 @@ class DAC(AveragedActor):
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         greedy = "0 takes the best candidate"
         self.selection_temperature = real("selection_temperature", selection_temperature, low=0, remedy=greedy)
-        self.rate_decay = choice("rate_decay", rate_decay, DECAYS)
-        super().__init__(policy, env, learning_rate, max_grad_norm=max_grad_norm, policy_delay=policy_delay, **kwargs)
+        self.lr_decay = choice("lr_decay", lr_decay, DECAYS)
+        super().__init__(policy, env, learning_rate, max_grad_norm=max_grad_norm, **kwargs)
 
     @override
     def policy_requirements(self) -> dict[str, Any]:
@@ -123,7 +121,7 @@ class DAC(AveragedActor):
     @override
     def lr_schedule_of(self, part: str) -> Schedule:
         schedule = super().lr_schedule_of(part)
-        return CosineDecay(schedule) if self.rate_decay == "cosine" and is_number(self, part) else schedule
+        return CosineDecay(schedule) if self.lr_decay == "cosine" and is_number(self, part) else schedule
 
     @override
     def next_values(self, batch: Batch) -> tuple[th.Tensor, Metrics]:

@@ -261,8 +261,8 @@ class BDPO(OffPolicyDiffusion):
                 f"policy_kwargs: a chain of diffusion_steps={chain.steps} that skips levels of its process, which has "
                 f"{self.actor.process.diffusion_steps}, takes other steps than those that {type(self).__name__} values."
             )
-        networks = (network.bind(network.encode(observations), chain.times) for network in (actor, self.averaged_behavior))
-        path = PathDivergence(self.actor.process, *networks, chain.times)
+        own, other = (network.bind(network.encode(observations), chain.times) for network in (actor, self.averaged_behavior))
+        path = PathDivergence(self.actor.process, own, other, chain.times)
         shape = (len(batch.rewards), self.n_target_candidates, actor.action_dim)
         actions = chain.sample(path, shape, self.randomness, "next_action")
         values = self.critic_target.q(actions, self.critic_target.encode(observations))

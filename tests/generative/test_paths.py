@@ -42,8 +42,12 @@ def test_the_mean_over_paths_is_the_divergence_of_gaussian_paths() -> None:
     generator = th.Generator().manual_seed(0)
     slopes, offsets = th.rand((2, 2, STEPS), generator=generator)  # by network
     chain = process.sampler(clip=False)
-    networks = [lambda x, k, i=i: slopes[i, k] * x + offsets[i, k] for i in range(2)]
-    path = PathDivergence(process, *networks, chain.times)
+    path = PathDivergence(
+        process,
+        lambda x, k: slopes[0, k] * x + offsets[0, k],
+        lambda x, k: slopes[1, k] * x + offsets[1, k],
+        chain.times,
+    )
     chain.sample(path, (100_000, 1), Randomness(generator), clip_output=False)
 
     (mean, covariance), (other, other_covariance) = (joint(process, slopes[i].double(), offsets[i].double()) for i in range(2))

@@ -23,7 +23,7 @@ CASE = MethodCase(
         "n_action_candidates": 2,
         "actor_target_start": 1,
         "actor_target_interval": 2,
-        "rate_decay": "none",
+        "lr_decay": "none",
     },
     tiny_policy={"n_critics": 2, "time_arch": [8]},  # the shared suites count on two critics
     every_update={"actor_target_start": 0, "actor_target_interval": 1},
@@ -35,7 +35,7 @@ CASE = MethodCase(
         ({"rho": -1.0}, ["rho=-1.0", "more pessimistic"]),
         ({"target_reduction": "convex", "rho": 1.5}, ["rho=1.5", "share of the smallest"]),
         ({"selection_temperature": -1.0}, ["selection_temperature=-1.0", "best candidate"]),
-        ({"rate_decay": "linear"}, ["rate_decay='linear'", "cosine, none"]),
+        ({"lr_decay": "linear"}, ["lr_decay='linear'", "cosine, none"]),
         ({"n_target_candidates": 0}, ["n_target_candidates=0", "at least 1"]),
     ],
     operation_counts={"operations": 851, "kflop": 179, "synchronisations": 0},
@@ -146,13 +146,18 @@ def test_the_critics_bootstrap_from_the_best_or_the_mean_of_the_candidates() -> 
 def test_the_actor_follows_the_target_critics_of_this_update() -> None:
     model = make_filled(DAC, tau=1.0)
     seen = []
-    model.guidance = lambda batch, noisy: (seen.append(flat_parameters(model.critic_target)), (noisy, th.ones(())))[1]
+
+    def guidance(batch: Any, noisy_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        seen.append(flat_parameters(model.critic_target))
+        return noisy_actions, th.ones(())
+
+    model.guidance = guidance
     model.train(1, 8)
     assert len(seen) == 1 and th.equal(seen[0], flat_parameters(model.critic))
 
 
 def test_rates_fall_to_zero_where_they_are_numbers() -> None:
-    model = make_filled(DAC, rate_decay="cosine", critic_learning_rate=lambda progress: 0.5)
+    model = make_filled(DAC, lr_decay="cosine", critic_learning_rate=lambda progress: 0.5)
     rate = model.lr_schedule_of("actor")
     assert [rate(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([1e-3, 5e-4, 0.0])
     assert model.lr_schedule_of("critic")(0.0) == 0.5
@@ -188,7 +193,8 @@ def test_dac_update() -> None:
         values, _ = model.next_values(batch)
     close(batch.rewards + batch.discounts * values, case["expected/q_target"].squeeze(-1), atol=2e-5)
     critic_step(model, batch, case)
-    part(model, "critic").then()
+    move: Any = part(model, "critic").then
+    move()
     for path, value in sub(case, "expected/new_params/critic_target").items():
         close(weights_of(model, "critic_target")[path], value)
 

@@ -75,17 +75,19 @@ def bdpo_model(name: str, **kwargs: Any) -> tuple[Any, Case]:
 
 def check_part(model: Any, case: Case, name: str, path: str, loss: th.Tensor) -> None:
     """Gradients of a part, its network after a step, and its average after that."""
-    one = part(model, name)
+    one: Any = part(model, name)
     model.step(one, loss)
     one.then()
     average = {"critic": model.critic_target, "actor": model.averaged_actor}.get(name) or getattr(
         model.policy, f"{name}_target"
     )
     is_critic = path in ("q0", "vt")
+    module: Any
     module, moved = (net.ensemble if is_critic else net.denoiser for net in (one.network, average))
-    gradients = (critic_gradients if is_critic else denoiser_gradients)(module)
+    read_gradients: Any = critic_gradients if is_critic else denoiser_gradients
+    gradients = read_gradients(module)
     check_gradients(gradients, sub(case, f"expected/grads/{path}"))
-    read = critic_weights if is_critic else denoiser_weights
+    read: Any = critic_weights if is_critic else denoiser_weights
     largest = max(float(value.abs().max()) for value in gradients.values())
     for key, value in sub(case, f"expected/new_params/{path}").items():
         clear = gradients[key].abs() > 1e-5 * largest
@@ -247,7 +249,12 @@ def watched(model: Any) -> list[tuple[tuple[str, ...], dict[str, th.Tensor]]]:
     """What every update trains from now on, and the actor before it."""
     seen: list[tuple[tuple[str, ...], dict[str, th.Tensor]]] = []
     run = model._run_update
-    model._run_update = lambda batch, due: (seen.append((due, parameters(model.actor))), run(batch, due))[1]
+
+    def watch(batch: Any, due: tuple[str, ...]) -> Any:
+        seen.append((due, parameters(model.actor)))
+        return run(batch, due)
+
+    model._run_update = watch
     return seen
 
 
@@ -329,23 +336,32 @@ def test_a_chain_that_skips_levels_is_refused() -> None:
 # -- theory -----------------------------------------------------------------------------------------------------------------
 
 
-def optimised(diffusion_steps: int, n_behavior: int, n_updates: int, tau: float) -> th.Tensor:
-    """Actions of the method on the lobes, at a temperature of half their distance, with critics that know the value."""
+def optimised(diffusion_steps: int, n_behavior: int, n_updates: int, tau: float) -> tuple[th.Tensor, float]:
+    """
+    Actions of the method on the lobes, at a temperature of half their distance, with critics that know the value; and the
+    share of the better lobe in the density that the theory names, by weighted actions of the behaviour that was learned.
+    """
     networks = {"diffusion_steps": diffusion_steps, "n_critics": 2}
     model = lobe_model(BDPO, eta=0.5, rho=0.0, tau=tau, n_target_candidates=4, policy_kwargs=networks)
     train(model, ("behavior",), n_behavior)
     model.begin_with_behavior()
+    imitated = draw(model, 8000)[:, 0]
+    weights = (imitated / 0.5).softmax(0)
     train(model, ("step_value", "actor"), n_updates)
-    return draw(model, 2000)
+    return draw(model, 4000), float(weights[imitated > 0.0].sum())
 
 
 def test_the_value_of_steps_draws_the_policy_to_the_better_lobe() -> None:
-    """The density has 0.88 there; five steps, of which the last one moves every action, end at a little more."""
-    actions = optimised(5, 300, 200, 0.05)
-    assert right_mass(actions) == pytest.approx(0.93, abs=0.05)
-    assert near_a_lobe(actions) > 0.5 and near_a_lobe(actions, spreads=8.0) > 0.95
+    """
+    The density has 0.88 there. Five steps end at more: the last one may move every action by beta_1 / eta = 0.39, for a
+    penalty that counts it as if it added noise.
+    """
+    actions, _ = optimised(5, 300, 150, 0.05)
+    assert right_mass(actions) == pytest.approx(0.93, abs=0.05) and near_a_lobe(actions, spreads=4.0 + 3.9) > 0.95
 
 
 @pytest.mark.expensive
 def test_many_steps_put_into_the_lobes_what_the_density_does() -> None:
-    assert right_mass(optimised(50, 800, 2000, 0.1)) == pytest.approx(0.88, abs=0.04)
+    actions, expected = optimised(50, 800, 1500, 0.1)
+    assert right_mass(actions) == pytest.approx(expected, abs=0.04)
+    assert expected == pytest.approx(0.85, abs=0.05)  # 0.88 for a perfect behaviour

@@ -103,7 +103,7 @@ def give_critic(model: OffPolicyDiffusion, value: ActionValue) -> None:
     """
     untouched = next(model.critic.parameters())
 
-    def q(actions: th.Tensor, context: th.Tensor) -> th.Tensor:
+    def q(actions: th.Tensor, context: th.Tensor, t: th.Tensor | None = None) -> th.Tensor:
         values = value(actions)
         return values.expand(2, *values.shape)
 
