@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 
@@ -10,7 +11,7 @@ from sb3_diffusion.networks.backbones.unet import ActionUNet
 from sb3_diffusion.policies.guides import EnergyGuide
 from sb3_diffusion.q_guidance.diffusiondice import density_ratio, dual, log_mean_error
 from tests.cases import MethodCase
-from tests.helpers import make_filled, part, sample_batch
+from tests.helpers import act, flat_parameters, make, make_filled, observations, part, point_data, sample_batch
 from tests.lobes import (
     ExactEnergy,
     guided_draws,

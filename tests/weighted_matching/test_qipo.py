@@ -44,7 +44,9 @@ def test_the_defaults() -> None:
     flow = QIPO("DiffusionPolicy", "Pendulum-v1", **options)
     diffusion = QIPO("DiffusionPolicy", "Pendulum-v1", variant="diffusion", **options)
     trunk: Any = diffusion.actor.denoiser.trunk
-    assert isinstance(trunk, ActionUNet) and [block.enter.out_features for block in trunk.down] == [512, 256, 128]
+    assert isinstance(trunk, ActionUNet)
+    blocks: Any = trunk.down
+    assert [block.enter.out_features for block in blocks] == [512, 256, 128]
     assert (flow.actor.update_chain.steps, diffusion.actor.update_chain.steps) == (10, 15)
     assert (flow.n_support, flow.inverse_temperature, flow.batch_size) == (16, 3.0, 256)
     stages = [(stage.name, stage.parts, stage.updates) for stage in flow.stages()]
@@ -118,7 +120,7 @@ def samples(model: Any) -> th.Tensor:
 @pytest.mark.parametrize("variant", ["ot", "diffusion"])
 def test_the_policy_is_the_behavior_tilted_by_the_value_and_renewals_tilt_again(variant: str) -> None:
     """``mu exp(kappa a_x / 0.5)``: 0.8808 of the mass right, with 16 actions per state 0.8695; renewed once, 0.982."""
-    networks = {} if variant == "ot" else {"policy_kwargs": {"backbone": "mlp"}}
+    networks: dict[str, Any] = {} if variant == "ot" else {"policy_kwargs": {"backbone": "mlp"}}
     model = lobe_model(QIPO, variant=variant, inverse_temperature=KAPPA, **networks)
     match(model, lobe_actions(16_384), 700)
     actions = samples(model)
@@ -164,7 +166,8 @@ class Recorder(BaseCallback):
         self.ends: dict[int, dict[str, th.Tensor]] = {}
 
     def _on_step(self) -> bool:
-        self.ends[self.model._stage] = weights_of(self.model)
+        model: Any = self.model
+        self.ends[model._stage] = weights_of(model)
         return True
 
 
