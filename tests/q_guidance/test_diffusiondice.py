@@ -164,11 +164,11 @@ def test_the_exact_energy_is_where_the_loss_is_smallest() -> None:
     """The logarithm of the mean ratio behind a noisy action is known for these lobes; that at the noisy action is another."""
     model = exponential(lobe_model(DiffusionDICE, n_noisy=2, n_selection_critics=0))
     exact, biased = pulls(model, lobe_batch(50_000))
-    assert exact < 0.01 and biased > 0.05
+    assert exact < 0.002 and biased > 5.0 * exact
 
 
 def test_a_chain_that_follows_the_exact_energy_has_the_density_of_the_theory() -> None:
-    model = know_lobes(lobe_model(DiffusionDICE, n_selection_critics=0))
+    model = know_lobes(lobe_model(DiffusionDICE, n_selection_critics=0, policy_kwargs={"sampling_steps": 100}))
     model.actor.follow(EnergyGuide(ExactEnergy(model.actor.process, 2.0)))  # type: ignore[arg-type]
     actions = guided_draws(model, 1.0)
     assert right_mass(actions) == pytest.approx(0.8808, abs=0.015)
@@ -181,21 +181,23 @@ def test_a_chain_that_follows_the_exact_energy_has_the_density_of_the_theory() -
 def trained() -> Any:
     """The energy of ``exp(2 a_x)``, learned from the lobes; nothing is drawn from the actor meanwhile."""
     model = exponential(
-        lobe_model(DiffusionDICE, n_noisy=2, energy_net_arch=(64, 64), n_selection_critics=0, learning_rate=5e-3)
+        lobe_model(DiffusionDICE, n_noisy=2, energy_net_arch=(128, 128), n_selection_critics=0, learning_rate=3e-3)
     )
     draw, sample = model.actor.act, model.actor.sample
     model.actor.act = model.actor.sample = None
-    train(model, ("energy",), 1500, 512)
+    train(model, ("energy",), 4000, 1024)
     model.actor.act, model.actor.sample = draw, sample
     return know_lobes(model)
 
 
+@pytest.mark.expensive
 @pytest.mark.parametrize(("scale", "expected"), [(0.0, 0.5), (1.0, 0.8808)])
 def test_guided_actions_have_the_density_of_the_theory(trained: Any, scale: float, expected: float) -> None:
     actions = guided_draws(trained, scale)
     assert right_mass(actions) == pytest.approx(expected, abs=0.03) and near_a_lobe(actions) > 0.95
 
 
+@pytest.mark.expensive
 def test_a_larger_scale_is_greedier(trained: Any) -> None:
     assert right_mass(guided_draws(trained, 2.0)) > 0.94
 
