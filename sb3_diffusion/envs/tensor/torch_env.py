@@ -52,7 +52,7 @@ class TorchVecEnv(TensorVecEnv):
     ):
         render_mode = choice("render_mode", render_mode, (None, "rgb_array"))
         super().__init__(num_envs, observation_space, action_space, device, render_mode, privileged)
-        self.metadata["render_fps"] = self.render_fps
+        self.metadata = {**self.metadata, "render_fps": self.render_fps}
         self._time_limit = integer("max_episode_length", max_episode_length, low=1)
         self._scales: dict[tuple[float, ...], th.Tensor] = {}
         self.episode_length_buf = th.zeros(self.num_envs, dtype=th.int64, device=self.device)
