@@ -37,6 +37,7 @@ class NumpyFace(VecEnv):
     :param render_mode: Render mode
     """
 
+    metadata: dict[str, Any]
     episodes: EpisodeStatistics
     last_observation: Observation | None = None
     """What was seen last; ``None`` before the first reset."""

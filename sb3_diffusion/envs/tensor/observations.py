@@ -72,5 +72,5 @@ def box(shape: tuple[int, ...], low: object = -np.inf, high: object = np.inf) ->
     :param high: Upper bounds, a number or an array
     :return: Such a space of float32
     """
-    bounds = (np.broadcast_to(np.asarray(bound, np.float32), shape).copy() for bound in (low, high))
-    return spaces.Box(*bounds, shape, np.float32)
+    lowest, highest = (np.broadcast_to(np.asarray(bound, np.float32), shape).copy() for bound in (low, high))
+    return spaces.Box(lowest, highest, shape, np.float32)

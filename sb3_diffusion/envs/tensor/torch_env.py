@@ -1,14 +1,21 @@
 """Environments that are written in PyTorch: three methods, and thousands of copies run at once."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 
 from sb3_diffusion.envs.tensor.contract import TensorVecEnv
 from sb3_diffusion.envs.tensor.observations import Observation, where
 from sb3_diffusion.envs.tensor.step import TensorStep
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
+
+MAX_IMAGES = 16
+"""How many environments are drawn; of thousands, side by side, nothing could be seen."""
 
 
 class TorchVecEnv(TensorVecEnv):
@@ -23,10 +30,12 @@ class TorchVecEnv(TensorVecEnv):
     :param action_space: Action space of one environment
     :param max_episode_length: Steps after which an episode is truncated
     :param device: Device of all tensors
-    :param render_mode: Render mode
+    :param render_mode: ``"rgb_array"`` for pictures by :meth:`draw`
     :param privileged: Entries of a ``Dict`` observation that are for critics only
     """
 
+    render_fps: ClassVar[int] = 30
+    """Steps per second of a video."""
     state: th.Tensor
     """State of every environment, ``(n_envs, state_dim)``."""
     episode_length_buf: th.Tensor
@@ -41,7 +50,9 @@ class TorchVecEnv(TensorVecEnv):
         render_mode: str | None = None,
         privileged: tuple[str, ...] = (),
     ):
+        render_mode = choice("render_mode", render_mode, (None, "rgb_array"))
         super().__init__(num_envs, observation_space, action_space, device, render_mode, privileged)
+        self.metadata = {**self.metadata, "render_fps": self.render_fps}
         self._time_limit = integer("max_episode_length", max_episode_length, low=1)
         self._scales: dict[tuple[float, ...], th.Tensor] = {}
         self.episode_length_buf = th.zeros(self.num_envs, dtype=th.int64, device=self.device)
@@ -69,6 +80,21 @@ class TorchVecEnv(TensorVecEnv):
         :return: What is seen of them; by default everything
         """
         return state
+
+    def draw(self, state: Sequence[float]) -> np.ndarray | None:
+        """
+        :param state: State of one environment
+        :return: A picture of it ``(height, width, 3)``, uint8; ``None`` if there is nothing to see
+        """
+        return None
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """
+        :return: Pictures of the first environments, at most :data:`MAX_IMAGES` of them
+        """
+        if self.render_mode != "rgb_array":
+            return super().get_images()
+        return [self.draw(state) for state in self.state[:MAX_IMAGES].tolist()]
 
     def uniform(self, n: int, *half_widths: float) -> th.Tensor:
         """

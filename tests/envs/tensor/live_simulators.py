@@ -17,7 +17,7 @@ import argparse
 import sys
 import time
 import warnings
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 
 import torch as th
 from stable_baselines3 import PPO
@@ -57,6 +57,13 @@ def distance(one: th.Tensor | dict[str, th.Tensor], other: th.Tensor | dict[str,
     return (one - other).float().flatten(1).abs().sum(dim=1)
 
 
+def release(package: str) -> str | None:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return None
+
+
 def try_live(env_id: str) -> None:
     started = time.perf_counter()
     env = make_tensor_env(env_id, num_envs=N_ENVS, seed=0)
@@ -87,10 +94,6 @@ if __name__ == "__main__":
     parser.add_argument("ids", nargs="+", help="names of make_tensor_env")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*precision lowered.*")
-    installed = {package.name: package.version for package in distributions()}
-    print(
-        *(f"{package} {installed[package]} " for package in PACKAGES if package in installed),
-        f"python {sys.version.split()[0]}",
-    )
+    print(*filter(None, map(release, PACKAGES)), f"python {sys.version.split()[0]}", sep="  ")
     for name in arguments.ids:
         try_live(name)

@@ -327,7 +327,8 @@ def test_policies_are_evaluated(kind: str, tmp_path: Path) -> None:
     vec_env = model.get_env()
     assert vec_env is not None
     returns, lengths = evaluate_policy(model, vec_env, n_eval_episodes=4, return_episode_rewards=True)
-    assert isinstance(lengths, list) and len(lengths) == len(returns) == 4 and all(0 < length <= 5 for length in lengths)
+    assert isinstance(lengths, list) and isinstance(returns, list) and len(lengths) == len(returns) == 4
+    assert all(0 < length <= 5 for length in lengths)
     callback = EvalCallback(KINDS[kind](), n_eval_episodes=2, eval_freq=8, log_path=str(tmp_path), verbose=0)
     model.learn(8 * env.num_envs, callback=callback)
     assert np.load(tmp_path / "evaluations.npz")["ep_lengths"].max() <= 5

@@ -45,7 +45,7 @@ NEW = [
 OTHERS = ["Isaac-Lift-Franka", "Isaac-Ant-Direct", "Isaac-Lift-KukaAllegro"]
 
 
-@pytest.mark.parametrize(("old", "new"), zip(OLD, NEW, strict=True))
+@pytest.mark.parametrize(("old", "new"), list(zip(OLD, NEW, strict=True)))
 def test_tasks_are_found_under_both_names(old: str, new: str) -> None:
     assert resolve_isaac_task(old, [*NEW, *OTHERS]) == new
     assert resolve_isaac_task(new, OLD) == old

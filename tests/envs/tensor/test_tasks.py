@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_diffusion.envs.tensor import make_tensor_env
+from sb3_diffusion.envs.tensor import make_tensor_env, tensor_env_ids
 from sb3_diffusion.envs.tensor.tasks.cart_pole import CartPoleBalance, CartPoleSwingUp, accelerations
 from sb3_diffusion.envs.tensor.tasks.pendulum import Pendulum
 from sb3_diffusion.envs.tensor.tasks.point_mass import ARRIVAL, CRASH, GOAL, OBSTACLES, PointMass
@@ -152,3 +152,37 @@ def test_walls_stop_the_point() -> None:
     state = th.tensor([[-1.49, 0.7, -2.0, 0.5]])
     after, _, _ = task.transition(state, th.tensor([[-1.0, 0.0]]))
     assert after[0, 0] == -1.5 and after[0, 2] == 0.0 and after[0, 3] != 0.0
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", tensor_env_ids())
+def test_pictures_show_the_state(env_id: str) -> None:
+    env = make_tensor_env(env_id, 20, "cpu", seed=0, render_mode="rgb_array")
+    env.reset()
+    before = env.get_images()
+    for _ in range(10):
+        env.step(np.ones((20, *env.action_space.shape)))  # type: ignore[misc]
+    after = env.get_images()
+    assert len(after) == 16 and env.metadata["render_fps"] in (20, 50)
+    for one, other in zip(before, after, strict=True):
+        assert one is not None and other is not None and one.dtype == np.uint8 and one.shape[2] == 3
+        assert (one != other).any() and (one == 255).all(axis=2).mean() > 0.3
+    whole = env.render()
+    assert whole is not None and one is not None and whole.shape == (4 * one.shape[0], 4 * one.shape[1], 3)
+    assert make_tensor_env(env_id, 2, "cpu").get_images() == [None, None]
+    with pytest.raises(ValueError, match="Unknown render_mode='window'; known are None, rgb_array"):
+        make_tensor_env(env_id, 2, "cpu", render_mode="window")
+
+
+def test_a_picture_has_its_shapes_where_they_are() -> None:
+    """The goal is to the right, the pole stands upwards."""
+    picture = PointMass(1, "cpu").draw([-1.2, 0.6, 0.0, 0.0]).astype(int)
+    height, width, _ = picture.shape
+    green = np.argwhere((picture == (70, 150, 90)).all(axis=2)).mean(axis=0)
+    blue = np.argwhere((picture == (60, 100, 180)).all(axis=2)).mean(axis=0)
+    assert green == pytest.approx([height / 2 - 0.5, width * 0.9 - 0.5], abs=1.0)
+    assert blue == pytest.approx([height * 0.2 - 0.5, width * 0.1 - 0.5], abs=1.0)
+    rod = np.argwhere((Pendulum(1, "cpu").draw([0.0, 0.0]) == (204, 77, 77)).all(axis=2))
+    assert rod[:, 0].mean() < 200 - 50 and abs(rod[:, 1].mean() - 199.5) < 1.0

@@ -35,17 +35,17 @@ class ObservationGroups:
         self.names = [group] if critic_group is None else [group, critic_group]
         self._sources: dict[str, tuple[str, str | None]] = {}
         self._whole = critic_group is None and not _is_dict(known[group])
-        parts: dict[str, spaces.Box] = {}
+        self._parts: dict[str, spaces.Box] = {}
         self.privileged: list[str] = []
         for name in self.names:
             terms = known[name].spaces if _is_dict(known[name]) else {None: known[name]}
             for term, part in terms.items():
                 key = name if term is None else term if critic_group is None else f"{name}/{term}"
                 self._sources[key] = (name, term)
-                parts[key] = _as_box(part)
+                self._parts[key] = _as_box(part)
                 if name == critic_group:
                     self.privileged.append(key)
-        self.space: spaces.Box | spaces.Dict = parts[group] if self._whole else spaces.Dict(parts)  # type: ignore[arg-type]
+        self.space: spaces.Box | spaces.Dict = self._parts[group] if self._whole else spaces.Dict(self._parts)  # type: ignore[arg-type]
 
     def pick(self, observed: Mapping[str, Any]) -> Observation:
         """
@@ -66,12 +66,11 @@ class ObservationGroups:
         """
         if not isinstance(observed, Mapping):
             return False
-        parts = {next(iter(self._sources)): self.space} if self._whole else self.space.spaces  # type: ignore[union-attr]
         for key, (group, term) in self._sources.items():
             found = observed.get(group)
             if term is not None:
                 found = found.get(term) if isinstance(found, Mapping) else None
-            if getattr(found, "shape", None) != (n_envs, *parts[key].shape):
+            if getattr(found, "shape", None) != (n_envs, *self._parts[key].shape):
                 return False
         return True
 

@@ -156,7 +156,7 @@ def _final_observations(
 ) -> tuple[Array | None, np.ndarray]:
     """The observations with those of ended episodes put back, and where; ``None`` if no episode ended."""
     known = np.zeros_like(done)
-    rows = [row for row in np.flatnonzero(done) if infos[row].get("terminal_observation") is not None]
+    rows = [row for row in np.flatnonzero(done).tolist() if infos[row].get("terminal_observation") is not None]
     if not rows:
         return None, known
     known[rows] = True

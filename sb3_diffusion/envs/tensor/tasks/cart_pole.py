@@ -1,12 +1,14 @@
 """A pole on a cart that is pushed by any force up to ten newtons: keep it up, or swing it up first."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 
 from sb3_diffusion.envs.tensor.observations import box
+from sb3_diffusion.envs.tensor.tasks.canvas import BLACK, GREY, RED, Canvas
 from sb3_diffusion.envs.tensor.torch_env import TorchVecEnv
 
 GRAVITY, TIME_STEP = 9.8, 0.02
@@ -31,6 +33,20 @@ def accelerations(state: th.Tensor, force: th.Tensor) -> tuple[th.Tensor, th.Ten
     return push - POLE * HALF_LENGTH * turn * cosine / (CART + POLE), turn
 
 
+def draw_cart_pole(state: Sequence[float]) -> np.ndarray:
+    """
+    :param state: Position, velocity, angle and angular velocity
+    :return: Rail, cart and pole
+    """
+    position, _, angle, _ = state
+    canvas = Canvas(RAIL + 0.4, 1.4)
+    canvas.line((-RAIL, 0.0), (RAIL, 0.0), 0.03, GREY)
+    canvas.line((position - 0.15, 0.0), (position + 0.15, 0.0), 0.25, BLACK)
+    tip = (position + 2.0 * HALF_LENGTH * math.sin(angle), 2.0 * HALF_LENGTH * math.cos(angle))
+    canvas.line((position, 0.0), tip, 0.08, RED)
+    return canvas.image()
+
+
 class CartPoleBalance(TorchVecEnv):
     """
     Gymnasium's ``CartPole-v1`` with a continuous force: dynamics, starts, limits, and a reward of 1 per step.
@@ -42,6 +58,8 @@ class CartPoleBalance(TorchVecEnv):
     :param max_episode_length: Steps after which an episode is truncated
     :param render_mode: ``"rgb_array"`` to draw
     """
+
+    render_fps = 50
 
     def __init__(
         self,
@@ -80,6 +98,13 @@ class CartPoleBalance(TorchVecEnv):
         fallen = (after[:, 0].abs() > RAIL) | (after[:, 2].abs() > MAX_TILT)
         return after, th.ones_like(position), fallen
 
+    def draw(self, state: Sequence[float]) -> np.ndarray:
+        """
+        :param state: Position, velocity, angle and angular velocity
+        :return: Rail, cart and pole
+        """
+        return draw_cart_pole(state)
+
 
 class CartPoleSwingUp(TorchVecEnv):
     """
@@ -93,6 +118,8 @@ class CartPoleSwingUp(TorchVecEnv):
     :param max_episode_length: Steps after which an episode is truncated
     :param render_mode: ``"rgb_array"`` to draw
     """
+
+    render_fps = 50
 
     def __init__(
         self,
@@ -136,3 +163,10 @@ class CartPoleSwingUp(TorchVecEnv):
         """
         position, velocity, angle, spin = state.unbind(-1)
         return th.stack((position, velocity, angle.cos(), angle.sin(), spin), dim=-1)
+
+    def draw(self, state: Sequence[float]) -> np.ndarray:
+        """
+        :param state: Position, velocity, angle and angular velocity
+        :return: Rail, cart and pole
+        """
+        return draw_cart_pole(state)

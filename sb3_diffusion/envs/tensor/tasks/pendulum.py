@@ -1,11 +1,13 @@
 """The pendulum of Gymnasium, many times."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_diffusion.envs.tensor.tasks.canvas import BLACK, RED, Canvas
 from sb3_diffusion.envs.tensor.torch_env import TorchVecEnv
 
 MAX_SPEED, MAX_TORQUE = 8.0, 2.0
@@ -23,6 +25,8 @@ class Pendulum(TorchVecEnv):
     :param max_episode_length: Steps after which an episode is truncated
     :param render_mode: ``"rgb_array"`` to draw
     """
+
+    render_fps = 20
 
     def __init__(
         self,
@@ -70,3 +74,14 @@ class Pendulum(TorchVecEnv):
         """
         angle, speed = state.unbind(-1)
         return th.stack((angle.cos(), angle.sin(), speed), dim=-1)
+
+    def draw(self, state: Sequence[float]) -> np.ndarray:
+        """
+        :param state: Angle and speed
+        :return: The rod and its pivot
+        """
+        angle, _ = state
+        canvas = Canvas(1.3, 1.3)
+        canvas.line((0.0, 0.0), (-math.sin(angle), math.cos(angle)), 0.2, RED)
+        canvas.disc((0.0, 0.0), 0.05, BLACK)
+        return canvas.image()

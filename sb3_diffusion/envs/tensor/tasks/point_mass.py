@@ -1,10 +1,13 @@
 """A point that has to pass an obstacle, above or below: two ways, equally good."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch as th
 from gymnasium import spaces
 
 from sb3_diffusion.envs.tensor.observations import box
+from sb3_diffusion.envs.tensor.tasks.canvas import BLUE, GREEN, GREY, Canvas
 from sb3_diffusion.envs.tensor.torch_env import TorchVecEnv
 
 START, GOAL = (-1.2, 0.0), (1.2, 0.0)
@@ -32,6 +35,8 @@ class PointMass(TorchVecEnv):
     :param max_episode_length: Steps after which an episode is truncated
     :param render_mode: ``"rgb_array"`` to draw
     """
+
+    render_fps = 20
 
     def __init__(
         self,
@@ -72,6 +77,18 @@ class PointMass(TorchVecEnv):
         crashed = (gaps < 0.0).any(dim=-1)
         reward = 10.0 * (self._distance(before) - remaining) + ARRIVAL * arrived + CRASH * crashed
         return th.cat((position, velocity), dim=-1), reward, arrived | crashed
+
+    def draw(self, state: Sequence[float]) -> np.ndarray:
+        """
+        :param state: Position and velocity
+        :return: Discs, goal and point
+        """
+        canvas = Canvas(*WALLS)
+        for x, y, radius in OBSTACLES:
+            canvas.disc((x, y), radius, GREY)
+        canvas.disc(GOAL, GOAL_RADIUS, GREEN)
+        canvas.disc((state[0], state[1]), 0.05, BLUE)
+        return canvas.image()
 
     def _distance(self, position: th.Tensor) -> th.Tensor:
         return th.linalg.vector_norm(position - self._goal, dim=-1)
