@@ -15,8 +15,10 @@ from sb3_diffusion.data.stored.loading import load_dataset as load_dataset
 from sb3_diffusion.data.stored.scores import normalized_score as normalized_score
 from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
 from sb3_diffusion.policies.gaussian import GaussianPolicy as GaussianPolicy
+from sb3_diffusion.q_guidance.diffusiondice import DiffusionDICE as DiffusionDICE
 from sb3_diffusion.q_guidance.dps import DPS as DPS
 from sb3_diffusion.q_guidance.idem import iDEM as iDEM
+from sb3_diffusion.q_guidance.qgpo import QGPO as QGPO
 from sb3_diffusion.q_guidance.qsm import QSM as QSM
 from sb3_diffusion.reparameterization.dacer import DACER as DACER
 from sb3_diffusion.reparameterization.dacerv2 import DACERv2 as DACERv2
@@ -52,6 +54,8 @@ __all__ = [  # noqa: RUF022
     "QSM",
     "iDEM",
     "DPS",
+    "QGPO",
+    "DiffusionDICE",
     "SDAC",
     "MaxEntDP",
     "QVPO",

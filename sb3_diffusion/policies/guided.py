@@ -174,7 +174,9 @@ class GuidedActor(DiffusionActor):
         :param path: The file
         """
         if self._stand_in is not None:
-            raise NotImplementedError("A GuidedActor follows the critics of its policy; save the policy: model.policy.save(path).")
+            raise NotImplementedError(
+                "A GuidedActor follows the critics of its policy; save the policy: model.policy.save(path)."
+            )
         super().save(path)
 
 
