@@ -80,8 +80,8 @@ class EnergyGuided(ActsGuided, OffPolicyDiffusion):
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of all networks but the actor
     :param guidance_scale: Factor of the energy's gradient: 0 imitates the data, 1 is the policy of the method's theory, more
-        is greedier. It may be changed whenever an action is asked for, without training anew: ``model.guidance_scale = 2.0``, or
-        ``with model.policy.guided(2.0): model.predict(...)``
+        is greedier. It may be changed whenever an action is asked for, without training anew: ``model.guidance_scale = 2.0``,
+        or ``with model.policy.guided(2.0): model.predict(...)``
     :param energy_net_arch: Hidden layers of the energy
     :param actor_learning_rate: Learning rate of the actor
     :param energy_learning_rate: Learning rate of the energy if it differs

@@ -77,10 +77,14 @@ def method_arguments(method: Method, args: argparse.Namespace, dataset: OfflineD
         # the policy itself, where the choice among its actions is not the method
         "n_action_candidates": 1,
         "behavior_net_arch": [args.width] * 3,
+        "energy_net_arch": [args.width] * 3,
+        "guidance_scale": 1.0,
+        "behavior_batch_size": args.batch_size,
+        "actor_learning_rate": None,  # one rate for all
         "behavior_updates": 2,
         "critic_updates": 1,
+        "energy_updates": 1,
         "actor_updates": 1,
-        "actor_learning_rate": None,
         "pretraining_updates": 1,
         "training_updates": 3,
         "n_iterations": 1,  # one step leaves nothing to plan
@@ -105,7 +109,7 @@ def make_model(method: Method, args: argparse.Namespace) -> OffPolicyDiffusion:
     if method.guidance == "best_of_n":
         # candidates of the behaviour, one of them by exp(Q / temperature): the density itself, for many candidates
         policy["selection"] = {"rule": "softmax", "temperature": args.temperature}
-    if method.name == "SfBC":  # a network that narrows
+    if method.name in ("SfBC", "QGPO", "Diffusion-DICE"):  # a network that narrows
         policy["net_arch"] = {"pi": [4 * args.width, 2 * args.width, args.width], "qf": [args.width] * 2}
     dataset = as_dataset(args.toy, POINTS, args.seed)
     model: OffPolicyDiffusion = algorithm(
