@@ -61,6 +61,7 @@ class QIPO(DrawsSupport):
     :param max_weight: Largest weight of an action of the data
     :param n_renewals: How often the support actions are drawn anew, from the policy; ``None`` for 2, and for none with
         ``proposal="dataset"``
+    :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``)
     :param actor_tau: Rate of the averaged policy, which acts, and from which renewals draw
     :param behavior_learning_rate: Learning rate of the behaviour model if it differs
     :param behavior_updates: Updates of the behaviour model in ``learn_offline``, relative to the others
@@ -83,6 +84,7 @@ class QIPO(DrawsSupport):
         backup_inverse_temperature: float = 1.0,
         max_weight: float = 100.0,
         n_renewals: int | None = None,
+        n_action_candidates: int = 1,
         actor_tau: float = 0.005,
         behavior_learning_rate: float | Schedule | None = None,
         behavior_updates: int = 600_000,
@@ -99,6 +101,7 @@ class QIPO(DrawsSupport):
         self.n_renewals = RENEWALS[proposal] if n_renewals is None else integer("n_renewals", n_renewals, low=0)
         if proposal == "dataset" and self.n_renewals > 0:
             raise ValueError(f"n_renewals={n_renewals} renews nothing with proposal='dataset'; leave it out.")
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         self.actor_tau = real("actor_tau", actor_tau, 0, 1, remedy="1 lets the trained policy act")
         self.behavior_learning_rate = optional(check_schedule, "behavior_learning_rate", behavior_learning_rate)
         self.behavior_updates = integer("behavior_updates", behavior_updates, low=1)
@@ -113,6 +116,7 @@ class QIPO(DrawsSupport):
     @override
     def policy_settings(self) -> dict[str, Any]:
         critics = [256, 256, 256]
+        acting = {"n_action_candidates": self.n_action_candidates}
         if self.variant == "ot":
             return {
                 "process": "flow",
@@ -121,6 +125,7 @@ class QIPO(DrawsSupport):
                 "activation_fn": {"pi": "gelu"},
                 "time_embedding": "raw",
                 "state_arch": (),
+                **acting,
             }
         chain: dict[str, Any] = {"noise_schedule": "linear", "solver": "dpm++2m", "diffusion_steps": 15}
         if self.policy_kwargs.get("process", "continuous") != "continuous":
@@ -133,6 +138,7 @@ class QIPO(DrawsSupport):
             "time_dim": 32,
             "state_arch": (32,),
             **chain,
+            **acting,
         }
 
     @override

@@ -22,7 +22,7 @@ CASE = MethodCase(
         ({"proposal": "dataset"}, ["n_renewals=1", "proposal='dataset'", "leave it out"]),
         ({"inverse_temperature": -1.0}, ["inverse_temperature=-1.0", "at least 0"]),
         ({"backup_inverse_temperature": -1.0}, ["backup_inverse_temperature=-1.0", "at least 0"]),
-        ({"max_weight": 0.0}, ["max_weight=0.0", "above 0"]),
+        ({"max_weight": 0.0}, ["max_weight=0.0", "positive"]),
         ({"n_renewals": -1}, ["n_renewals=-1", "at least 0"]),
         ({"n_support": 0}, ["n_support=0", "at least 1"]),
         ({"actor_tau": 1.5}, ["actor_tau=1.5", "between 0 and 1"]),
