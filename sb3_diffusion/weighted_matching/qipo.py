@@ -20,7 +20,7 @@ from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
-VARIANTS = {"ot": "velocity", "diffusion": "noise"}
+VARIANTS = {"flow": "velocity", "diffusion": "noise"}
 """Which model it is -> what its network predicts."""
 PROPOSALS = ("support", "dataset")
 """Which actions are imitated."""
@@ -43,7 +43,7 @@ class QIPO(DrawsSupport):
 
     What is uncertain: there is no public code, neither the authors' nor another one, so that this is our reading. What the
     minimum of the regression is can be derived, and is tested. The order of the stages, when actions are drawn anew, and all
-    numbers are our choice, and therefore arguments: the networks are those of FQL (``"ot"``), SfBC (``"diffusion"``) and QGPO
+    numbers are our choice, and therefore arguments: the networks are those of FQL (``"flow"``), SfBC (``"diffusion"``) and QGPO
     (critics). Weights are normalised over the actions of a state, not over the batch, which has the same minimum, but lets no
     state outweigh the others.
 
@@ -53,7 +53,7 @@ class QIPO(DrawsSupport):
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of all networks
-    :param variant: The generative model, ``"ot"``, a flow on straight paths (QIPO-OT), or ``"diffusion"`` (QIPO-Diff)
+    :param variant: The generative model, ``"flow"`` on straight paths (QIPO-OT), or ``"diffusion"`` (QIPO-Diff)
     :param proposal: Which actions are imitated: ``"support"``, those of the behaviour model, or ``"dataset"``, those of the
         data, with weights ``exp(inverse_temperature (Q(s, a) - V(s)))``
     :param inverse_temperature: Factor of Q in the exponent of the weights, in units of the transformed rewards
@@ -78,7 +78,7 @@ class QIPO(DrawsSupport):
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
-        variant: str = "ot",
+        variant: str = "flow",
         proposal: str = "support",
         inverse_temperature: float = 3.0,
         backup_inverse_temperature: float = 1.0,
@@ -117,7 +117,7 @@ class QIPO(DrawsSupport):
     def policy_settings(self) -> dict[str, Any]:
         critics = [256, 256, 256]
         acting = {"n_action_candidates": self.n_action_candidates}
-        if self.variant == "ot":
+        if self.variant == "flow":
             return {
                 "process": "flow",
                 "diffusion_steps": 10,
