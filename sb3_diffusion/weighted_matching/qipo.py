@@ -43,9 +43,9 @@ class QIPO(DrawsSupport):
 
     What is uncertain: there is no public code, neither the authors' nor another one, so that this is our reading. What the
     minimum of the regression is can be derived, and is tested. The order of the stages, when actions are drawn anew, and all
-    numbers are our choice, and therefore arguments: the networks are those of FQL (``"flow"``), SfBC (``"diffusion"``) and QGPO
-    (critics). Weights are normalised over the actions of a state, not over the batch, which has the same minimum, but lets no
-    state outweigh the others.
+    numbers are our choice, and therefore arguments: the networks are those of FQL (``"flow"``), of SfBC (``"diffusion"``) and
+    of QGPO (critics). Weights are normalised over the actions of a state, not over the batch, which has the same minimum, but
+    lets no state outweigh the others.
 
     Learning online, all parts are trained together: the behaviour model imitates the replay buffer, actions are drawn from it
     for every batch, and nothing is renewed.
