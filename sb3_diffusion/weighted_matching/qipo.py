@@ -20,7 +20,7 @@ from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
-VARIANTS = {"ot": "velocity", "diffusion": "noise"}
+VARIANTS = {"flow": "velocity", "diffusion": "noise"}
 """Which model it is -> what its network predicts."""
 PROPOSALS = ("support", "dataset")
 """Which actions are imitated."""
@@ -43,9 +43,9 @@ class QIPO(DrawsSupport):
 
     What is uncertain: there is no public code, neither the authors' nor another one, so that this is our reading. What the
     minimum of the regression is can be derived, and is tested. The order of the stages, when actions are drawn anew, and all
-    numbers are our choice, and therefore arguments: the networks are those of FQL (``"ot"``), SfBC (``"diffusion"``) and QGPO
-    (critics). Weights are normalised over the actions of a state, not over the batch, which has the same minimum, but lets no
-    state outweigh the others.
+    numbers are our choice, and therefore arguments: the networks are those of FQL (``"flow"``), of SfBC (``"diffusion"``) and
+    of QGPO (critics). Weights are normalised over the actions of a state, not over the batch, which has the same minimum, but
+    lets no state outweigh the others.
 
     Learning online, all parts are trained together: the behaviour model imitates the replay buffer, actions are drawn from it
     for every batch, and nothing is renewed.
@@ -53,7 +53,7 @@ class QIPO(DrawsSupport):
     :param policy: ``"DiffusionPolicy"`` or a subclass of it
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of all networks
-    :param variant: The generative model, ``"ot"``, a flow on straight paths (QIPO-OT), or ``"diffusion"`` (QIPO-Diff)
+    :param variant: The generative model, ``"flow"`` on straight paths (QIPO-OT), or ``"diffusion"`` (QIPO-Diff)
     :param proposal: Which actions are imitated: ``"support"``, those of the behaviour model, or ``"dataset"``, those of the
         data, with weights ``exp(inverse_temperature (Q(s, a) - V(s)))``
     :param inverse_temperature: Factor of Q in the exponent of the weights, in units of the transformed rewards
@@ -61,6 +61,7 @@ class QIPO(DrawsSupport):
     :param max_weight: Largest weight of an action of the data
     :param n_renewals: How often the support actions are drawn anew, from the policy; ``None`` for 2, and for none with
         ``proposal="dataset"``
+    :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``)
     :param actor_tau: Rate of the averaged policy, which acts, and from which renewals draw
     :param behavior_learning_rate: Learning rate of the behaviour model if it differs
     :param behavior_updates: Updates of the behaviour model in ``learn_offline``, relative to the others
@@ -77,12 +78,13 @@ class QIPO(DrawsSupport):
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         *,
-        variant: str = "ot",
+        variant: str = "flow",
         proposal: str = "support",
         inverse_temperature: float = 3.0,
         backup_inverse_temperature: float = 1.0,
         max_weight: float = 100.0,
         n_renewals: int | None = None,
+        n_action_candidates: int = 1,
         actor_tau: float = 0.005,
         behavior_learning_rate: float | Schedule | None = None,
         behavior_updates: int = 600_000,
@@ -99,6 +101,7 @@ class QIPO(DrawsSupport):
         self.n_renewals = RENEWALS[proposal] if n_renewals is None else integer("n_renewals", n_renewals, low=0)
         if proposal == "dataset" and self.n_renewals > 0:
             raise ValueError(f"n_renewals={n_renewals} renews nothing with proposal='dataset'; leave it out.")
+        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         self.actor_tau = real("actor_tau", actor_tau, 0, 1, remedy="1 lets the trained policy act")
         self.behavior_learning_rate = optional(check_schedule, "behavior_learning_rate", behavior_learning_rate)
         self.behavior_updates = integer("behavior_updates", behavior_updates, low=1)
@@ -113,7 +116,8 @@ class QIPO(DrawsSupport):
     @override
     def policy_settings(self) -> dict[str, Any]:
         critics = [256, 256, 256]
-        if self.variant == "ot":
+        acting = {"n_action_candidates": self.n_action_candidates}
+        if self.variant == "flow":
             return {
                 "process": "flow",
                 "diffusion_steps": 10,
@@ -121,6 +125,7 @@ class QIPO(DrawsSupport):
                 "activation_fn": {"pi": "gelu"},
                 "time_embedding": "raw",
                 "state_arch": (),
+                **acting,
             }
         chain: dict[str, Any] = {"noise_schedule": "linear", "solver": "dpm++2m", "diffusion_steps": 15}
         if self.policy_kwargs.get("process", "continuous") != "continuous":
@@ -133,6 +138,7 @@ class QIPO(DrawsSupport):
             "time_dim": 32,
             "state_arch": (32,),
             **chain,
+            **acting,
         }
 
     @override
