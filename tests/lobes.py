@@ -49,6 +49,8 @@ def train(model: Any, names: tuple[str, ...], updates: int, batch_size: int = 25
             for group in part.optimizer.param_groups:
                 group["lr"] = base * (1.0 - update / updates)
             model.step(part, part.loss(batch)[0])
+            if part.then is not None:
+                part.then()
 
 
 def right_mass(actions: th.Tensor) -> float:
@@ -65,3 +67,100 @@ def near_a_lobe(actions: th.Tensor, spreads: float = 4.0) -> float:
 def inside_the_data(actions: th.Tensor) -> float:
     """Share of the actions that are not beyond the outermost of the data, four standard deviations from the lobes."""
     return float(((actions[:, 0].abs() < CENTRE + 4.0 * SPREAD) & (actions[:, 1].abs() < 4.0 * SPREAD)).float().mean())
+
+
+# -- what is known of noisy actions of the lobes, ``a_t = alpha a + sigma eps`` ----------------------------------------------
+
+
+def behind(a_t: th.Tensor, alpha: th.Tensor, sigma: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """
+    The clean actions behind noisy ones ``(..., 2)``: of each lobe its share ``(..., 2)``, its mean ``(..., 2, 2)`` and the
+    common variance.
+    """
+    centres = th.tensor([[CENTRE, 0.0], [-CENTRE, 0.0]])
+    alpha, sigma = alpha.unsqueeze(-1), sigma.unsqueeze(-1)
+    marginal = (alpha * SPREAD).square() + sigma.square()
+    apart = a_t.unsqueeze(-2) - alpha * centres
+    shares = th.softmax(-apart.square().sum(-1) / (2.0 * marginal.squeeze(-1)), -1)
+    means = centres + alpha * SPREAD**2 / marginal * apart
+    return shares, means, (SPREAD * sigma).square().squeeze(-1) / marginal.squeeze(-1)
+
+
+def exact_noise(a_t: th.Tensor, alpha: th.Tensor, sigma: th.Tensor) -> th.Tensor:
+    """What the denoiser of the lobes answers once it has learned them."""
+    shares, means, _ = behind(a_t, alpha, sigma)
+    return (a_t - alpha * (shares.unsqueeze(-1) * means).sum(-2)) / sigma
+
+
+def exact_energy(a_t: th.Tensor, alpha: th.Tensor, sigma: th.Tensor, slope: float) -> th.Tensor:
+    """Logarithm of the mean of ``exp(slope a_x)`` over the clean actions behind noisy ones, ``(..., 1)``."""
+    shares, means, variance = behind(a_t, alpha, sigma)
+    return (shares.log() + slope * means[..., 0] + 0.5 * slope**2 * variance).logsumexp(-1, keepdim=True)
+
+
+class ExactBehavior:
+    """Stands in for the denoiser of an actor that has learned the lobes."""
+
+    def __init__(self, process: Any, times: th.Tensor):
+        self.coefficients = process.coefficients(times.view(-1, 1))
+
+    def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
+        alpha, sigma = (table[k] for table in self.coefficients)
+        return exact_noise(x, alpha, sigma)
+
+
+def know_lobes(model: Any) -> Any:
+    """A model whose actor imitates the lobes as well as can be."""
+    process = model.actor.process
+    model.actor.denoiser.bind_features = lambda features, times: ExactBehavior(process, times)
+    return model
+
+
+def guided_draws(model: Any, scale: float, n: int = 20_000) -> th.Tensor:
+    """Actions of a guided policy at a guidance scale, ``(n, 2)``."""
+    th.manual_seed(0)
+    with th.no_grad():
+        return model.actor.act(th.zeros(n, 1), model.randomness, "test", scale=scale)
+
+
+class ExactEnergy:
+    """
+    Stands in for the energy of ``exp(slope a_x)``, and can be bent by ``bend``, a weight per bump.
+
+    :param process: The forward process
+    :param slope: The slope
+    :param biased: Whether it is the logarithm at the noisy action itself instead of the mean over the clean ones behind it
+    """
+
+    def __init__(self, process: Any, slope: float, biased: bool = False):
+        self.process, self.slope, self.biased = process, slope, biased
+        self.bend = th.zeros(4, requires_grad=True)
+
+    def encode(self, observations: th.Tensor) -> th.Tensor:
+        return th.zeros(1, len(observations), 1)
+
+    def encode_time(self, t: th.Tensor) -> th.Tensor:
+        return t.unsqueeze(0)
+
+    def __call__(self, x: th.Tensor, context: th.Tensor) -> th.Tensor:
+        t = context[0] if x.dim() == 2 else context[0].unsqueeze(1)
+        alpha, sigma = self.process.coefficients(t)
+        value = self.slope * x[..., :1] if self.biased else exact_energy(x, alpha, sigma, self.slope)
+        bumps = th.cat((x[..., :1], th.tanh(4.0 * x[..., :1]), alpha * x[..., :1], alpha * x[..., 1:].square()), -1)
+        return value.squeeze(-1) + bumps @ self.bend
+
+    def gradient(self, x: th.Tensor, context: th.Tensor) -> th.Tensor:
+        with th.enable_grad():
+            inputs = x.detach().requires_grad_()
+            return th.autograd.grad(self(inputs, context).sum(), inputs)[0]
+
+
+def pulls(model: Any, batch: Batch, slope: float = 2.0) -> tuple[float, float]:
+    """How much the loss of the energy would bend the exact energy, and the biased one: the largest of its slopes."""
+    found = []
+    for biased in (False, True):
+        model.policy.trained["energy"] = energy = ExactEnergy(model.actor.process, slope, biased)
+        th.manual_seed(0)
+        (bending,) = th.autograd.grad(model.energy_loss(batch)[0], energy.bend)
+        found.append(float(bending.abs().max()))
+    return found[0], found[1]

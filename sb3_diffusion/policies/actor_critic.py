@@ -29,9 +29,10 @@ from sb3_diffusion.policies.actors.exploration import ExplorationNoise
 from sb3_diffusion.policies.actors.one_step import OneStepActor
 from sb3_diffusion.policies.actors.selection import Selection, best_candidates
 from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
-from sb3_diffusion.policies.multiplier import Multiplier
+from sb3_diffusion.policies.multiplier import make_multiplier
 from sb3_diffusion.policies.parts import (
     Module,
+    forget_moments,
     frozen_copy,
     optimizer_settings,
     own_parameters,
@@ -39,6 +40,7 @@ from sb3_diffusion.policies.parts import (
     train_unless_frozen,
 )
 from sb3_diffusion.policies.values.critic import ObservationCritic, reduce_critics
+from sb3_diffusion.policies.values.energy import Energy
 from sb3_diffusion.policies.values.state_value import StateValue
 
 NOISE_BANK_SEED = 0
@@ -94,12 +96,14 @@ class ActorCritic(BasePolicy):
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
         descent, or a moving average
     :param multipliers: Learned positive numbers of the method (temperatures, Lagrange multipliers) by name, each with the
-        arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
+        arguments of :func:`~sb3_diffusion.policies.multiplier.make_multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
-        :class:`~sb3_diffusion.policies.values.state_value.StateValue`, ``"actor"``: another actor, such as a behaviour policy,
-        ``"critic"``: further critics, ``"one_step"``: a :class:`~sb3_diffusion.policies.actors.one_step.OneStepActor`,
-        ``"edm"``: an :class:`~sb3_diffusion.policies.actors.edm_denoiser.EDMDenoiser`), whether it has a ``target`` (a copy
-        ``<name>_target`` that the method moves), and arguments of the kind that differ from those of the policy
+        :class:`~sb3_diffusion.policies.values.state_value.StateValue`, ``"actor"``: another actor, such as a
+        behaviour policy, ``"critic"``: further critics, ``"one_step"``: a
+        :class:`~sb3_diffusion.policies.actors.one_step.OneStepActor`, ``"edm"``: an
+        :class:`~sb3_diffusion.policies.actors.edm_denoiser.EDMDenoiser`, ``"energy"``: an
+        :class:`~sb3_diffusion.policies.values.energy.Energy`), whether it has a ``target`` (a copy ``<name>_target`` that the
+        method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`
@@ -155,7 +159,7 @@ class ActorCritic(BasePolicy):
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
-        multipliers: dict[str, dict[str, float]] | None = None,
+        multipliers: dict[str, dict[str, Any]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
         standardize_observations: bool = False,
@@ -209,7 +213,7 @@ class ActorCritic(BasePolicy):
             self.trained["critic"] = self.critic
         else:
             self._go_without_critics()
-        self.multipliers = nn.ModuleDict({name: Multiplier(**options) for name, options in (multipliers or {}).items()})
+        self.multipliers = nn.ModuleDict({name: make_multiplier(**of) for name, of in (multipliers or {}).items()})
         factor: Any = None if exploration_multiplier is None else self.multipliers[exploration_multiplier]
         self.exploration = ExplorationNoise(exploration_noise, factor)
         for name, options in (networks or {}).items():
@@ -217,7 +221,7 @@ class ActorCritic(BasePolicy):
         if not isinstance(getattr(self, acting, None), Actor):
             raise ValueError(f"acting={acting!r} is none of the policy's actors.")
         self.acting = acting
-        self.selection.check_baseline(self.trained)
+        self.selection.check_networks(self.trained)
         self._build_noise_bank(n_step_draws)
         for network in self.trained.values():
             trained: Any = network
@@ -245,10 +249,7 @@ class ActorCritic(BasePolicy):
         arguments = {"share_features_extractor": self.critic.share_features_extractor, **self._critic_arguments}
         fresh = self._make(ObservationCritic, self.critic.features_extractor, **arguments)
         self.critic.ensemble.load_state_dict(fresh.ensemble.state_dict())
-        optimizer: Any = self.critic.optimizer
-        for moments in optimizer.state.values():
-            for value in moments.values():
-                value.zero_()
+        forget_moments(self.critic.optimizer)  # type: ignore[arg-type]
 
     def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
         extractor = self.actor.features_extractor if share_features_extractor else None
@@ -277,6 +278,7 @@ class ActorCritic(BasePolicy):
             "actor": (self.actor_class, self._actor_arguments),
             "critic": (ObservationCritic, self._critic_arguments),
             "edm": (EDMDenoiser, {}),
+            "energy": (Energy, {}),
             "one_step": (OneStepActor, {name: self._actor_arguments[name] for name in ONE_STEP_ARGUMENTS}),
         }
         build, defaults = kinds[choice(f"networks[{name!r}]['kind']", kind, kinds)]
@@ -353,11 +355,23 @@ class ActorCritic(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if deterministic:
-            bank = RecordedDraws({"act.x_T": self.bank_x, "act.step_noise": self.bank_steps})
-            critic = self.critic_target if self.choose_with_target else self.critic
+            bank, critic = self.fixed_draws(), self.choosing_critic(self.choose_with_target)
             rule = self.selection if self.selection.rule == "topk_mean" else None
             return self.select_actions(observation, self.n_action_candidates, bank, critic=critic, evaluating=True, rule=rule)
         return (self.explore_graph or self.explore)(observation)
+
+    def fixed_draws(self) -> RecordedDraws:
+        """What a deterministic action gets in the place of draws."""
+        return RecordedDraws({"act.x_T": self.bank_x, "act.step_noise": self.bank_steps})
+
+    def choosing_critic(self, target: bool) -> ObservationCritic:
+        """
+        :param target: Whether the target critics are to choose, where the critics do
+        :return: What chooses among candidates
+        """
+        if self.selection.critics != "critic":
+            return self.trained[self.selection.critics]  # type: ignore[return-value]
+        return self.critic_target if target else self.critic
 
     def explore(self, observations: PyTorchObs) -> th.Tensor:
         """
@@ -368,7 +382,7 @@ class ActorCritic(BasePolicy):
         """
         rule = self.selection
         n_candidates = 1 if rule.rule == "none" else self.n_behavior_candidates
-        critic = self.critic_target if rule.target else None
+        critic = self.choosing_critic(rule.target)
         actions = self.select_actions(observations, n_candidates, self.randomness, critic=critic, rule=rule)
         return self.exploration(actions, self.randomness, "act.explore")
 
@@ -394,15 +408,35 @@ class ActorCritic(BasePolicy):
         :param rule: How they choose, ``None`` for the largest value
         :return: Actions in [-1, 1], ``(batch, action_dim)``
         """
-        actor: Any = self._modules[self.acting]  # skips nn.Module's slow attribute lookup
         if n_candidates == 1:
-            return actor.act(observations, randomness, label, evaluating=evaluating)  # type: ignore[no-any-return]
-        candidates = actor.act(observations, randomness, label, n_candidates, evaluating)
+            return self.draw_actions(observations, randomness, label, evaluating=evaluating)
+        candidates = self.draw_actions(observations, randomness, label, n_candidates, evaluating)
         critic = self.critic if critic is None else critic
         values = reduce_critics(critic.q(candidates, critic.encode(observations)), self.selection.reduction)
         if rule is not None and rule.rule == "expectile":
             values = values - getattr(self, rule.baseline)(observations).unsqueeze(1)
         return best_candidates(candidates, values) if rule is None else rule.choose(candidates, values, randomness, label)
+
+    def draw_actions(
+        self,
+        observations: PyTorchObs,
+        randomness: Randomness,
+        label: str,
+        n_candidates: int | None = None,
+        evaluating: bool = False,
+    ) -> th.Tensor:
+        """
+        What the acting actor draws.
+
+        :param observations: Batch of observations
+        :param randomness: Source of the draws
+        :param label: Prefix of the names of the draws
+        :param n_candidates: Actions per observation, ``None`` for one without a candidate axis
+        :param evaluating: Whether it is for a deterministic action, for which an actor may take other steps
+        :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
+        """
+        actor: Any = self._modules[self.acting]  # skips nn.Module's slow attribute lookup
+        return actor.act(observations, randomness, label, n_candidates, evaluating)  # type: ignore[no-any-return]
 
     def set_training_mode(self, mode: bool) -> None:
         """

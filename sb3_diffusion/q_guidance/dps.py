@@ -8,17 +8,18 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
+from sb3_diffusion.core.guidance import ActsGuided
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.names import choice
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.guided import GUIDED_POLICIES, GuidedPolicy
+from sb3_diffusion.policies.guided import GUIDED_POLICIES, GuidedPolicy, check_scale
 from sb3_diffusion.policies.particles import PROPOSALS
 from sb3_diffusion.q_guidance.idem import iDEM
 
 SCORE_INJECTIONS = ("distill", "online")
 
 
-class DPS(iDEM):
+class DPS(ActsGuided, iDEM):
     r"""
     Q-guidance with importance-sampled intermediate scores (DPS).
 
@@ -52,6 +53,8 @@ class DPS(iDEM):
         ``"normal"``: they are unlimited, the critics are asked outside of the box
     :param score_injection: ``"distill"``: the noise network regresses onto the estimate; ``"online"``: no noise network is
         trained, every step of the chain asks the critics
+    :param guidance_scale: Factor of the estimate with ``score_injection="online"``, which may be changed whenever an action is
+        asked for, see :attr:`guidance_scale`
     :param clip_target: Whether to limit the target of the noise network to noise that leads to ``a_t`` from inside the box
     :param exploration_noise: Standard deviation of the noise added to actions while training
     :param n_action_candidates: Actions of which the critics choose the best when evaluating (``deterministic=True``)
@@ -70,6 +73,7 @@ class DPS(iDEM):
         n_particles: int = 500,
         proposal: str = "normal_clip",
         score_injection: str = "distill",
+        guidance_scale: float = 1.0,
         clip_target: bool = True,
         exploration_noise: float = 0.1,
         n_action_candidates: int = 10,
@@ -81,8 +85,14 @@ class DPS(iDEM):
                 "normalize_gradient=True needs a batch, which acting with score_injection='online' has not; "
                 "pass normalize_gradient=False and a temperature in units of Q."
             )
+        if score_injection == "distill" and guidance_scale != 1.0:
+            raise ValueError(
+                f"guidance_scale={guidance_scale} has no meaning for a network that has learned the estimate; pass "
+                "score_injection='online', or another temperature."
+            )
         self.proposal = choice("proposal", proposal, PROPOSALS)
         self.score_injection = choice("score_injection", score_injection, SCORE_INJECTIONS)
+        self.guidance_scale = check_scale(guidance_scale)
         super().__init__(
             policy,
             env,
@@ -101,7 +111,8 @@ class DPS(iDEM):
     def policy_requirements(self) -> dict[str, Any]:
         if self.score_injection == "distill":
             return {}
-        return {"n_particles": self.n_particles, "temperature": self.temperature, "proposal": self.proposal}
+        estimate = {"n_particles": self.n_particles, "temperature": self.temperature, "proposal": self.proposal}
+        return {"guide": "critics", "guidance_scale": self.guidance_scale, **estimate}
 
     @override
     def parts(self) -> Sequence[Part]:

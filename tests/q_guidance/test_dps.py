@@ -10,6 +10,7 @@ import torch as th
 from sb3_diffusion import DPS, DiffusionPolicy
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.policies.guided import GuidedPolicy
+from sb3_diffusion.policies.guides import CriticGuide
 from tests.bandits import (
     ActionValue,
     AnalyticCritic,
@@ -91,7 +92,7 @@ class OneState(AnalyticCritic):
 def guided(value: ActionValue, **kwargs: Any) -> Any:
     model = unclipped(**{**ONLINE, **kwargs})
     critic: Any = OneState(value)
-    model.actor.follow(critic, model.n_particles, model.temperature, model.proposal)
+    model.actor.follow(CriticGuide(critic, model.n_particles, model.temperature, model.proposal))
     return model
 
 

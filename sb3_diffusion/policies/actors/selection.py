@@ -30,6 +30,7 @@ class Selection:
     :param baseline: Name of the policy's value of states that the rule ``"expectile"`` compares with
     :param reduction: What becomes of the values of several critics, ``"min"`` or ``"mean"``; for deterministic actions, too
     :param target: Whether the target critics value the candidates
+    :param critics: Which critics do: ``"critic"``, or the name of further ones among the policy's ``networks``
     """
 
     rule: str = "argmax"
@@ -39,6 +40,7 @@ class Selection:
     baseline: str = "value"
     reduction: str = "min"
     target: bool = False
+    critics: str = "critic"
 
     def __post_init__(self) -> None:
         choice("selection['rule']", self.rule, RULES)
@@ -60,11 +62,13 @@ class Selection:
         check_no_unknown(cls, {name: value for name, value in options.items() if name not in cls.__dataclass_fields__})
         return cls(**options)
 
-    def check_baseline(self, networks: Collection[str]) -> None:
+    def check_networks(self, networks: Collection[str]) -> None:
         """
         :param networks: Names of the networks that a policy has
-        :raises ValueError: If the rule compares with one that is not among them
+        :raises ValueError: If the candidates are valued by, or compared with, one that is not among them
         """
+        if self.critics != "critic":
+            choice("selection['critics']", self.critics, networks)
         if self.rule == "expectile" and self.baseline not in networks:
             raise ValueError(
                 f"selection: rule='expectile' compares with the network baseline={self.baseline!r}, which the policy has not; "
