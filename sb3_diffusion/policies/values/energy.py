@@ -16,8 +16,8 @@ from sb3_diffusion.policies.features import ObservationModel
 
 class Energy(ObservationModel):
     """
-    A number for every observation, noisy action and diffusion time. What matters is its gradient by the action: where it is the
-    logarithm of how much the density at this time is to be changed, adding its gradient to the score of a chain makes the
+    A number for every observation, noisy action and diffusion time. What matters is its gradient by the action: where it is
+    the logarithm of how much the density at this time is to be changed, adding its gradient to the score of a chain makes the
     chain sample the changed density.
 
     :param observation_space: Observation space
