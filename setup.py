@@ -37,6 +37,11 @@ EXTRAS = {
     # with pandas 3.
     "benchmark": ["filelock>=3.30", "jsonschema>=4.20,<5", "arch>=8,<9", "scipy>=1.11", "Jinja2>=3.1,<4", "MarkupSafe>=2.1"],
     "ray": ["ray>=2.60,<3"],
+    # Simulators of many environments. Each of the last two wants a MuJoCo of its own and a virtual environment for it. Isaac
+    # Lab has no extra: its users bring it.
+    "envpool": ["envpool>=1.2,<2; python_version >= '3.11'"],
+    "mjlab": ["mjlab>=1.6,<2"],
+    "playground": ["playground>=0.2,<0.3", "mujoco-mjx>=3.17,<3.18", "jax", MUJOCO],
     "tracking": ["wandb>=0.18,<1"],
     "tests": [
         "pytest>=8,<10",

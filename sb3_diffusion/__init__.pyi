@@ -15,11 +15,13 @@ from sb3_diffusion.data.stored.loading import load_dataset as load_dataset
 from sb3_diffusion.data.stored.scores import normalized_score as normalized_score
 from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
 from sb3_diffusion.policies.gaussian import GaussianPolicy as GaussianPolicy
+from sb3_diffusion.q_guidance.dac import DAC as DAC
 from sb3_diffusion.q_guidance.diffusiondice import DiffusionDICE as DiffusionDICE
 from sb3_diffusion.q_guidance.dps import DPS as DPS
 from sb3_diffusion.q_guidance.idem import iDEM as iDEM
 from sb3_diffusion.q_guidance.qgpo import QGPO as QGPO
 from sb3_diffusion.q_guidance.qsm import QSM as QSM
+from sb3_diffusion.reparameterization.bdpo import BDPO as BDPO
 from sb3_diffusion.reparameterization.dacer import DACER as DACER
 from sb3_diffusion.reparameterization.dacerv2 import DACERv2 as DACERv2
 from sb3_diffusion.reparameterization.dime import DIME as DIME
@@ -31,6 +33,7 @@ from sb3_diffusion.taxonomy import register_method as register_method
 from sb3_diffusion.weighted_matching.dpmd import DPMD as DPMD
 from sb3_diffusion.weighted_matching.fpmd import FPMD as FPMD
 from sb3_diffusion.weighted_matching.maxentdp import MaxEntDP as MaxEntDP
+from sb3_diffusion.weighted_matching.qipo import QIPO as QIPO
 from sb3_diffusion.weighted_matching.qvpo import QVPO as QVPO
 from sb3_diffusion.weighted_matching.sdac import SDAC as SDAC
 
@@ -54,6 +57,7 @@ __all__ = [  # noqa: RUF022
     "QSM",
     "iDEM",
     "DPS",
+    "DAC",
     "QGPO",
     "DiffusionDICE",
     "SDAC",
@@ -61,10 +65,12 @@ __all__ = [  # noqa: RUF022
     "QVPO",
     "DPMD",
     "FPMD",
+    "QIPO",
     "DACER",
     "DACERv2",
     "DIME",
     "DQL",
+    "BDPO",
     "EDP",
     "FQL",
     "DTQL",

@@ -31,7 +31,8 @@ def golden_model(algorithm: type[OffPolicyDiffusion], case: Case, **kwargs: Any)
         device="cpu",
         **kwargs,
     )
-    load_denoiser(model.actor.denoiser, sub(case, "params/actor"))
+    if sub(case, "params/actor"):
+        load_denoiser(model.actor.denoiser, sub(case, "params/actor"))
     if sub(case, "params/critic"):
         load_critics(model.critic.ensemble, sub(case, "params/critic"))
         load_critics(model.critic_target.ensemble, sub(case, "params/critic_target"))

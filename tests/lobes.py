@@ -49,6 +49,8 @@ def train(model: Any, names: tuple[str, ...], updates: int, batch_size: int = 25
             for group in part.optimizer.param_groups:
                 group["lr"] = base * (1.0 - update / updates)
             model.step(part, part.loss(batch)[0])
+            if part.then is not None:
+                part.then()
 
 
 def right_mass(actions: th.Tensor) -> float:

@@ -27,6 +27,7 @@ from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.policies.actor_critic import ActorCritic
+from sb3_diffusion.policies.values.critic import reduce_critics
 from tests.cases import case_of, wrong_arguments
 from tests.conftest import OFF_POLICY
 from tests.environments import PointEnv, vector_env
@@ -447,7 +448,7 @@ def test_best_of_n_is_best_under_the_critics(critic_algorithm: Algorithm) -> Non
 
     def value(model: Any) -> th.Tensor:
         actions = th.as_tensor(act(model, obs))
-        return th.stack(model.critic(to_tensors(model, obs), actions)).amin(0)
+        return reduce_critics(th.stack(model.critic(to_tensors(model, obs), actions)), model.policy.selection.reduction)
 
     with th.no_grad():
         assert bool((value(many) >= value(few) - 1e-6).all()) and bool((value(many) > value(few) + 1e-6).any())

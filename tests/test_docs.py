@@ -28,7 +28,7 @@ import sb3_diffusion
 from sb3_diffusion.core.update.execution import EXECUTION_MODES
 from sb3_diffusion.generative.flow import FLOW_SOLVERS
 from sb3_diffusion.generative.schedules import CONTINUOUS_SCHEDULES, DISCRETE_SCHEDULES
-from sb3_diffusion.generative.solvers import SOLVERS
+from sb3_diffusion.generative.solvers.rules import SOLVERS
 from sb3_diffusion.networks.activations import ACTIVATIONS
 from sb3_diffusion.networks.backbones import DENOISER_BACKBONES
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS

@@ -25,8 +25,9 @@ from sb3_diffusion.envs import quiet_mujoco
 from sb3_diffusion.printable import printable
 
 from .hub.client import Repository, check_secrets, contents, push, redact
+from .hub.publication import write_repository
 from .hub.published import agent_name
-from .hub.repository import read_results, write_repository
+from .hub.repository import read_results
 from .training.options.command_line import Assignments, CommandParser, whole_number
 from .training.options.device import check_device
 from .training.options.errors import fail, refuse

@@ -8,7 +8,8 @@ Directive ``comparison``: one row per method, from the page of each.
     ```
 
 shows what a line ``% sampling: policy | one $a'$`` says on the pages of the methods (a comment, which is not rendered there),
-then the rows of its content. ``:numbers:`` sets the columns flush right.
+then the rows of its content. ``:numbers:`` sets the columns flush right, ``:setting: offline`` takes those that learn from
+data instead.
 """
 
 import re
@@ -53,11 +54,15 @@ class Comparison(SphinxDirective):
 
     required_arguments = 1
     has_content = True
-    option_spec: ClassVar[dict[str, Any]] = {"header": directives.unchanged_required, "numbers": directives.flag}
+    option_spec: ClassVar[dict[str, Any]] = {
+        "header": directives.unchanged_required,
+        "numbers": directives.flag,
+        "setting": directives.unchanged_required,
+    }
 
     def run(self) -> list[nodes.Node]:
         (comparison,) = self.arguments
-        methods = [method for method in available_methods() if method.setting == "off-policy"]
+        methods = [method for method in available_methods() if method.setting == self.options.get("setting", "off-policy")]
         for method in methods:
             self.env.note_dependency(str(PAGES / f"{method.zoo_name}.md"))
         try:

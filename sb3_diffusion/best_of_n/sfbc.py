@@ -13,8 +13,8 @@ from sb3_diffusion.core.support import DrawsSupport, SupportArguments, in_suppor
 from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.data.normalization import normalize_rewards
 from sb3_diffusion.data.planning import LABEL_RULES, planned_returns
-from sb3_diffusion.data.replay import normalize_rewards
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy

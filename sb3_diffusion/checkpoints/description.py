@@ -12,7 +12,8 @@ import stable_baselines3
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_diffusion.checkpoints.plain import NotPlain, space_to_plain, to_plain
+from sb3_diffusion.checkpoints.plain import NotPlain, to_plain
+from sb3_diffusion.checkpoints.plain_spaces import space_to_plain
 from sb3_diffusion.taxonomy import algorithm_name
 
 DESCRIPTION = "sb3_diffusion.json"

@@ -1,5 +1,5 @@
 """
-Constructor arguments and spaces as plain JSON, and back without executing anything.
+Constructor arguments as plain JSON, and back without executing anything.
 
 The dialect is that of ``tagged_json.py``, with inline ``values`` of arrays. ``{":class": "torch.nn.ReLU"}`` is a class, and
 ``{":object": "LinearSchedule", ...}`` an object to be made of arguments, both from fixed lists, never imported by name.
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common import buffers, torch_layers
 from stable_baselines3.common.noise import (
     ActionNoise,
@@ -34,8 +33,6 @@ from sb3_diffusion.policies.guided import GUIDED_POLICIES
 from sb3_diffusion.policies.names import POLICIES
 from sb3_diffusion.printable import printable, quoted
 
-MAX_ELEMENTS = 5 * 10**6
-"""Largest number of entries of a space, over all its parts."""
 MAX_AXES = 32
 """Largest number of axes of an array."""
 
@@ -108,9 +105,6 @@ _OBJECTS: dict[str, tuple[type, dict[str, str]]] = {
     ),
 }
 _OBJECT_NAMES = {cls: name for name, (cls, _) in _OBJECTS.items()}
-
-
-# -- arguments --------------------------------------------------------------------------------------------------------
 
 
 def to_plain(value: Any, where: str) -> Any:
@@ -222,7 +216,13 @@ def _read_class(value: dict[str, Any], where: str) -> type:
     return CLASSES[name]
 
 
-def _read_dtype(name: Any, where: str) -> np.dtype:
+def read_dtype(name: Any, where: str) -> np.dtype:
+    """
+    :param name: Name of a NumPy type of numbers
+    :param where: What it belongs to, for the message
+    :return: The type
+    :raises ValueError: If there is no such type
+    """
     dtype = np.dtype(name) if isinstance(name, str) and name in np.sctypeDict else None
     if dtype is None or not _numeric(dtype):
         raise ValueError(f"{where} has the dtype {quoted(name)}, which must be the name of a NumPy type of numbers.")
@@ -231,16 +231,16 @@ def _read_dtype(name: Any, where: str) -> np.dtype:
 
 def _read_scalar(value: dict[str, Any], where: str) -> np.generic:
     name, number = value[":scalar"]
-    return _read_dtype(name, where).type(from_plain(number, where))
+    return read_dtype(name, where).type(from_plain(number, where))
 
 
 def _read_array(value: dict[str, Any], where: str) -> np.ndarray:
     parts = value[":array"]
     numbers = [from_plain(item, where) for item in parts["values"]]
-    shape = _read_shape(parts["shape"], where)
+    shape = read_shape(parts["shape"], where)
     if math.prod(shape) != len(numbers):
         raise ValueError(f"{where} has {len(numbers)} values for the shape {shape}.")
-    return np.array(numbers, _read_dtype(parts["dtype"], where)).reshape(shape)
+    return np.array(numbers, read_dtype(parts["dtype"], where)).reshape(shape)
 
 
 def _read_object(value: dict[str, Any], where: str) -> Any:
@@ -264,109 +264,20 @@ _READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     },
     ":scalar": _read_scalar,
     ":array": _read_array,
-    ":dtype": lambda value, where: _read_dtype(value[":dtype"], where).type,
+    ":dtype": lambda value, where: read_dtype(value[":dtype"], where).type,
     ":class": _read_class,
     ":goal": lambda value, where: GoalSelectionStrategy[value[":goal"]],
     ":object": _read_object,
 }
 
 
-# -- spaces -----------------------------------------------------------------------------------------------------------
-
-
-def space_to_plain(space: spaces.Space, where: str) -> dict[str, Any]:
+def read_shape(shape: Any, where: str) -> tuple[int, ...]:
     """
-    :param space: A space
-    :param where: What it is, for the message
-    :return: Its type and arguments, as standard JSON can write them
-    :raises NotPlain: If the space is of another type
+    :param shape: Sizes of the axes of an array
+    :param where: What it belongs to, for the message
+    :return: The same
+    :raises ValueError: If they are none, or too many
     """
-    if type(space) is spaces.Box:
-        bounds = {"low": _write_bound(space.low, where), "high": _write_bound(space.high, where)}
-        return {"type": "Box", "shape": list(space.shape), "dtype": space.dtype.name, **bounds}
-    if type(space) is spaces.Discrete:
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": space.dtype.name}
-    if type(space) is spaces.MultiDiscrete:
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist(), "dtype": space.dtype.name}
-    if type(space) is spaces.MultiBinary:
-        return {"type": "MultiBinary", "shape": list(space.shape)}
-    if type(space) is spaces.Dict:
-        return {"type": "Dict", "spaces": {key: space_to_plain(part, f"{where}.{key}") for key, part in space.spaces.items()}}
-    if type(space) is spaces.Tuple:
-        return {"type": "Tuple", "spaces": [space_to_plain(part, f"{where}[{i}]") for i, part in enumerate(space.spaces)]}
-    raise NotPlain(where, f"a space of type {type(space).__module__}.{type(space).__qualname__}")
-
-
-def space_from_plain(description: Any, where: str) -> spaces.Space:
-    """
-    Inverse of :func:`space_to_plain`.
-
-    :param description: What the JSON parser returned
-    :param where: What it is, for the message
-    :raises ValueError: If it does not describe a space
-    """
-    n_elements = _count_elements(description, where)
-    if n_elements > MAX_ELEMENTS:
-        raise ValueError(f"{where} has {n_elements:,} entries, more than the {MAX_ELEMENTS:,} allowed.")
-    try:
-        return _read_space(description, where)
-    except (TypeError, KeyError, AssertionError, OverflowError) as error:
-        raise ValueError(f"{where} does not describe a space ({quoted(error)}).") from error
-
-
-def _write_bound(bound: np.ndarray, where: str) -> Any:
-    # most spaces have the same bounds everywhere, and images would fill pages
-    first = bound.flat[0] if bound.size else 0
-    if np.all(bound == first):
-        return to_plain(bound.dtype.type(first).item(), where)
-    return [to_plain(item, where) for item in bound.ravel().tolist()]
-
-
-def _read_bound(bound: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) -> np.ndarray:
-    numbers = np.array(from_plain(bound, where), dtype)
-    if numbers.ndim > 1 or (numbers.ndim == 1 and numbers.size != math.prod(shape)):
-        raise ValueError(f"{where} has bounds of {numbers.size} entries for the shape {shape}.")
-    if np.isnan(numbers).any():
-        raise ValueError(f"{where} has a bound that is not a number.")
-    return np.broadcast_to(numbers, shape).copy() if numbers.ndim == 0 else numbers.reshape(shape)
-
-
-def _read_shape(shape: Any, where: str) -> tuple[int, ...]:
     if not isinstance(shape, list) or len(shape) > MAX_AXES or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"{where} has the shape {quoted(shape)}, which must be a list of at most {MAX_AXES} sizes.")
     return tuple(shape)
-
-
-def _read_space(description: Any, where: str) -> spaces.Space:
-    kind = description["type"]
-    if kind == "Box":
-        shape, dtype = _read_shape(description["shape"], where), _read_dtype(description["dtype"], where)
-        low, high = (_read_bound(description[key], shape, dtype, where) for key in ("low", "high"))
-        return spaces.Box(low, high, shape, dtype.type)
-    if kind == "Discrete":
-        dtype = _read_dtype(description["dtype"], where)
-        return spaces.Discrete(int(description["n"]), start=int(description["start"]), dtype=dtype.type)
-    if kind == "MultiDiscrete":
-        dtype = _read_dtype(description["dtype"], where)
-        nvec, start = (np.array(description[key], dtype) for key in ("nvec", "start"))
-        return spaces.MultiDiscrete(nvec, dtype.type, start=start)
-    if kind == "MultiBinary":
-        shape = _read_shape(description["shape"], where)
-        return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
-    if kind == "Dict":  # ordered: the order of the keys is that of the features
-        return spaces.Dict(
-            OrderedDict((key, _read_space(part, f"{where}.{key}")) for key, part in description["spaces"].items())
-        )
-    if kind == "Tuple":
-        return spaces.Tuple([_read_space(part, f"{where}[{i}]") for i, part in enumerate(description["spaces"])])
-    raise ValueError(f"{where} is of the unknown type {quoted(kind)}.")
-
-
-def _count_elements(description: Any, where: str) -> int:
-    if not isinstance(description, dict):
-        raise ValueError(f"{where} must be a mapping that describes a space.")
-    parts = description.get("spaces", [])
-    if not isinstance(parts, dict | list):
-        raise ValueError(f"{where} must have its parts as a mapping or a list.")
-    own = math.prod(_read_shape(description["shape"], where)) if "shape" in description else 0
-    return own + sum(_count_elements(part, where) for part in (parts.values() if isinstance(parts, dict) else parts))

@@ -24,7 +24,8 @@ from sb3_diffusion.checkpoints.demands import (
     n_entries,
 )
 from sb3_diffusion.checkpoints.description import COUNTERS, DESCRIPTION, FORMAT_VERSION, LOCAL_ARGUMENTS
-from sb3_diffusion.checkpoints.plain import from_plain, space_from_plain
+from sb3_diffusion.checkpoints.plain import from_plain
+from sb3_diffusion.checkpoints.plain_spaces import space_from_plain
 from sb3_diffusion.checkpoints.tagged_json import parse_json
 from sb3_diffusion.envs.spaces import interchangeable, same_actions
 from sb3_diffusion.names import check_no_unknown

@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.algorithm import DiffusionAlgorithm, PartSchedule
-from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
+from sb3_diffusion.core.arguments.off_policy import CommonArguments
 from sb3_diffusion.core.arguments.schedules import check_schedule
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.reporting.metrics import Metrics
@@ -61,7 +61,7 @@ class ActsGuided(DiffusionAlgorithm):
         super().save(path, exclude, include)
 
 
-class EnergyArguments(OffPolicyArguments, total=False):
+class EnergyArguments(CommonArguments, total=False):
     """What every method with an energy hands on to :class:`EnergyGuided` unchanged."""
 
     energy_net_arch: Sequence[int]
@@ -79,9 +79,9 @@ class EnergyGuided(ActsGuided, OffPolicyDiffusion):
     :param policy: Name or class of the policy
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of all networks but the actor
-    :param guidance_scale: Factor of the energy's gradient: 0 imitates the data, 1 is the policy of the method's theory, more is
-        greedier. It may be changed whenever an action is asked for, without training anew: ``model.guidance_scale = 2.0``, or
-        ``with model.policy.guided(2.0): model.predict(...)``
+    :param guidance_scale: Factor of the energy's gradient: 0 imitates the data, 1 is the policy of the method's theory, more
+        is greedier. It may be changed whenever an action is asked for, without training anew: ``model.guidance_scale = 2.0``,
+        or ``with model.policy.guided(2.0): model.predict(...)``
     :param energy_net_arch: Hidden layers of the energy
     :param actor_learning_rate: Learning rate of the actor
     :param energy_learning_rate: Learning rate of the energy if it differs
@@ -109,7 +109,7 @@ class EnergyGuided(ActsGuided, OffPolicyDiffusion):
         n_behavior_candidates: int = 1,
         behavior_batch_size: int = 4096,
         behavior_updates: int = 600_000,
-        **kwargs: Unpack[OffPolicyArguments],
+        **kwargs: Unpack[CommonArguments],
     ):
         self.guidance_scale = guidance_scale
         self.energy_net_arch = energy_net_arch

@@ -15,7 +15,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self, override
 
 from sb3_diffusion.checkpoints.old_names import old_modules
-from sb3_diffusion.core.algorithm import replaced
 from sb3_diffusion.core.arguments.data import Dataset, check_transform
 from sb3_diffusion.core.arguments.off_policy import check_fraction, check_train_freq
 from sb3_diffusion.core.arguments.schedules import check_schedule
@@ -23,6 +22,7 @@ from sb3_diffusion.core.model_buffer import ModelBuffer, check_buffer_kwargs, ch
 from sb3_diffusion.core.offline import LearnsFromData
 from sb3_diffusion.core.reporting.divergence import likely_cause
 from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics
+from sb3_diffusion.core.saving import replaced
 from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.update.execution import check_execution
 from sb3_diffusion.core.update.graphs import CudaGraphActing

@@ -15,7 +15,7 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.data.batch import Batch
-from sb3_diffusion.data.replay import normalize_observations
+from sb3_diffusion.data.normalization import normalize_observations
 from sb3_diffusion.data.state_table import DamagedTable, StateTable, make_table, open_table
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.numeric import integer

@@ -1,6 +1,5 @@
 """Replay buffers that keep a transition in one row of memory and sample it with one gather."""
 
-import math
 import warnings
 from typing import Any
 
@@ -8,10 +7,11 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, NStepReplayBuffer, ReplayBuffer, psutil
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_diffusion.data.normalization import normalize_observations, normalize_rewards
+from sb3_diffusion.data.rows import as_stored, columns_of, shaped, storage_type
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 
@@ -110,11 +110,11 @@ class TensorReplayBuffer(ReplayBuffer):
         for name in ("observations",) if self.optimize_memory_usage else ("observations", "next_observations"):
             if isinstance(self.observation_space, spaces.Dict):
                 fields += [
-                    (f"{name}/{key}", _storage_type(space), self.obs_shape[key])  # type: ignore[call-overload]
+                    (f"{name}/{key}", storage_type(space), self.obs_shape[key])  # type: ignore[call-overload]
                     for key, space in self.observation_space.spaces.items()
                 ]
             else:
-                fields.append((name, _storage_type(self.observation_space), self.obs_shape))
+                fields.append((name, storage_type(self.observation_space), self.obs_shape))
         fields.append(("actions", np.dtype(self._maybe_cast_dtype(self.action_space.dtype)), (self.action_dim,)))
         fields += [(name, np.dtype(np.float32), (1,)) for name in SCALARS]
         fields.sort(key=lambda field: (-field[1].itemsize, field[1].str))
@@ -124,7 +124,7 @@ class TensorReplayBuffer(ReplayBuffer):
         # zeros from the operating system: a page takes memory when it is written to
         self._rows = np.zeros((self.buffer_size, self.n_envs), dtype=self._row)
         self._bytes = th.from_numpy(self._rows.view(np.uint8).reshape(self.buffer_size * self.n_envs, -1))
-        self._columns = _columns(self._row)
+        self._columns = columns_of(self._row)
         self._flat_scalars = {name: self._rows.reshape(-1)[name][:, 0] for name in SCALARS}
         self._arrays: dict[str, Any] = {}
         for field in self._row.names or ():
@@ -220,9 +220,9 @@ class TensorReplayBuffer(ReplayBuffer):
     def _write(self, target: Any, pos: int, value: Any) -> None:
         if isinstance(target, dict):
             for key, array in target.items():
-                array[pos] = _as_stored(value[key], self.observation_space[key], array)  # type: ignore[index]
+                array[pos] = as_stored(value[key], self.observation_space[key], array)  # type: ignore[index]
         else:
-            target[pos] = _as_stored(value, self.observation_space, target)
+            target[pos] = as_stored(value, self.observation_space, target)
 
     # -- sampling ---------------------------------------------------------------------------------------------------
 
@@ -303,9 +303,9 @@ class TensorReplayBuffer(ReplayBuffer):
 
     def _observations(self, fields: dict[str, th.Tensor], name: str, env: VecNormalize | None) -> Any:
         if isinstance(self.obs_shape, dict):
-            parts = {key: _shaped(fields[f"{name}/{key}"], shape) for key, shape in self.obs_shape.items()}
+            parts = {key: shaped(fields[f"{name}/{key}"], shape) for key, shape in self.obs_shape.items()}
             return parts if env is None else normalize_observations(parts, env)
-        observations = _shaped(fields[name], self.obs_shape)
+        observations = shaped(fields[name], self.obs_shape)
         return observations if env is None else normalize_observations(observations, env)
 
     # -- copy on an accelerator -------------------------------------------------------------------------------------
@@ -376,40 +376,6 @@ def default_buffer_class(observation_space: spaces.Space, n_steps: int) -> type[
     return TensorNStepReplayBuffer if n_steps > 1 else TensorReplayBuffer
 
 
-_TORCH_TYPES = {
-    np.dtype(name): getattr(th, name)
-    for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "uint16", "uint32", "uint64")
-}
-
-
-def _columns(row: np.dtype) -> list[tuple[th.dtype, list[str], list[int]]]:
-    """Per type: names and widths of the pieces of a row, as ``split`` wants them; ``<`` and ``>`` hold the other types."""
-    columns: list[tuple[th.dtype, list[str], list[int]]] = []
-    names = list(row.names or ())
-    for dtype in dict.fromkeys(row[name].base for name in names):
-        own = [name for name in names if row[name].base == dtype]
-        widths = [math.prod(row[name].shape) for name in own]
-        start = row.fields[own[0]][1] // dtype.itemsize  # type: ignore[index]
-        rest = row.itemsize // dtype.itemsize - start - sum(widths)
-        columns.append((_TORCH_TYPES[dtype], ["<", *own, ">"], [start, *widths, rest]))
-    return columns
-
-
-def _shaped(field: th.Tensor, shape: tuple[int, ...]) -> th.Tensor:
-    return field if len(shape) == 1 else field.view(len(field), *shape)
-
-
-def _as_stored(value: Any, space: spaces.Space, target: np.ndarray) -> np.ndarray:
-    # one number per environment has to become a column; other shapes are left to NumPy, which refuses a transposed image
-    value = np.asarray(value)
-    return value.reshape(target.shape[1:]) if isinstance(space, spaces.Discrete) else value
-
-
-def _storage_type(space: spaces.Space) -> np.dtype:
-    dtype = np.dtype(space.dtype)
-    return np.dtype(np.float32) if dtype == np.float64 else dtype
-
-
 def check_memory_optimization(handle_timeout_termination: bool, observation_space: spaces.Space, n_steps: int) -> None:
     """
     :param handle_timeout_termination: Argument of the buffer
@@ -426,58 +392,6 @@ def check_memory_optimization(handle_timeout_termination: bool, observation_spac
         remedy = f"n_steps={n_steps}; use n_steps=1"
     if remedy is not None:
         raise ValueError(f"optimize_memory_usage=True does not work with {remedy}.")
-
-
-def normalize_rewards(rewards: th.Tensor, env: VecNormalize | None) -> th.Tensor:
-    """
-    :param rewards: Rewards of a batch
-    :param env: What normalises them, if anything does
-    :return: Normalised rewards
-    """
-    if env is None or not env.norm_reward:
-        return rewards
-    if type(env).normalize_reward is not VecNormalize.normalize_reward:  # somebody's own rule
-        return th.from_numpy(env.normalize_reward(rewards.cpu().numpy())).to(rewards.device)
-    std = math.sqrt(env.ret_rms.var + env.epsilon)
-    return rewards.to(_precise(rewards)).div_(std).clamp_(-env.clip_reward, env.clip_reward).float()
-
-
-def normalize_observations(observations: PyTorchObs, env: VecNormalize | None) -> PyTorchObs:
-    """
-    :param observations: Observations of a batch, possibly overwritten
-    :param env: What normalises them, if anything does
-    :return: Normalised observations
-    """
-    if env is None or not env.norm_obs:
-        return observations
-    if not all(getattr(type(env), name) is getattr(VecNormalize, name) for name in ("normalize_obs", "_normalize_obs")):
-        return _normalize_elsewhere(observations, env)
-    if isinstance(observations, dict):
-        for key in env.norm_obs_keys or ():
-            observations[key] = _normalize(observations[key], env.obs_rms[key], env)  # type: ignore[index]
-        return observations
-    return _normalize(observations, env.obs_rms, env)  # type: ignore[arg-type]
-
-
-def _normalize(observations: th.Tensor, statistics: RunningMeanStd, env: VecNormalize) -> th.Tensor:
-    mean, std = (
-        th.as_tensor(value, dtype=_precise(observations)).to(observations.device, non_blocking=True)
-        for value in (statistics.mean, np.sqrt(statistics.var + env.epsilon))
-    )
-    return (observations - mean).div_(std).clamp_(-env.clip_obs, env.clip_obs).float()
-
-
-def _precise(values: th.Tensor) -> th.dtype:
-    """Type in which VecNormalize computes, where the device has it."""
-    return th.float32 if values.device.type == "mps" else th.float64
-
-
-def _normalize_elsewhere(observations: PyTorchObs, env: VecNormalize) -> PyTorchObs:
-    """Through the environment's own method, in NumPy."""
-    if isinstance(observations, dict):
-        arrays: Any = env.normalize_obs({key: value.cpu().numpy() for key, value in observations.items()})
-        return {key: th.as_tensor(arrays[key], device=value.device) for key, value in observations.items()}
-    return th.as_tensor(env.normalize_obs(observations.cpu().numpy()), device=observations.device)  # type: ignore[arg-type]
 
 
 BUFFERS: dict[str, type[TensorReplayBuffer]] = {

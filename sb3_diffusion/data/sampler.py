@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_diffusion.data.batch import Batch
-from sb3_diffusion.data.replay import normalize_observations, normalize_rewards
+from sb3_diffusion.data.normalization import normalize_observations, normalize_rewards
 from sb3_diffusion.data.rewards import RewardTransform
 from sb3_diffusion.data.stored.dataset import OfflineDataset
 

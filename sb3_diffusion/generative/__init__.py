@@ -10,7 +10,7 @@ from sb3_diffusion.generative.langevin import Langevin, energy_gradient
 from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import ChainSampler, Denoise, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
-from sb3_diffusion.generative.solvers import Sampler
+from sb3_diffusion.generative.solvers.sampler import Sampler
 
 __all__ = [
     "EDM",

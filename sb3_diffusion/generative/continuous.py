@@ -9,7 +9,8 @@ from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import GenerativeProcess, noise_to_clean
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.schedules import ContinuousSchedule, resolve_continuous_schedule
-from sb3_diffusion.generative.solvers import GridPoint, Sampler, check_steps
+from sb3_diffusion.generative.solvers.grid import GridPoint, check_steps
+from sb3_diffusion.generative.solvers.sampler import Sampler
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 
@@ -87,7 +88,7 @@ class ContinuousDiffusion(GenerativeProcess):
         :param grid: Spacing of the times, see :meth:`time_grid`
         :param power: Exponent of the grid, see :meth:`time_grid`
         :param options: ``variance``, ``clip_bounds``, ``clip_target``, ``ddim_recompute_noise`` and ``lower_order_final``
-            of :class:`~sb3_diffusion.generative.solvers.Sampler`
+            of :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`
         :return: The sampler
         :raises ValueError: For unknown names and values out of range
         """

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import check_steps
+from sb3_diffusion.generative.solvers.grid import check_steps
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 

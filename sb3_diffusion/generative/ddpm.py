@@ -10,7 +10,9 @@ from sb3_diffusion.generative.likelihood import LikelihoodEstimator
 from sb3_diffusion.generative.process import GenerativeProcess, noise_to_clean
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.schedules import discrete_betas
-from sb3_diffusion.generative.solvers import CLIP_TARGETS, VARIANCES, GridPoint, Sampler, check_steps
+from sb3_diffusion.generative.solvers.grid import GridPoint, check_steps
+from sb3_diffusion.generative.solvers.rules import CLIP_TARGETS, VARIANCES
+from sb3_diffusion.generative.solvers.sampler import Sampler
 from sb3_diffusion.names import choice
 
 
@@ -88,7 +90,7 @@ class DiscreteDiffusion(GenerativeProcess):
             visited indices, so that these must be at least two apart.
         :param clip: Clip the estimate of the clean sample to [-1, 1] in every step
         :param options: ``variance``, ``clip_bounds``, ``clip_target``, ``ddim_recompute_noise`` and ``lower_order_final``
-            of :class:`~sb3_diffusion.generative.solvers.Sampler`
+            of :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`
         :return: The sampler
         :raises ValueError: For unknown names and values out of range
         """
@@ -110,6 +112,20 @@ class DiscreteDiffusion(GenerativeProcess):
         """
         indices = self.step_indices(min(steps, self.diffusion_steps))
         return LikelihoodEstimator([self._grid[i] for i in indices], rule, clip=clip)
+
+    def step_divergence(self, first: th.Tensor, second: th.Tensor, t: th.Tensor) -> th.Tensor:
+        """
+        Kullback-Leibler divergence of two reverse steps from the same states whose networks predict different noise. Both have
+        the variance ``"beta"`` and clip nothing, and the last step counts as if it added noise.
+
+        :param first: Predicted noise ``(..., action_dim)``
+        :param second: The other prediction, of the same shape
+        :param t: Times of the states, which broadcast against the predictions
+        :return: Divergences ``(...)``, summed over the dimensions of the action
+        """
+        index = t.long()
+        beta, sigma = self.betas[index], self.sigma[index]
+        return (beta / (2.0 * (1.0 - beta) * sigma.square()) * (first - second).square()).sum(-1)
 
     def reverse_step(
         self,

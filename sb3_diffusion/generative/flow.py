@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise, GenerativeProcess, flow_velocity, flow_velocity_to_clean
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import check_bounds, check_steps, run_compiled
+from sb3_diffusion.generative.solvers.compiled import run_compiled
+from sb3_diffusion.generative.solvers.grid import check_bounds, check_steps
 from sb3_diffusion.kernels.structures import CompiledStep
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
@@ -40,8 +41,8 @@ class FlowSampler(nn.Module):
     """
     Integrates ``dx/dt = v(x, t)`` from noise at ``t = 0`` to data at ``t = 1`` with equal steps.
 
-    Has the interface of :class:`~sb3_diffusion.generative.solvers.Sampler`; there is no step noise. The number of network
-    evaluations per step is 1 for ``euler``, 2 for ``midpoint`` and ``heun``, 4 for ``rk4``.
+    Has the interface of :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`; there is no step noise. The number of
+    network evaluations per step is 1 for ``euler``, 2 for ``midpoint`` and ``heun``, 4 for ``rk4``.
 
     :param steps: Number of steps, at least 1
     :param solver: One of :data:`FLOW_SOLVERS`

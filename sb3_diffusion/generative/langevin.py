@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import check_bounds
+from sb3_diffusion.generative.solvers.grid import check_bounds
 from sb3_diffusion.numeric import MAX_STEPS, integer
 
 _NORM_FLOOR = 1e-8
@@ -94,7 +94,7 @@ class Langevin(nn.Module):
     ``x <- x + drift_k g(x) + noise_k z`` for ``k = 0, 1, ...``, ``g`` the gradient of an energy to be climbed.
 
     Usually built by :meth:`annealed` or :meth:`ibc`. Noise is added in the last step, too. Has the interface of
-    :class:`~sb3_diffusion.generative.solvers.Sampler` with the gradient in the place of the network; no parameters,
+    :class:`~sb3_diffusion.generative.solvers.sampler.Sampler` with the gradient in the place of the network; no parameters,
     empty ``state_dict()``.
 
     :param drift: Factor of the gradient in each step

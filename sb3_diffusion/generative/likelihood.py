@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers import GridPoint, check_bounds
+from sb3_diffusion.generative.solvers.grid import GridPoint, check_bounds
 from sb3_diffusion.names import choice
 
 #: Rules of numerical integration.

@@ -6,8 +6,9 @@ from sb3_diffusion.networks.backbones.base import Backbone
 from sb3_diffusion.networks.backbones.bronet import BroNet
 from sb3_diffusion.networks.backbones.mlp import MLP, ResidualMLP
 from sb3_diffusion.networks.backbones.simba import SimBa
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics, StackedCritics
+from sb3_diffusion.networks.critics import ScalarCritics, StackedCritics
 from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.networks.distributional_critics import CategoricalCritics, GaussianCritics
 from sb3_diffusion.networks.embeddings import (
     FourierEmbedding,
     OctaveEmbedding,

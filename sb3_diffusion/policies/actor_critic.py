@@ -29,9 +29,10 @@ from sb3_diffusion.policies.actors.exploration import ExplorationNoise
 from sb3_diffusion.policies.actors.one_step import OneStepActor
 from sb3_diffusion.policies.actors.selection import Selection, best_candidates
 from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
-from sb3_diffusion.policies.multiplier import Multiplier
+from sb3_diffusion.policies.multiplier import make_multiplier
 from sb3_diffusion.policies.parts import (
     Module,
+    forget_moments,
     frozen_copy,
     optimizer_settings,
     own_parameters,
@@ -95,7 +96,7 @@ class ActorCritic(BasePolicy):
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
         descent, or a moving average
     :param multipliers: Learned positive numbers of the method (temperatures, Lagrange multipliers) by name, each with the
-        arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
+        arguments of :func:`~sb3_diffusion.policies.multiplier.make_multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.values.state_value.StateValue`, ``"actor"``: another actor, such as a
         behaviour policy, ``"critic"``: further critics, ``"one_step"``: a
@@ -158,7 +159,7 @@ class ActorCritic(BasePolicy):
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
-        multipliers: dict[str, dict[str, float]] | None = None,
+        multipliers: dict[str, dict[str, Any]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
         standardize_observations: bool = False,
@@ -212,7 +213,7 @@ class ActorCritic(BasePolicy):
             self.trained["critic"] = self.critic
         else:
             self._go_without_critics()
-        self.multipliers = nn.ModuleDict({name: Multiplier(**options) for name, options in (multipliers or {}).items()})
+        self.multipliers = nn.ModuleDict({name: make_multiplier(**of) for name, of in (multipliers or {}).items()})
         factor: Any = None if exploration_multiplier is None else self.multipliers[exploration_multiplier]
         self.exploration = ExplorationNoise(exploration_noise, factor)
         for name, options in (networks or {}).items():
@@ -248,10 +249,7 @@ class ActorCritic(BasePolicy):
         arguments = {"share_features_extractor": self.critic.share_features_extractor, **self._critic_arguments}
         fresh = self._make(ObservationCritic, self.critic.features_extractor, **arguments)
         self.critic.ensemble.load_state_dict(fresh.ensemble.state_dict())
-        optimizer: Any = self.critic.optimizer
-        for moments in optimizer.state.values():
-            for value in moments.values():
-                value.zero_()
+        forget_moments(self.critic.optimizer)  # type: ignore[arg-type]
 
     def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:
         extractor = self.actor.features_extractor if share_features_extractor else None

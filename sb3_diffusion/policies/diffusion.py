@@ -85,7 +85,7 @@ class DiffusionPolicy(ActorCritic):
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
         descent, or a moving average
     :param multipliers: Learned positive numbers of the method (temperatures, Lagrange multipliers) by name, each with the
-        arguments of :class:`~sb3_diffusion.policies.multiplier.Multiplier`
+        arguments of :func:`~sb3_diffusion.policies.multiplier.make_multiplier`
     :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
         :class:`~sb3_diffusion.policies.values.state_value.StateValue`, ``"actor"``: another diffusion actor, such as a
         behaviour policy, ``"critic"``: further critics, ``"one_step"``: a
@@ -147,7 +147,7 @@ class DiffusionPolicy(ActorCritic):
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
-        multipliers: dict[str, dict[str, float]] | None = None,
+        multipliers: dict[str, dict[str, Any]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
         standardize_observations: bool = False,

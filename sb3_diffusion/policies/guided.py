@@ -182,8 +182,8 @@ class GuidedActor(DiffusionActor):
 
 class GuidedPolicy(DiffusionPolicy):
     """
-    Policy whose chains are guided when an action is asked for: by the target critics towards ``exp(Q / temperature)``, or by an
-    energy, which is added to the behaviour that the denoiser has learned.
+    Policy whose chains are guided when an action is asked for: by the target critics towards ``exp(Q / temperature)``, or by
+    an energy, which is added to the behaviour that the denoiser has learned.
 
     How strongly, may be changed whenever an action is asked for, without training anew:
 

@@ -1,6 +1,7 @@
 """A learned positive number: a temperature or the multiplier of a constraint."""
 
 import math
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -54,3 +55,52 @@ class Multiplier(nn.Module):
             with th.no_grad():
                 self.log_value.clamp_(*self.log_range)
         return loss.detach()
+
+
+class PlainMultiplier(nn.Module):
+    """
+    The same number, itself the parameter and learned by plain gradient descent: it moves in equal steps wherever it is.
+
+    :param initial: Initial value, between the bounds
+    :param learning_rate: Largest step, for a slope of one
+    :param low: Smallest value, positive
+    :param high: Largest value
+    """
+
+    def __init__(self, initial: float, learning_rate: float, low: float = VALUE_RANGE[0], high: float = VALUE_RANGE[1]):
+        super().__init__()
+        self.range = real("low", low, above=0), real("high", high, above=0)
+        initial = real("initial", initial, *self.range, remedy="a learned number starts within its range")
+        learning_rate = real("learning_rate", learning_rate, low=0, remedy="0 keeps the number")
+        self.value = nn.Parameter(th.tensor(initial))
+        self.optimizer = th.optim.SGD([self.value], lr=learning_rate, fused=True)
+
+    def forward(self) -> th.Tensor:
+        """
+        :return: The value, a scalar without gradient
+        """
+        return self.value.detach().clone()  # the next step is in place
+
+    def descend(self, slope: th.Tensor) -> th.Tensor:
+        """
+        One step on ``value * slope``: a negative slope raises the value.
+
+        :param slope: Scalar, whose own gradient is ignored
+        :return: What was stepped on, a scalar without gradient
+        """
+        slope = slope.detach()
+        if self.value.requires_grad:  # not frozen by the user
+            self.value.grad = slope.clone()
+            self.optimizer.step()
+            with th.no_grad():
+                self.value.clamp_(*self.range)
+        return self.value.detach() * slope
+
+
+def make_multiplier(plain: bool = False, **options: Any) -> Multiplier | PlainMultiplier:
+    """
+    :param plain: Whether the number itself is the parameter, not its logarithm
+    :param options: Arguments of :class:`Multiplier`
+    :return: The learned number
+    """
+    return PlainMultiplier(**options) if plain else Multiplier(**options)

@@ -73,6 +73,18 @@ def per_network(value: Any, key: str, default: Any) -> Any:
     return default if value is None else value
 
 
+@th.no_grad()
+def forget_moments(optimizer: th.optim.Optimizer) -> None:
+    """
+    Let an optimizer begin anew, in the tensors that there are.
+
+    :param optimizer: An optimizer whose state is of tensors
+    """
+    for moments in optimizer.state.values():
+        for value in moments.values():
+            value.zero_()
+
+
 def train_unless_frozen(module: nn.Module) -> None:
     """
     ``module.train()`` for what is trained. What is frozen, every parameter of it by ``requires_grad_(False)``, gets into

@@ -6,21 +6,18 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
-from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.core.averaged_actor import AveragedActor, AveragedActorArguments
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
-from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.values.critic import reduce_critics
 
 NORMALIZERS = ("other", "same")
 
 
-class DQL(OffPolicyDiffusion):
+class DQL(AveragedActor):
     """
     Diffusion Q-Learning (D-QL).
 
@@ -43,15 +40,12 @@ class DQL(OffPolicyDiffusion):
     :param normalizer: Whose magnitude the value of a critic is divided by: that of the ``"other"`` critic, or the ``"same"``
     :param max_q_backup: Whether each critic values the best of ``n_target_candidates`` next actions, and not one of them
     :param n_target_candidates: Next actions per transition with ``max_q_backup``
-    :param actor_tau: Rate of the averaged actor: ``average = actor_tau * actor + (1 - actor_tau) * average``
-    :param actor_target_interval: Updates between two steps of the average
-    :param actor_target_start: Updates before its first step; until then it is the initial actor
     :param sum_critic_losses: Whether the critics' loss is the sum over the critics, and not their mean
     :param n_action_candidates: Actions of which the target critics choose: the best when evaluating (``deterministic=True``),
         a draw from the softmax of their values otherwise
     :param selection_temperature: Temperature of that softmax, in units of Q
     :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
-    :param kwargs: See :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion`
+    :param kwargs: See :class:`~sb3_diffusion.core.averaged_actor.AveragedActor`
     """
 
     choose_with_target = True
@@ -67,22 +61,16 @@ class DQL(OffPolicyDiffusion):
         normalizer: str = "other",
         max_q_backup: bool = False,
         n_target_candidates: int = 10,
-        actor_tau: float = 0.005,
-        actor_target_interval: int = 5,
-        actor_target_start: int = 1000,
         sum_critic_losses: bool = True,
         n_action_candidates: int = 50,
         selection_temperature: float = 1.0,
         max_grad_norm: float | None = 5.0,
-        **kwargs: Unpack[OffPolicyArguments],
+        **kwargs: Unpack[AveragedActorArguments],
     ):
         self.eta = real("eta", eta, low=0, remedy="0 is behaviour cloning")
         self.normalizer = choice("normalizer", normalizer, NORMALIZERS)
         self.max_q_backup = max_q_backup
         self.n_target_candidates = integer("n_target_candidates", n_target_candidates, low=1)
-        self.actor_tau = real("actor_tau", actor_tau, 0, 1, remedy="1 copies the actor")
-        self.actor_target_interval = integer("actor_target_interval", actor_target_interval, low=1)
-        self.actor_target_start = integer("actor_target_start", actor_target_start, low=0)
         self.sum_critic_losses = sum_critic_losses
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         greedy = "smaller is greedier"
@@ -90,16 +78,10 @@ class DQL(OffPolicyDiffusion):
         super().__init__(policy, env, learning_rate, max_grad_norm=max_grad_norm, **kwargs)
 
     @override
-    def policy_requirements(self) -> dict[str, Any]:
-        return {"actor_target": True}
-
-    @override
     def policy_settings(self) -> dict[str, Any]:
         networks = {"net_arch": [256, 256, 256], "activation_fn": "mish", "state_arch": ()}
         time = {"time_embedding": "positional", "time_dim": 16, "time_arch": (32, 16)}
-        chain = self.chain_settings()
-        if self.policy_kwargs.get("process", "discrete") != "discrete":
-            chain = {name: value for name, value in chain.items() if name not in ("noise_schedule", "process_kwargs")}
+        chain = self.fitting_chain(self.chain_settings())
         rule = {"rule": "softmax", "temperature": self.selection_temperature, "target": self.choose_with_target}
         n = self.n_action_candidates
         acting = {"n_action_candidates": n, "n_behavior_candidates": n, "choose_with_target": self.choose_with_target}
@@ -108,12 +90,6 @@ class DQL(OffPolicyDiffusion):
     def chain_settings(self) -> dict[str, Any]:
         """Arguments of the policy that make its chain."""
         return {"process": "discrete", "noise_schedule": "vp", "diffusion_steps": 5, "variance": "posterior"}
-
-    @property
-    def averaged_actor(self) -> DiffusionActor:
-        """The actor of the critics' targets."""
-        assert self.actor_target is not None
-        return self.actor_target
 
     @override
     def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
@@ -163,10 +139,3 @@ class DQL(OffPolicyDiffusion):
         critic = ((1.0 - coin) * n_critics).long().clamp(max=n_critics - 1)
         units = sizes.roll(-1) if self.normalizer == "other" else sizes
         return (values.mean(1) / units).gather(0, critic).squeeze(0)
-
-    @override
-    def after_update(self, batch: Batch) -> Metrics:
-        # not in update_targets(): a CUDA graph would repeat what it has seen once
-        if self._n_updates >= self.actor_target_start and self._n_updates % self.actor_target_interval == 0:
-            polyak_update(self.averaged_actor, self.actor, self.actor_tau)
-        return {}

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_diffusion
 from sb3_diffusion import DPMD, QSM, load_agent, load_normalization, register_method, save_agent, taxonomy
 from sb3_diffusion.checkpoints.agents import described_algorithm, why_unsafe
-from sb3_diffusion.checkpoints.plain import space_from_plain, space_to_plain
+from sb3_diffusion.checkpoints.plain_spaces import space_from_plain, space_to_plain
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.networks.backbones import BACKBONES
 from sb3_diffusion.taxonomy import BASELINES, algorithm_name, available_methods, load_algorithm

@@ -198,8 +198,8 @@ def test_a_modules_own_rule_for_its_mode_is_kept() -> None:
     assert list(before) and not th.equal(next(iter(before.values())), model.critic.features_extractor.backbone[2].running_mean)
 
 
-def test_a_graph_belongs_to_what_was_trained_when_it_was_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frozen or unfrozen in between, an update is not replayed from a graph of another set of parameters."""
+def graphs_on_paper(monkeypatch: pytest.MonkeyPatch, model: Any) -> tuple[CudaGraphUpdate, list[str]]:
+    """An update whose graphs only note what would happen."""
     calls: list[str] = []
 
     class Graph:
@@ -213,9 +213,14 @@ def test_a_graph_belongs_to_what_was_trained_when_it_was_captured(monkeypatch: p
     monkeypatch.setattr(th.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(CudaGraphUpdate, "_eager", lambda update, batch, due: calls.append("eager"))
     monkeypatch.setattr(CudaGraphUpdate, "_capture", capture)
-    model = make_filled(QSM)
     eager = Update(model.parts, model.step, model.finish_update)
-    update, batch = CudaGraphUpdate(eager, lambda: model.optimizers, model.device, n_warmup=1), sample_batch(model)
+    return CudaGraphUpdate(eager, lambda: model.optimizers, model.device, n_warmup=1), calls
+
+
+def test_a_graph_belongs_to_what_was_trained_when_it_was_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen or unfrozen in between, an update is not replayed from a graph of another set of parameters."""
+    model = make_filled(QSM)
+    (update, calls), batch = graphs_on_paper(monkeypatch, model), sample_batch(model)
     for frozen in (False, True, False):
         model.actor.denoiser.trunk.requires_grad_(not frozen)
         update(batch, ("critic", "actor"))
@@ -223,6 +228,19 @@ def test_a_graph_belongs_to_what_was_trained_when_it_was_captured(monkeypatch: p
     kinds = [call.split()[0] for call in calls]
     assert kinds == ["eager", "capture", "replay", "eager", "capture", "replay", "replay", "replay"]
     assert calls[2] == calls[6] == calls[7] != calls[5]
+
+
+def test_a_graph_belongs_to_the_form_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of another stage are larger, or bring what was prepared for them; the graph has no room for either."""
+    model = make_filled(QSM)
+    (update, calls), batch = graphs_on_paper(monkeypatch, model), sample_batch(model)
+    parts: Any = batch[:-1]
+    smaller = type(batch)(*(part[:3] for part in parts))
+    for form in (batch, batch._replace(extras={"labels": batch.rewards}), smaller, batch):
+        update(form, ("critic", "actor"))
+        update(form, ("critic", "actor"))
+    replays = [call for call in calls if call.startswith("replay")]
+    assert calls.count("capture") == 3 == len(set(replays)) and replays[0] == replays[-1]
 
 
 @pytest.mark.expensive

@@ -19,12 +19,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_diffusion import DACER, QSM
-from sb3_diffusion.data.replay import (
-    TensorDictReplayBuffer,
-    TensorNStepReplayBuffer,
-    TensorReplayBuffer,
-    default_buffer_class,
-)
+from sb3_diffusion.data.replay import TensorDictReplayBuffer, TensorNStepReplayBuffer, TensorReplayBuffer, default_buffer_class
 from tests.environments import OBSERVATIONS, PointEnv, vector_env
 from tests.helpers import assert_identical, flat_parameters, make, make_filled
 

@@ -12,7 +12,7 @@ from sb3_diffusion.generative.flow import FLOW_SOLVERS, FlowMatching
 from sb3_diffusion.generative.langevin import Langevin
 from sb3_diffusion.generative.process import Denoise, GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
-from sb3_diffusion.generative.solvers import Sampler
+from sb3_diffusion.generative.solvers.sampler import Sampler
 from tests.golden_tools import close
 
 MEAN, STD = 0.7, 0.3

@@ -21,7 +21,9 @@ from sb3_diffusion.generative import (
     RecordedDraws,
 )
 from sb3_diffusion.generative.flow import FLOW_SOLVERS
-from sb3_diffusion.generative.solvers import SOLVERS, GridPoint, Sampler
+from sb3_diffusion.generative.solvers.grid import GridPoint
+from sb3_diffusion.generative.solvers.rules import SOLVERS
+from sb3_diffusion.generative.solvers.sampler import Sampler
 from tests.golden_tools import close
 
 CONTINUOUS, DISCRETE, FLOW = ContinuousDiffusion(), DiscreteDiffusion("cosine", 12), FlowMatching()

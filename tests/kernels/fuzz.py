@@ -27,8 +27,9 @@ from sb3_diffusion.generative.continuous import ContinuousDiffusion
 from sb3_diffusion.generative.flow import FlowMatching
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.networks.backbones.mlp import MLP
-from sb3_diffusion.networks.critics import GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.critics import ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.networks.distributional_critics import GaussianCritics
 from sb3_diffusion.networks.layers import Linear
 
 Call = Callable[..., Any]

@@ -17,10 +17,11 @@ from sb3_diffusion.generative.continuous import ContinuousDiffusion
 from sb3_diffusion.generative.ddpm import DiscreteDiffusion
 from sb3_diffusion.generative.flow import FlowMatching, MeanFlow
 from sb3_diffusion.generative.randomness import RecordedDraws
-from sb3_diffusion.generative.solvers import SOLVERS
+from sb3_diffusion.generative.solvers.rules import SOLVERS
 from sb3_diffusion.networks.backbones.mlp import MLP
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.critics import ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.networks.distributional_critics import CategoricalCritics, GaussianCritics
 from sb3_diffusion.networks.embeddings import RawTime
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="the compiled kernels need a C++ compiler")

@@ -8,7 +8,8 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.networks.backbones.mlp import MLP
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.critics import ScalarCritics
+from sb3_diffusion.networks.distributional_critics import CategoricalCritics, GaussianCritics
 from sb3_diffusion.networks.norms import BatchRenorm
 
 

@@ -8,7 +8,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.critics import ScalarCritics
+from sb3_diffusion.networks.distributional_critics import CategoricalCritics, GaussianCritics
 from sb3_diffusion.networks.regression import symexp, symlog, two_hot
 
 BATCH, FEATURES, ACTIONS = 8, 5, 2

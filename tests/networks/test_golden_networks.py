@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.networks.backbones import resolve_backbone
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.critics import ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.networks.distributional_critics import CategoricalCritics, GaussianCritics
 from sb3_diffusion.networks.embeddings import FourierEmbedding, PositionalEmbedding
 from sb3_diffusion.networks.gaussian import DeterministicActor, GaussianActor
 from sb3_diffusion.networks.regression import expectile_loss, gumbel_loss, quantile_loss, symexp, symlog

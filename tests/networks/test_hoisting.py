@@ -8,8 +8,9 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.networks.backbones import BACKBONES, resolve_backbone
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics
+from sb3_diffusion.networks.critics import ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.networks.distributional_critics import CategoricalCritics, GaussianCritics
 from sb3_diffusion.networks.embeddings import TIME_EMBEDDINGS
 
 BATCH, N, FEATURES, ACTIONS = 6, 5, 11, 3

@@ -134,7 +134,12 @@ def test_copies_of_an_action_share_their_time() -> None:
     model = make_filled(DiffusionDICE)
     batch, seen = sample_batch(model), []
     draw = model.randomness.uniform
-    model.randomness.uniform = lambda shape, *args, **kwargs: seen.append(shape) or draw(shape, *args, **kwargs)
+
+    def noted(shape: Any, *args: Any, **kwargs: Any) -> th.Tensor:
+        seen.append(shape)
+        return draw(shape, *args, **kwargs)  # type: ignore[no-any-return]
+
+    model.randomness.uniform = noted
     energies = model.noisy_energies(batch, batch.actions.unsqueeze(1).expand(-1, 3, -1))
     assert seen == [(8, 1)] and energies.shape == (8, 3)
 

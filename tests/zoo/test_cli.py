@@ -90,7 +90,7 @@ def test_saved_settings_are_those_of_the_file(tmp_path: Path) -> None:
     assert "rl_zoo3" not in out.split("Loading hyperparameters from: ")[1].splitlines()[0]
     config = tmp_path / "logs" / "td3" / "Pendulum-v1_1" / "Pendulum-v1" / "config.yml"
     saved = yaml.load(config.read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)
-    assert saved["policy_kwargs"] == {"net_arch": [256, 256], "activation_fn": "relu"}
+    assert saved["policy_kwargs"] == {"net_arch": [64, 64], "activation_fn": "relu"}
     assert saved["learning_starts"] == 40
     agent = load_agent(config.parents[1] / "Pendulum-v1.zip")
     assert type(agent) is TD3 and agent.num_timesteps == 60

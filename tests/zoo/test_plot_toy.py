@@ -20,18 +20,9 @@ pytest.importorskip("matplotlib")
 from matplotlib.image import imread
 
 from zoo.datasets import toys as toy_data
-from zoo.plot_toy import (
-    Panel,
-    draw,
-    give_critic,
-    highest_density_level,
-    local_density,
-    make_model,
-    method_arguments,
-    n_columns,
-    parse_arguments,
-    total_variation,
-)
+from zoo.plot_toy import parse_arguments
+from zoo.toys.drawing import Panel, draw, highest_density_level, local_density, n_columns
+from zoo.toys.training import give_critic, make_model, method_arguments, total_variation
 
 METHODS = [method for method in available_methods() if method.setting == "off-policy"]
 TINY = ["--updates", "20", "--random-steps", "40", "--batch-size", "8", "--n-particles", "32", "--width", "8"]

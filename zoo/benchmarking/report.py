@@ -7,9 +7,7 @@ and the page forbids scripts and connections.
 
 import base64
 import hashlib
-import io
 from collections import defaultdict
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,12 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib import pyplot as plt
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from sb3_diffusion import __version__
 
-from ..figures import CONFIDENCE, MIN_RUNS, draw_panels, line_style, title
+from ..figures import CONFIDENCE, MIN_RUNS, title
 from .cells import DATA
+from .pictures import address, aggregate_pictures, count, curves
 from .scores import (
     Aggregate,
     CellState,
@@ -42,21 +38,6 @@ from .scores import (
 ABSENT = "\N{EN DASH}"
 CARD, VIDEO = "README.md", "replay.mp4"
 MAX_CARD_CHARACTERS = 100_000
-
-
-@dataclass(frozen=True)
-class Picture:
-    """
-    A figure of the page.
-
-    :param title: What it shows, for readers who do not see it
-    :param data: The figure itself, as an address
-    :param caption: Below it
-    """
-
-    title: str
-    data: str
-    caption: str
 
 
 def make_report(root: Path, output: Path, heading: str, max_video_mb: float) -> Path:
@@ -105,9 +86,6 @@ def render(heading: str, content: dict[str, Any]) -> str:
     return environment.get_template("report.html.jinja").render(title=heading, css=Markup(css), policy=policy, **content)
 
 
-# -- content ---------------------------------------------------------------------------------------------------------------
-
-
 def page_content(
     cells: list[CellState], scores: pd.DataFrame, environments: pd.DataFrame, aggregates: list[Aggregate]
 ) -> dict[str, Any]:
@@ -122,27 +100,23 @@ def page_content(
     algos, envs = list(scores["algorithm"].unique()), list(scores["environment"].unique())
     n_done = int((scores["state"] == "done").sum())
     return {
-        "overview": f"{_count(len(algos), 'algorithm')}, {_count(len(envs), 'environment')}, "
-        f"{n_done} of {_count(len(scores), 'planned run')} with a result.",
+        "overview": f"{count(len(algos), 'algorithm')}, {count(len(envs), 'environment')}, "
+        f"{n_done} of {count(len(scores), 'planned run')} with a result.",
         "problems": [
             {"run": _name(cell), "state": cell.state, "text": cell.problem} for cell in cells if cell.state != "done"
         ],
         "scores": _score_rows(environments, algos, envs),
-        "curves": _curves(cells),
+        "curves": curves(cells),
         "normalisation": _normalisation(envs),
         "confidence": f"{CONFIDENCE:.0%}".replace("%", " %"),
         "aggregates": _aggregate_rows(aggregates),
-        "aggregate_pictures": _aggregate_pictures(aggregates, algos, thresholds(scores)),
+        "aggregate_pictures": aggregate_pictures(aggregates, algos, thresholds(scores)),
         "runs": [_run_row(cell, row) for cell, row in zip(cells, scores.to_dict("records"), strict=True)],
         "groups": _groups(cells),
         "facts": _facts(cells),
         "footer": f"Made with sb3_diffusion {__version__} on {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC. "
         "The numbers are in the csv files beside this page.",
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _name(cell: CellState) -> str:
@@ -177,7 +151,7 @@ def _score_rows(environments: pd.DataFrame, algos: list[str], envs: list[str]) -
                 {
                     "value": _number(row["final_mean"]) if row and done else "not planned" if row is None else "missing",
                     "range": _range(row["final_low"], row["final_high"]) if row and done else "",
-                    "runs": f"{row['n_done']} of {_count(row['n_planned'], 'seed')}" if row else "",
+                    "runs": f"{row['n_done']} of {count(row['n_planned'], 'seed')}" if row else "",
                     "largest": bool(row and done and len(algos) > 1 and row["final_mean"] == largest[env]),
                     "absent": not done,
                 }
@@ -249,7 +223,7 @@ def _groups(cells: list[CellState]) -> list[dict[str, str]]:
             final, settings = cell.result["final"], cell.settings
             command = cell.result["command"].replace(f"--seed {cell.seed}", "--seed SEED")
             kind = "deterministic" if final["deterministic"] else "stochastic"
-            episodes = _count(settings["eval_episodes"], f"{kind} episode")
+            episodes = count(settings["eval_episodes"], f"{kind} episode")
             protocol = (
                 f"Budget: {final['budget']:,} environment steps. Evaluation: {episodes} every {settings['eval_freq']:,} steps "
                 "and at the end."
@@ -292,7 +266,7 @@ def media(cells: list[CellState], root: Path, max_video_mb: float) -> dict[str, 
         if video is not None:
             size = video.stat().st_size
             if size <= max_video_mb * 1e6:
-                videos.append({"run": _name(cell), "data": _address("video/mp4", video.read_bytes())})
+                videos.append({"run": _name(cell), "data": address("video/mp4", video.read_bytes())})
             else:
                 limit = f"{size / 1e6:.1f} MB, more than {max_video_mb:g} MB"
                 large.append(f"The video of {_name(cell)} is not shown ({limit}): {video.relative_to(root)}")
@@ -309,87 +283,3 @@ def _find(folder: Path, name: str) -> Path | None:
     """A file in the folder of a cell, or in the one that ``zoo/push_to_hub.py`` has made of its training."""
     places = [folder / name, *sorted(folder.glob(f"run/*/*_1/hub/*/{name}"))]
     return next((path for path in places if path.is_file()), None)
-
-
-# -- figures ---------------------------------------------------------------------------------------------------------------
-
-
-def _address(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _picture(figure: Figure, heading: str, text: str) -> Picture:
-    buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": heading}):  # the same figure gives the same bytes
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return Picture(heading, _address("image/svg+xml", buffer.getvalue()), text)
-
-
-def _curves(cells: list[CellState]) -> Picture | None:
-    panels: dict[str, dict[str, list[Any]]] = {}
-    for cell in sorted(cells, key=lambda cell: (cell.env, cell.algo, cell.seed)):
-        if cell.result is not None and cell.result["curve"]:
-            points = cell.result["curve"]
-            curve = (
-                np.array([point["timesteps"] for point in points], float),
-                np.array([np.mean(point["returns"]) for point in points]),
-            )
-            panels.setdefault(cell.env, {}).setdefault(cell.algo, []).append(curve)
-    if not panels:
-        return None
-    figure = draw_panels(panels, "evaluation return\n(mean over episodes)")
-    text = "Mean return over the episodes of every evaluation during training."
-    return _picture(figure, f"Learning curves on {', '.join(panels)}", text)
-
-
-def _aggregate_pictures(aggregates: list[Aggregate], algos: list[str], taus: np.ndarray) -> list[Picture]:
-    complete = [entry for entry in aggregates if entry.iqm is not None]
-    if not complete:
-        return []
-    single = (
-        ""
-        if all(entry.interval for entry in complete)
-        else f" No interval where an environment has fewer than {MIN_RUNS} seeds."
-    )
-    profiles = "Performance profiles: share of runs with a normalised score above the threshold; higher is better."
-    means = "Interquartile means of the normalised scores; further right is better."
-    band, bar = " Bands: 95 % bootstrap intervals.", " Bars: 95 % bootstrap intervals."
-    return [
-        _picture(_draw_profiles(complete, algos, taus), "Performance profiles", profiles + band + single),
-        _picture(_draw_means(complete, algos), "Interquartile means", means + bar + single),
-    ]
-
-
-def _draw_profiles(aggregates: list[Aggregate], algos: list[str], taus: np.ndarray) -> Figure:
-    figure = plt.figure(figsize=(8.0, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for entry in aggregates:
-        assert entry.profile is not None
-        style = line_style(algos.index(entry.algo))
-        axes.plot(taus, entry.profile, label=f"{title(entry.algo)}\n({_count(entry.n_runs, 'run')})", linewidth=2.0, **style)
-        if entry.band is not None:
-            axes.fill_between(taus, *entry.band, color=style["color"], alpha=0.15, linewidth=0)
-    axes.set(xlabel="threshold (normalised score)", ylabel="share of runs above it", xlim=(0.0, taus[-1]), ylim=(-0.02, 1.02))
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False)
-    return figure
-
-
-def _draw_means(aggregates: list[Aggregate], algos: list[str]) -> Figure:
-    ordered = sorted(aggregates, key=lambda entry: entry.iqm or 0.0)
-    figure = plt.figure(figsize=(8.0, 0.9 + 0.42 * len(ordered)), layout="constrained")
-    axes = figure.add_subplot()
-    for height, entry in enumerate(ordered):
-        assert entry.iqm is not None
-        colour = line_style(algos.index(entry.algo))["color"]
-        if entry.interval is not None:
-            axes.plot(entry.interval, [height, height], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt")
-        axes.plot(entry.iqm, height, "o", color=colour, markersize=7)
-    axes.set_yticks(range(len(ordered)), [title(entry.algo) for entry in ordered])
-    axes.set(xlabel="interquartile mean of normalised scores", ylim=(-0.6, len(ordered) - 0.4))
-    axes.grid(axis="x", alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    return figure

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ TEMPERATURE = 0.2
 """In units of the rewards, which are between 0 and 1."""
 
 POINTS = 50_000
+
+OWN_ARGUMENTS: dict[str, Callable[[float, float], dict[str, Any]]] = {
+    "DAC": lambda temperature, size: {"eta": temperature / (2.0 * size), "eta_learning_rate": 0.0, "rho": 0.0},
+    "BDPO": lambda temperature, size: {"eta": temperature, "rho": 0.0, "tau": 0.05, "policy_delay": 1, "actor_decay": "none"},
+}
+"""Method -> what it is told of the temperature and of the mean magnitude of the rewards, by names of its own."""
 
 
 def methods() -> list[Method]:
@@ -56,12 +63,13 @@ def target_density(name: str, temperature: float, resolution: int) -> np.ndarray
     return tilted / tilted.mean() / 4.0  # type: ignore[no-any-return]  # the box has an area of 4
 
 
-def method_arguments(method: Method, args: argparse.Namespace) -> dict[str, Any]:
+def method_arguments(method: Method, args: argparse.Namespace, dataset: OfflineDataset) -> dict[str, Any]:
     """
     What a method is given beside its defaults, chosen by the names of its arguments.
 
     :param method: The method
     :param args: Command line
+    :param dataset: The toy as data
     """
     knobs: dict[str, Any] = {
         # the weights of imitation are those of the density
@@ -82,6 +90,7 @@ def method_arguments(method: Method, args: argparse.Namespace) -> dict[str, Any]
         "n_iterations": 1,  # one step leaves nothing to plan
         "actor_tau": 0.05,
         "actor_target_start": 0,
+        **OWN_ARGUMENTS.get(method.name, lambda *_: {})(args.temperature, float(dataset.rewards.abs().mean())),
     }
     if method.guidance == "best_of_n":
         knobs.pop("n_action_candidates")
@@ -102,17 +111,18 @@ def make_model(method: Method, args: argparse.Namespace) -> OffPolicyDiffusion:
         policy["selection"] = {"rule": "softmax", "temperature": args.temperature}
     if method.name in ("SfBC", "QGPO", "Diffusion-DICE"):  # a network that narrows
         policy["net_arch"] = {"pi": [4 * args.width, 2 * args.width, args.width], "qf": [args.width] * 2}
+    dataset = as_dataset(args.toy, POINTS, args.seed)
     model: OffPolicyDiffusion = algorithm(
         next(iter(algorithm.policy_aliases)),
         None,
         learning_rate=lambda progress: 2e-3 * progress,
         buffer_size=1,
         batch_size=args.batch_size,
-        dataset=as_dataset(args.toy, POINTS, args.seed),
+        dataset=dataset,
         policy_kwargs=policy,
         seed=args.seed,
         device=args.device,
-        **method_arguments(method, args),
+        **method_arguments(method, args, dataset),
     )
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model

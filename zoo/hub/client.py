@@ -32,8 +32,9 @@ from sb3_diffusion.checkpoints.agents import NORMALIZATION
 from sb3_diffusion.checkpoints.archives import open_archive
 from sb3_diffusion.printable import printable, quoted
 
+from .publication import write_repository
 from .published import PublishedAgent, agent_name
-from .repository import SIZES, SOURCE, check_download, check_folder, replace_folder, write_repository
+from .repository import SIZES, SOURCE, check_download, check_folder, replace_folder
 
 __all__ = ["HubError", "Repository", "contents", "download", "push", "write_repository"]
 

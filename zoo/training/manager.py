@@ -1,23 +1,16 @@
-"""rl-zoo3's experiment manager with our settings, DeepMind Control tasks and a report at the end."""
+"""rl-zoo3's experiment manager with our settings and searches, runs that can be continued, and a report at the end."""
 
 import argparse
-import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from pprint import pprint
 from typing import Any
 
 import gymnasium as gym
-import optuna
-from optuna.samplers import BaseSampler
-from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
-from stable_baselines3.common.utils import LinearSchedule, get_latest_run_id
+from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from typing_extensions import override
 
@@ -26,18 +19,14 @@ from sb3_diffusion.checkpoints.trainings import CannotContinue
 from sb3_diffusion.checkpoints.trainings.restoration import SnapshotServer
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.networks.activations import resolve_activation
-from sb3_diffusion.printable import printable
 from sb3_diffusion.taxonomy import registered_methods
 
 from ..lease import Taken
-from . import tuning
 from .callbacks import Checkpoints, Evaluation, Ownership, SaveNormalization
 from .ending import Ending
 from .options import fit, hyperparameters, settings
 from .options.commands import own_command
 from .options.errors import fail
-from .options.hyperparameters import SCHEDULES
-from .options.registry import DMC_PREFIX, entries_for, use_search_space
 from .options.settings import Settings, hyperparameter_file
 from .runs import started_with, trust
 from .runs.curve import print_curve
@@ -48,13 +37,12 @@ from .runs.resume import Run, make_checkpoints, mark_finished, note_extension, r
 from .runs.signals import Signals, leave_signals_to_trainer, start_worker_server
 from .runs.starting_agent import StartingAgent
 from .runs.text_files import write_yaml
+from .search_manager import SearchManager
 from .tracking import make_logger
 from .warmup import announce_warm_up
 
-DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
 
-
-class Manager(ExperimentManager):
+class Manager(SearchManager):
     """
     Differences from rl-zoo3's manager: the default settings are those of ``hyperparams/<algo>.yml`` in this repository,
     ``lin_`` schedules work for all learning rates, ``dm_control/...`` environments need no further options, activation
@@ -112,58 +100,6 @@ class Manager(ExperimentManager):
         if run is not None:
             self.save_path = str(run.folder)
             self.params_path = str(run.folder / self.env_name)
-
-    # -- settings -------------------------------------------------------------------------------------------------------
-
-    @override
-    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        if self.run is not None:
-            print(f"Continuing {self.run.folder} with its own settings")
-            stored = settings.with_origin(self.run.hyperparams, f"settings of {self.run.folder}")
-        else:
-            print(f"Loading hyperparameters from: {self.config}")
-            stored = self._own_settings()
-        self.settings = stored | self._from_options()
-        hyperparams = settings.values(stored)
-        if self.env_kwargs and "env_kwargs" in hyperparams:
-            hyperparams["env_kwargs"] = self.env_kwargs
-        saved = OrderedDict(sorted(hyperparams.items()))
-        if self.run is None:
-            print("Settings for this environment (those that a search varies will be overwritten):")
-            pprint(saved)
-        return hyperparams, saved
-
-    def _own_settings(self) -> Settings:
-        """Settings of the file, overwritten by those of a trial and of the command line."""
-        entries = settings.read_entries(self.config)
-        if self.optimize_hyperparameters or self.trial_id is not None:
-            use_search_space(self.algo, self.config)
-        named = entries_for(self.dataset_name, self.env_name.gym_id)
-        candidates = [*named, "atari" if self._is_atari else "default"]
-        chosen = settings.choose_entry(self.config, entries, candidates)
-        if self.env_name.gym_id.startswith(DMC_PREFIX) and self.env_name.gym_id not in entries:
-            chosen |= self._dmc_family(entries)
-        if self.trial_id is not None:
-            chosen |= settings.with_origin(self._trial_settings(self.trial_id), f"trial {self.trial_id} of {self.study_name}")
-        return chosen | settings.with_origin(self.custom_hyperparams or {}, "-params")
-
-    def _from_options(self) -> Settings:
-        """Settings with an option of their own, which a run stores with its command line."""
-        steps = settings.with_origin({"n_timesteps": self.n_timesteps} if self.n_timesteps > 0 else {}, "-n")
-        return steps | settings.with_origin({"env_kwargs": self.env_kwargs} if self.env_kwargs else {}, "--env-kwargs")
-
-    def _dmc_family(self, entries: dict[str, Any]) -> Settings:
-        """What a task of the suite without an entry of its own adds to the default: the ``dm_control`` entry, if any."""
-        default = settings.with_origin(DMC_FAMILY, "default of the zoo for DeepMind Control")
-        own = settings.choose_entry(self.config, entries, [settings.FAMILY]) if settings.FAMILY in entries else {}
-        return default | own
-
-    @staticmethod
-    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
-        linear = {key: _linear_schedule(key, hyperparams[key]) for key in SCHEDULES if isinstance(hyperparams.get(key), str)}
-        others = {key: value for key, value in hyperparams.items() if key not in linear}
-        # rl-zoo3 would build its own schedule class, which a saved agent could not be loaded without
-        return ExperimentManager._preprocess_schedules(others) | linear
 
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
@@ -235,13 +171,6 @@ class Manager(ExperimentManager):
         session = {"seed": self.seed, "verbose": self.verbose, "device": self.device, "tensorboard_log": self.tensorboard_log}
         return self.start.load(self.algo, env, settings | session, self.truncate_last_trajectory)
 
-    def effective_settings(self, model: BaseAlgorithm) -> dict[str, Settings]:
-        """
-        :param model: The agent that was built
-        :return: Section -> every setting with its origin
-        """
-        return settings.complete(model, self.settings, self.options, self.trained_agent)
-
     @override
     def create_callbacks(self) -> None:
         if self.show_progress and not self.dataset_name:
@@ -311,16 +240,6 @@ class Manager(ExperimentManager):
         self.signals.listen(self.checkpoints)
         model.learn(self.online_steps, callback=[*own, self.checkpoints], **common)
 
-    def _trial_settings(self, trial_id: int) -> dict[str, Any]:
-        if self.storage is None or self.study_name is None:
-            fail("train.py", f"--trial-id {trial_id} needs --storage and --study-name, which say whose trial it is")
-        try:
-            params = tuning.load_trial(self.storage, self.study_name, trial_id, self.algo)
-        except ValueError as error:
-            fail("train.py", str(error))
-        converted: dict[str, Any] = HYPERPARAMS_CONVERTER[self.algo](params)
-        return converted
-
     @override
     def create_log_folder(self) -> None:
         if self._writes_no_run:
@@ -362,48 +281,6 @@ class Manager(ExperimentManager):
         normalized.training = not eval_env
         normalized.norm_reward = not eval_env and self.normalize_kwargs.get("norm_reward", True)
         return normalized
-
-    def _create_sampler(self, sampler_method: str) -> BaseSampler:
-        try:
-            return super()._create_sampler(sampler_method)
-        except (ImportError, OSError) as error:
-            needs = "needs the package optunahub and a connection to the network"
-            fail("train.py", f"--sampler {sampler_method} {needs} ({error}); install it, or take --sampler tpe")
-
-    @override
-    def objective(self, trial: optuna.Trial) -> float:
-        try:
-            return super().objective(trial)
-        except optuna.TrialPruned as pruned:
-            if pruned.__cause__ is not None:  # rl-zoo3 takes an error of the training for a reason to prune
-                raise pruned.__cause__ from None
-            raise
-
-    @override
-    def hyperparameters_optimization(self) -> None:
-        if self.tensorboard_log is not None:
-            print("The trials of a search write no TensorBoard files.")
-        if self.algo not in HYPERPARAMS_SAMPLER:
-            fail("train.py", f"-optimize: there is no search space for {self.algo}; write one under search: in its settings")
-        if self.dataset_name:
-            ALGOS[self.algo] = tuning.learning_offline(ALGOS[self.algo])
-        sampler, pruner = self._create_sampler(self.sampler), self._create_pruner(self.pruner)
-        values = {key: str(value) for key, value in self._hyperparams.items()}
-        attributes = {"algo": self.algo, "env": self.env_name.gym_id, "command": own_command(), **values}
-        try:
-            lock = tuning.storage_lock(self.storage)
-            study = tuning.open_study(self.storage, self.study_name, lock, sampler, pruner, attributes)
-        except ValueError as error:
-            fail("train.py", str(error))
-        if not self.dataset_name:
-            announce_warm_up(self._hyperparams.get("learning_starts", 0), int(self.n_timesteps))
-        print(f"Study {printable(study.study_name, 200)}, sampler {self.sampler}, pruner {self.pruner}")
-        tuning.Search(study, self.objective, lock, self.n_trials, self.max_total_trials).run(self.n_jobs)
-        train = tuning.train_command(sys.argv, study.study_name) if self.storage is not None else []
-        tuning.print_summary(study, train)
-        # the same name for every worker: the last one has seen all trials
-        report = f"report_{self.env_name}_{study.study_name.replace('/', '-')}"
-        tuning.write_report(study, Path(self.log_folder, self.algo, report), picture=not self.no_optim_plots)
 
     @override
     def save_trained_model(self, model: BaseAlgorithm) -> None:
@@ -450,14 +327,3 @@ def _wrap_worker(wrap: Callable[[gym.Env], gym.Env] | None, env: gym.Env) -> gym
     """In a process of its own, an environment has to describe its state itself."""
     leave_signals_to_trainer()
     return SnapshotServer(_wrap(wrap, env))
-
-
-def _linear_schedule(key: str, text: str) -> LinearSchedule:
-    prefix, _, number = text.partition("_")
-    try:
-        initial_value = float(number)
-    except ValueError:
-        prefix = ""
-    if prefix != "lin":
-        raise ValueError(f"{key}={text!r} must be a number or 'lin_<initial value>', for example lin_3e-4.")
-    return LinearSchedule(initial_value, 0.0, 1.0)

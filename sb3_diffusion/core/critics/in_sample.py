@@ -1,6 +1,5 @@
 """Critics that learn from data without asking for an action that is not in it: their target is a value of states."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
 from sb3_diffusion.core.arguments.schedules import check_schedule
+from sb3_diffusion.core.decay import DECAYS, CosineDecay, is_number
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.core.update.parts import Part
@@ -28,24 +28,6 @@ class InSampleArguments(OffPolicyArguments, total=False):
     value_learning_rate: float | Schedule | None
     actor_decay: str
     policy_delay: int
-
-
-DECAYS = ("cosine", "none")
-
-
-class CosineDecay:
-    """
-    A learning rate that falls to zero like half a cosine.
-
-    :param schedule: The rate without it, as a function of the remaining progress
-    """
-
-    def __init__(self, schedule: Schedule):
-        self.schedule = schedule
-
-    def __call__(self, progress_remaining: float) -> float:
-        """The rate at a remaining progress, from 1 to 0."""
-        return self.schedule(progress_remaining) * 0.5 * (1.0 - math.cos(math.pi * progress_remaining))
 
 
 class InSampleCritics(OffPolicyDiffusion):
@@ -103,10 +85,9 @@ class InSampleCritics(OffPolicyDiffusion):
 
     @override
     def lr_schedule_of(self, part: str) -> Schedule:
+        decays = part == "actor" and self.actor_decay == "cosine" and is_number(self, part)
         schedule = super().lr_schedule_of(part)
-        rate = self.learning_rate if self.actor_learning_rate is None else self.actor_learning_rate
-        is_own = callable(rate) or part in self._own_lr_schedules
-        return CosineDecay(schedule) if part == "actor" and self.actor_decay == "cosine" and not is_own else schedule
+        return CosineDecay(schedule) if decays else schedule
 
     def data_values(self, batch: Batch) -> th.Tensor:
         """

@@ -46,6 +46,8 @@ class Update:
             if part.name in due:
                 loss, logged = self.loss_of(part)(batch)
                 self.step(part, loss)
+                if part.then is not None:
+                    part.then()
                 metrics |= {f"{part.name}_loss": loss.detach(), **logged}
         return metrics | self.finish(metrics)
 

@@ -22,8 +22,8 @@ def trained_parameters(optimizers: list[th.optim.Optimizer]) -> tuple[bool, ...]
 
 class CudaGraphUpdate:
     """
-    The whole update (losses, backward passes, optimizers, targets) as one CUDA graph per set of parts that are due, and per
-    set of trained parameters (``requires_grad_(False)`` freezes some).
+    The whole update (losses, backward passes, optimizers, targets) as one CUDA graph per set of parts that are due, per set of
+    trained parameters (``requires_grad_(False)`` freezes some), and per form of the batch: its size and its extras.
 
     The first updates run eagerly on a side stream: they are real updates and at the same time the warm-up that capturing
     requires. The graph then reads from static copies of the batch and of the learning rates.
@@ -51,7 +51,7 @@ class CudaGraphUpdate:
 
     def __call__(self, batch: Batch, due: tuple[str, ...]) -> Metrics:
         """See :meth:`~sb3_diffusion.core.update.execution.Update.__call__`."""
-        key = due, trained_parameters(self.optimizers())
+        key = due, trained_parameters(self.optimizers()), tuple(_shapes(part) for part in batch)
         if key not in self.graphs:
             self.n_calls[key] += 1
             if self.n_calls[key] <= self.n_warmup:

@@ -25,12 +25,14 @@ class Part(NamedTuple):
         quantities to log
     :param network: Network of the policy whose parameters get the gradient; its attribute ``optimizer`` steps
     :param every: Updates between two of its steps
+    :param then: What follows every step, before the next part's loss: the move of an average that the next part asks
     """
 
     name: str
     loss: Loss
     network: nn.Module
     every: int = 1
+    then: Callable[[], None] | None = None
 
     @property
     def optimizer(self) -> th.optim.Optimizer:

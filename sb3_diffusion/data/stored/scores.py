@@ -39,11 +39,12 @@ def find_reference(reference: Any) -> ReferenceScores:
     reference = getattr(source, "reference", source)
     if reference is None:
         raise ValueError(f"{name} has no reference scores; pass the pair of returns (low, high) that shall be 0 and 100.")
-    if not isinstance(reference, tuple | list | np.ndarray) or len(reference) not in (2, 3):
+    is_scale = isinstance(reference, ReferenceScores)  # it has more entries than what a user passes
+    if not is_scale and (not isinstance(reference, tuple | list | np.ndarray) or len(reference) not in (2, 3)):
         raise TypeError(
             f"reference={reference!r} is no scale; pass the name of a data set, a data set, or a pair of returns (low, high)."
         )
-    scores = reference if isinstance(reference, ReferenceScores) else ReferenceScores(*reference)
+    scores = reference if is_scale else ReferenceScores(*reference)
     low, high = real("reference low", scores.low), real("reference high", scores.high)
     if low == high:
         raise ValueError(f"reference low={low} and high={high} must differ; pass the returns that shall be 0 and 100.")

@@ -7,7 +7,7 @@ from sb3_diffusion.generative.controlled import ControlledDiffusion
 from sb3_diffusion.generative.ddpm import DiscreteDiffusion
 from sb3_diffusion.generative.flow import FLOW_SOLVERS, MEAN_FLOW_SOLVERS, FlowMatching, MeanFlow
 from sb3_diffusion.generative.process import GenerativeProcess
-from sb3_diffusion.generative.solvers import CLIP_TARGETS, SOLVERS, VARIANCES
+from sb3_diffusion.generative.solvers.rules import CLIP_TARGETS, SOLVERS, VARIANCES
 from sb3_diffusion.names import choice
 
 PROCESSES: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_diffusion.names import choice
-from sb3_diffusion.networks.critics import CategoricalCritics, GaussianCritics, ScalarCritics, StandardizedCritics
+from sb3_diffusion.networks.critics import ScalarCritics, StandardizedCritics
+from sb3_diffusion.networks.distributional_critics import CategoricalCritics, GaussianCritics
 from sb3_diffusion.policies.features import ObservationModel
 from sb3_diffusion.policies.values.precision import check_precision
 
@@ -90,15 +91,18 @@ class ObservationCritic(ObservationModel):
             features = self.extract_features(observations, self.features_extractor)
         return self.ensemble.encode_state(features)
 
-    def q(self, actions: th.Tensor, context: th.Tensor) -> th.Tensor:
+    def q(self, actions: th.Tensor, context: th.Tensor, t: th.Tensor | None = None) -> th.Tensor:
         """
         Expected values.
 
         :param actions: ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         :param context: Result of :meth:`encode`
+        :param t: Diffusion times of the actions ``(batch, 1)`` for critics with a ``time_embedding``, ``None`` for the others
         :return: ``(n_critics, batch)`` or ``(n_critics, batch, n_candidates)``
         """
-        return self.ensemble.q(actions, context)
+        if t is None:
+            return self.ensemble.q(actions, context)  # type: ignore[no-any-return]
+        return self.ensemble.q(actions, context, self.ensemble.encode_time(t))  # type: ignore[no-any-return]
 
     def value_and_gradient(
         self, actions: th.Tensor, context: th.Tensor, reduction: str = "min"

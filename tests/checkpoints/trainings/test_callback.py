@@ -91,6 +91,7 @@ def train(
     every: int = 30,
     verbose: int = 0,
     ask: bool = False,
+    eval_freq: int = 50,
     **env_kwargs: Any,
 ) -> tuple[Any, EvalCallback]:
     model = build(environment(monitor_dir=folder, **env_kwargs))
@@ -99,7 +100,7 @@ def train(
     evaluation = EvalCallback(
         environment(seed=7, **{**env_kwargs, "n_envs": 1, "vec_env_cls": None, "vec_env_kwargs": None}),
         n_eval_episodes=1,
-        eval_freq=50,
+        eval_freq=eval_freq,
         log_path=str(folder),
         best_model_save_path=str(folder),
         verbose=0,
@@ -170,8 +171,9 @@ def check(tmp_path: Path, build: Build, crash_at: int = 101, **kwargs: Any) -> N
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.__name__)
 def test_every_algorithm(algorithm: Any, tmp_path: Path) -> None:
     rare = case_of(algorithm).every_update
-    settings = {"learning_starts": 20, "buffer_size": 80, "learning_rate": lambda progress: 1e-3 * progress, **rare}
-    check(tmp_path, lambda env: make(algorithm, env, **settings), env_id=PointEnv)
+    settings = {"learning_starts": 15, "buffer_size": 40, "learning_rate": lambda progress: 1e-3 * progress, **rare}
+    short = {"steps": 60, "every": 15, "crash_at": 51, "eval_freq": 25}
+    check(tmp_path, lambda env: make(algorithm, env, **settings), env_id=PointEnv, **short)
 
 
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "MountainCarContinuous-v0", "Hopper-v5", "Ant-v5", "HalfCheetah-v5"])

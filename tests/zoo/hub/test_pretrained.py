@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from sb3_diffusion.taxonomy import available_methods
+from zoo.hub.publication import evaluate
 from zoo.hub.published import PRETRAINED, PublishedAgent
-from zoo.hub.repository import check_folder, evaluate
+from zoo.hub.repository import check_folder
 
 AGENTS = sorted(path.parent for path in PRETRAINED.glob("*/results.json"))
-MAX_BYTES = 2_000_000
+MAX_BYTES, MAX_BYTES_OF_ALL = 2_000_000, 15_000_000
+SMALL_TASKS, MAX_BYTES_OF_SMALL = ("Pendulum-v1", "InvertedPendulum-v5"), 250_000
+"""A clone brings all agents: two for every method on small tasks, which small networks solve."""
 
 
 @pytest.mark.parametrize("folder", AGENTS, ids=[folder.name for folder in AGENTS])
@@ -32,3 +35,13 @@ def test_the_promised_agents_are_there() -> None:
     promised = {f"{name}-{env}" for name in online for env in ("Pendulum-v1", "InvertedPendulum-v5")}
     missing = sorted((promised | {"dpmd-Hopper-v5", "sdac-Hopper-v5"}) - names)
     assert not missing, f"train and add {', '.join(f'zoo/pretrained/{name}' for name in missing)} (docs: contributing)"
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_agents_weigh_little() -> None:
+    small = [folder for folder in AGENTS if folder.name.endswith(SMALL_TASKS)]
+    assert small and not {folder.name: size(folder) for folder in small if size(folder) >= MAX_BYTES_OF_SMALL}
+    assert size(PRETRAINED) < MAX_BYTES_OF_ALL

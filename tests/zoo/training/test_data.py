@@ -16,7 +16,7 @@ from sb3_diffusion.data.stored.tasks import dataset_of, environment_name, regist
 from tests.zoo.in_process import train
 from zoo.benchmarking.cells import check
 from zoo.hub.model_card import model_card
-from zoo.hub.repository import _data_facts
+from zoo.hub.publication import _data_facts
 from zoo.training.options.registry import entries_for, task_of
 from zoo.training.score import score_of
 

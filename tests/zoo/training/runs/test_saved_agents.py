@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import zoo.enjoy
 from sb3_diffusion.checkpoints.agents import NORMALIZATION
 from tests.zoo.in_process import SAC, TINY, train
-from zoo.hub.repository import write_repository
+from zoo.hub.publication import write_repository
 from zoo.training.options.which_agent import Which
 from zoo.training.runs import trust
 from zoo.training.runs.folders import RunFolder

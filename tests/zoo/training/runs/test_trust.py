@@ -20,7 +20,8 @@ from tests.checkpoints.test_agents import baseline, write
 from tests.zoo.training.runs.test_resume import write_run
 from zoo import enjoy, push_to_hub, train
 from zoo.hub.client import HubError, Repository, check_secrets, push
-from zoo.training import tuning
+from zoo.training.tuning.study import load_trial
+from zoo.training.tuning.report import print_summary
 from zoo.training.options.errors import fail
 from zoo.training.options.registry import register_algorithms
 from zoo.training.runs import trust
@@ -332,10 +333,10 @@ def test_a_strangers_study(tmp_path: Path, capsys: Any) -> None:
     register_algorithms()
     for trial, name in enumerate(("policy_kwargs", "env_wrapper", "policy")):
         with pytest.raises(ValueError, match=f"--trial-id {trial} sets {name}, which no search draws"):
-            tuning.load_trial(storage, "a\x1b[2Jb", trial, "sdac")
+            load_trial(storage, "a\x1b[2Jb", trial, "sdac")
     with pytest.raises(ValueError, match=r"it has a\\x1b\[2Jb"):
-        tuning.load_trial(storage, "other", 0, "sdac")
-    tuning.print_summary(study, [])
+        load_trial(storage, "other", 0, "sdac")
+    print_summary(study, [])
     assert "\x1b" not in capsys.readouterr().out
 
 

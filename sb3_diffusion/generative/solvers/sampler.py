@@ -2,13 +2,11 @@
 Reverse chains of variance-preserving diffusion.
 
 One machine serves discrete and continuous processes: it only sees the sequence of times and signal coefficients of its
-grid. Every update of every solver is a linear combination with constant coefficients, computed once in float64 and kept as
-Python floats, so that a step costs the network call and a handful of elementwise operations.
+grid. The coefficients of the updates are computed once in float64 and kept as Python floats, so that a step costs the network
+call and a handful of elementwise operations.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch as th
@@ -17,46 +15,11 @@ from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
+from sb3_diffusion.generative.solvers.compiled import run_compiled
+from sb3_diffusion.generative.solvers.grid import GridPoint, check_bounds, check_grid
+from sb3_diffusion.generative.solvers.rules import CLIP_TARGETS, SOLVERS, VARIANCES, Evaluation, evaluations
 from sb3_diffusion.kernels.structures import CompiledStep
 from sb3_diffusion.names import choice
-from sb3_diffusion.numeric import MAX_STEPS, integer
-
-#: Names of the integration rules.
-SOLVERS = ("ddpm", "ddim", "dpm2", "dpm++2m")
-#: Variances of the step noise of ``ddpm``.
-VARIANCES = ("beta", "posterior")
-#: What clipping applies to.
-CLIP_TARGETS = ("x0", "state")
-
-
-class GridPoint(NamedTuple):
-    """A diffusion time and its signal coefficient ``alpha``, in ``(0, 1]``; the noise coefficient is ``sigma``."""
-
-    time: float
-    alpha: float
-
-    @property
-    def sigma(self) -> float:
-        """Noise coefficient ``sqrt(1 - alpha^2)``."""
-        return math.sqrt((1.0 - self.alpha) * (1.0 + self.alpha))
-
-    @property
-    def half_log_snr(self) -> float:
-        """``log(alpha / sigma)``; infinite at a noiseless point."""
-        return math.log(self.alpha / self.sigma) if self.sigma > 0 else math.inf
-
-
-class _Update(NamedTuple):
-    """
-    One update, ``x0 * estimate + state * x + noise * prediction + previous * (previous estimate) + std * z``, where the
-    estimate is ``(x - sigma * prediction) / alpha``, clipped if asked for.
-    """
-
-    x0: float
-    state: float
-    noise: float = 0.0
-    previous: float = 0.0
-    std: float = 0.0
 
 
 class _Step(NamedTuple):
@@ -85,7 +48,7 @@ class Sampler(nn.Module):
     (DPM-Solver++, alg. 2).
 
     :param grid: Points of the chain in increasing time, index 0 the clean end, ``steps + 1`` of them
-    :param solver: One of :data:`SOLVERS`
+    :param solver: One of :data:`~sb3_diffusion.generative.solvers.rules.SOLVERS`
     :param variance: Variance of the step noise of ``ddpm``: ``"beta"`` (``beta_i``) or ``"posterior"``
         (``beta_i (1 - abar_{i-1}) / (1 - abar_i)``). With few steps the first is slightly too wide and the second much too
         narrow. The last step never adds noise.
@@ -125,7 +88,7 @@ class Sampler(nn.Module):
         choice("variance", variance, VARIANCES)
         choice("clip_target", clip_target, CLIP_TARGETS)
         check_bounds(clip_bounds)
-        _check_grid(grid)
+        check_grid(grid)
         if solver == "dpm2" and (midpoints is None or len(midpoints) != len(grid) - 1):
             raise ValueError("solver='dpm2' needs one midpoint between each two grid points: pass midpoints=.")
         self.solver = solver
@@ -134,37 +97,21 @@ class Sampler(nn.Module):
         self._clip_state = clip and clip_target == "state"
         self.steps = len(grid) - 1
 
-        updates: list[tuple[GridPoint, _Update, bool]] = []  # (point of evaluation, update, is a midpoint)
-        if solver == "ddpm":
-            updates = [(now, _ddpm(now, nxt, variance), False) for now, nxt in _pairs(grid)]
-            point, last, _ = updates[-1]
-            updates[-1] = (point, last._replace(std=0.0), False)
-        elif solver == "ddim":
-            updates = [(now, _ddim(now, now, nxt, ddim_recompute_noise), False) for now, nxt in _pairs(grid)]
-        elif solver == "dpm2":
-            assert midpoints is not None
-            for (now, nxt), middle in zip(_pairs(grid), reversed(midpoints), strict=True):
-                # both halves start from the state at `now`; the second one uses the prediction made at the middle
-                updates.append((now, _ddim(now, now, middle, ddim_recompute_noise), True))
-                updates.append((middle, _ddim(now, now, nxt, ddim_recompute_noise), False))
-        else:
-            updates = [(now, update, False) for now, update in _dpmpp_2m(grid, lower_order_final)]
-
-        bases = [now for now, _ in _pairs(grid) for _ in range(len(updates) // self.steps)]
-        self._steps = self._merge(updates, bases)
-        self._is_midpoint = [is_midpoint for _, _, is_midpoint in updates]
-        self.register_buffer("times", th.tensor([point.time for point, _, _ in updates]), persistent=False)
-        std = [update.std for _, update, _ in updates if update.std > 0.0]
+        updates = evaluations(grid, solver, variance, ddim_recompute_noise, lower_order_final, midpoints)
+        self._steps = self._merge(updates)
+        self._is_midpoint = [evaluation.is_midpoint for evaluation in updates]
+        self.register_buffer("times", th.tensor([evaluation.point.time for evaluation in updates]), persistent=False)
+        std = [evaluation.update.std for evaluation in updates if evaluation.update.std > 0.0]
         self.register_buffer("noise_std", th.tensor(std), persistent=False)
         self.n_noisy_steps = len(std)
         self.register_buffer("coefficients", self._table(std), persistent=False)
 
-    def _merge(self, updates: list[tuple[GridPoint, _Update, bool]], bases: list[GridPoint]) -> list[_Step]:
+    def _merge(self, updates: list[Evaluation]) -> list[_Step]:
         """Fold the constants of each update; without clipping or history the estimate disappears altogether."""
-        uses_history = any(update.previous for _, update, _ in updates)
+        uses_history = any(evaluation.update.previous for evaluation in updates)
         steps = []
         previous_scale = 1.0
-        for (_, update, is_midpoint), base in zip(updates, bases, strict=True):
+        for _, base, update, is_midpoint in updates:
             inverse, ratio = 1.0 / base.alpha, base.sigma / base.alpha
             if self._clip_x0 or uses_history:
                 steps.append(
@@ -295,115 +242,3 @@ class Sampler(nn.Module):
     @override
     def extra_repr(self) -> str:
         return f"solver={self.solver!r}, steps={self.steps}"
-
-
-def run_compiled(
-    denoise: Denoise,
-    x: th.Tensor,
-    coefficients: th.Tensor,
-    is_midpoint: Sequence[bool],
-    draws: th.Tensor | None,
-    clip: tuple[float, float],
-    visit: Callable[[th.Tensor], None] | None,
-) -> th.Tensor | None:
-    """
-    A chain of linear updates in one call, where the network can do that.
-
-    :param denoise: The network
-    :param x: Starting points
-    :param coefficients: One row per evaluation, see :meth:`~sb3_diffusion.kernels.Network.run_chain`
-    :param is_midpoint: For each evaluation, whether its result is not a state of the chain
-    :param draws: Standard normal noise of the first steps
-    :param clip: Bounds of the state where a step clips it
-    :param visit: Called with every state
-    :return: The last state, None where the network cannot do it
-    """
-    run_chain = getattr(denoise, "run_chain", None)
-    points = None if run_chain is None else run_chain(x, coefficients, draws, clip)
-    if points is None:
-        return None
-    if visit is not None:
-        visit(points[0])
-        for point, is_between in zip(points[1:], is_midpoint, strict=True):
-            if not is_between:
-                visit(point)
-    return points[-1]  # type: ignore[no-any-return]
-
-
-def check_steps(steps: int, most: int | None = None) -> None:
-    """
-    Reject a number of steps that is out of range.
-
-    :param steps: Number of steps
-    :param most: Largest allowed number, if there is one
-    :raises ValueError: If ``steps`` is smaller than 1, or larger than ``most`` or :data:`~sb3_diffusion.numeric.MAX_STEPS`
-    """
-    integer("steps", steps, high=MAX_STEPS, remedy="every step costs a pass of the network")
-    if steps < 1:
-        raise ValueError(f"The number of sampling steps must be at least 1, got {steps}.")
-    if most is not None and steps > most:
-        raise ValueError(
-            f"{steps} sampling steps are more than the {most} diffusion steps of the process: lower sampling_steps or raise "
-            "diffusion_steps."
-        )
-
-
-def check_bounds(bounds: tuple[float, float]) -> None:
-    """
-    Reject inverted clip bounds.
-
-    :param bounds: Lower and upper bound
-    :raises ValueError: If the lower bound is not below the upper one
-    """
-    if not bounds[0] < bounds[1]:
-        raise ValueError(f"clip_bounds must be (low, high) with low < high, got {bounds}.")
-
-
-def _check_grid(grid: Sequence[GridPoint]) -> None:
-    if len(grid) < 2:
-        raise ValueError(f"A chain needs at least two grid points (one step), got {len(grid)}.")
-    alphas = [point.alpha for point in grid]
-    if not (alphas[-1] > 0.0 and alphas[0] <= 1.0 and all(a > b for a, b in pairwise(alphas))):
-        raise ValueError(f"The signal coefficients must lie in (0, 1] and decrease strictly with the index, got {alphas}.")
-
-
-def _pairs(grid: Sequence[GridPoint]) -> list[tuple[GridPoint, GridPoint]]:
-    """(now, next) for every step, in order of execution."""
-    return [(grid[i], grid[i - 1]) for i in range(len(grid) - 1, 0, -1)]
-
-
-def _ddpm(now: GridPoint, nxt: GridPoint, variance: str) -> _Update:
-    keep = (now.alpha / nxt.alpha) ** 2  # 1 - beta of this step
-    beta = 1.0 - keep
-    shrink = nxt.sigma**2 / now.sigma**2
-    return _Update(
-        x0=nxt.alpha * beta / now.sigma**2,
-        state=math.sqrt(keep) * shrink,
-        std=math.sqrt(beta if variance == "beta" else beta * shrink),
-    )
-
-
-def _ddim(base: GridPoint, now: GridPoint, nxt: GridPoint, recompute_noise: bool) -> _Update:
-    if not recompute_noise:
-        return _Update(x0=nxt.alpha, state=0.0, noise=nxt.sigma)
-    # the noise consistent with the estimate is (x - alpha x0) / sigma
-    ratio = nxt.sigma / now.sigma
-    return _Update(x0=nxt.alpha - base.alpha * ratio, state=ratio)
-
-
-def _dpmpp_2m(grid: Sequence[GridPoint], lower_order_final: bool) -> list[tuple[GridPoint, _Update]]:
-    updates = []
-    last_width: float | None = None
-    pairs = _pairs(grid)
-    for i, (now, nxt) in enumerate(pairs):
-        width = nxt.half_log_snr - now.half_log_snr
-        gain = -nxt.alpha * math.expm1(-width)
-        is_last = i == len(pairs) - 1
-        # no extrapolation: nothing to extrapolate from, asked not to, or an infinitely long step
-        if last_width is None or (is_last and lower_order_final) or math.isinf(width):
-            correction = 0.0
-        else:
-            correction = 0.5 * width / last_width  # 1 / (2 r) with r = last_width / width
-        updates.append((now, _Update(gain * (1 + correction), nxt.sigma / now.sigma, previous=-gain * correction)))
-        last_width = width
-    return updates

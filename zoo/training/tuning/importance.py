@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from .. import figures
+from ... import figures
 
 MIN_TRIALS = 10
 """Complete trials below which the numbers say nothing."""

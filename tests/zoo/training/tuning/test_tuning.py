@@ -24,11 +24,13 @@ from rl_zoo3.utils import ALGOS
 from sb3_diffusion.taxonomy import available_methods
 from tests.environments import PointEnv
 from tests.zoo.processes import ROOT, TINY, check, run, script
-from zoo.training import tuning
 from zoo.training.manager import Manager
 from zoo.training.options.registry import convert_params, register_algorithms
+from zoo.training.tuning.report import draw_history, print_summary, train_command, write_report
+from zoo.training.tuning.search import Search
+from zoo.training.tuning.study import load_trial, open_storage, open_study, storage_lock
 
-from .options.test_hyperparams import load
+from ..options.test_hyperparams import load
 
 register_algorithms()
 
@@ -37,11 +39,11 @@ NOT_SAMPLED = ("n_timesteps", "policy", "policy_kwargs", "buffer_size", "n_envs"
 """Entries of the files that the zoo reads, or that this test makes small."""
 
 
-def make_search(objective: Any, n_trials: int = 1, storage: str | None = None, **kwargs: Any) -> tuning.Search:
-    lock = tuning.storage_lock(storage)
+def make_search(objective: Any, n_trials: int = 1, storage: str | None = None, **kwargs: Any) -> Search:
+    lock = storage_lock(storage)
     sampler, pruner = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
-    study = tuning.open_study(storage, "demo", lock, sampler, pruner, {"algo": "qsm"})
-    return tuning.Search(study, objective, lock, n_trials, **kwargs)
+    study = open_study(storage, "demo", lock, sampler, pruner, {"algo": "qsm"})
+    return Search(study, objective, lock, n_trials, **kwargs)
 
 
 def make_manager(tmp_path: Path, **kwargs: Any) -> Manager:
@@ -83,13 +85,14 @@ def test_every_sample_of_a_search_space_constructs(name: str, n_samples: int) ->
 WORKER = """
 import sys
 import optuna
-from zoo.training import tuning
+from zoo.training.tuning.search import Search
+from zoo.training.tuning.study import open_study, storage_lock
 
 storage = sys.argv[1]
-lock = tuning.storage_lock(storage)
+lock = storage_lock(storage)
 sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
-study = tuning.open_study(storage, "demo", lock, sampler, pruner, {"algo": "qsm"})
-tuning.Search(study, lambda trial: trial.suggest_float("x", 0, 1), lock, 1, max_total_trials=15).run()
+study = open_study(storage, "demo", lock, sampler, pruner, {"algo": "qsm"})
+Search(study, lambda trial: trial.suggest_float("x", 0, 1), lock, 1, max_total_trials=15).run()
 """
 
 
@@ -104,7 +107,7 @@ def test_workers_share_trials_exactly(storage: str, tmp_path: Path) -> None:
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     done = [int(number) for output in outputs for number in re.findall(r"^Trial (\d+): value", output, flags=re.MULTILINE)]
     assert sorted(done) == list(range(15))
-    opened = tuning.open_storage(storage.replace("new", str(tmp_path / "new")))
+    opened = open_storage(storage.replace("new", str(tmp_path / "new")))
     assert opened is not None
     study = optuna.load_study(study_name="demo", storage=opened)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 15
@@ -191,7 +194,7 @@ def test_any_exception_fails_its_own_trial_only(capsys: pytest.CaptureFixture[st
         "Trial 3: pruned at -7.00 (4 of 5 done, no complete trial yet)",
         "Trial 4: value -5.00 (5 of 5 done, best -5.00 in trial 4)",
     ]
-    tuning.print_summary(search.study, [])
+    print_summary(search.study, [])
     assert capsys.readouterr().out.splitlines() == [
         "Study demo: 5 trials (1 complete, 1 pruned, 3 fail)",
         "Best trial: 4, value -5.00",
@@ -208,7 +211,7 @@ def test_an_interrupted_trial_is_not_left_running(capsys: pytest.CaptureFixture[
     search.run()
     (trial,) = search.study.trials
     assert (trial.state, trial.user_attrs["error"]) == (TrialState.FAIL, "interrupted")
-    tuning.print_summary(search.study, [])
+    print_summary(search.study, [])
     assert capsys.readouterr().out.splitlines()[-1] == "No trial is complete, so there is no best one."
 
 
@@ -260,10 +263,10 @@ def test_the_command_for_the_best_trial_keeps_what_is_no_part_of_a_search(monkey
     monkeypatch.setattr(sys, "orig_argv", ["python", "zoo/train.py"])
     typed = "zoo/train.py --algo qsm -n 50 --sampler=random -optimize --n-trials 3 --storage sqlite:///a.db -params tau:0.1"
     expected = "python zoo/train.py --algo qsm -n 50 --storage sqlite:///a.db -params tau:0.1 --study-name demo"
-    assert tuning.train_command(typed.split(), "demo") == expected.split()
-    assert tuning.train_command([*typed.split(), "--study-name=mine"], "mine")[-1] == "--study-name=mine"
+    assert train_command(typed.split(), "demo") == expected.split()
+    assert train_command([*typed.split(), "--study-name=mine"], "mine")[-1] == "--study-name=mine"
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "zoo.train"])
-    assert tuning.train_command(typed.split(), "demo")[:4] == ["python", "-m", "zoo.train", "--algo"]
+    assert train_command(typed.split(), "demo")[:4] == ["python", "-m", "zoo.train", "--algo"]
 
 
 @pytest.mark.parametrize("trial_id", [0, 1])
@@ -301,10 +304,10 @@ def test_wrong_trials_are_explained(
 
 def test_a_study_belongs_to_an_algorithm(storage: str) -> None:
     with pytest.raises(ValueError, match="--study-name demo is a study of qsm, not of sdac; choose another name"):
-        tuning.load_trial(storage, "demo", 0, "sdac")
+        load_trial(storage, "demo", 0, "sdac")
     sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
     with pytest.raises(ValueError, match="is a study of qsm"):
-        tuning.open_study(storage, "demo", tuning.storage_lock(storage), sampler, pruner, {"algo": "sdac"})
+        open_study(storage, "demo", storage_lock(storage), sampler, pruner, {"algo": "sdac"})
 
 
 def test_the_automatic_sampler_says_what_it_needs(
@@ -321,7 +324,7 @@ def test_the_picture_shows_trials_and_the_best_so_far() -> None:
     values = [3.0, 1.0, 5.0, 4.0]
     search = make_search(lambda trial: values[trial.number], n_trials=4)
     search.run()
-    (axes,) = tuning.draw_history(search.study).axes
+    (axes,) = draw_history(search.study).axes
     points, best = (np.asarray(line.get_xydata()) for line in axes.get_lines())
     assert points.tolist() == [[0.0, 3.0], [1.0, 1.0], [2.0, 5.0], [3.0, 4.0]]
     assert best[:, 1].tolist() == [3.0, 3.0, 5.0, 5.0, 5.0]
@@ -349,7 +352,7 @@ def one_matters(trial: optuna.Trial) -> float:
 def test_the_parameter_that_decides_is_the_most_important(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = study_of(one_matters, 40)
     capsys.readouterr()
-    tuning.write_report(study, tmp_path / "report", picture=True)
+    write_report(study, tmp_path / "report", picture=True)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["report.csv", "report.png", "report_importance.csv", "report_importance.png"]
     rows = (tmp_path / "report_importance.csv").read_text(encoding="utf-8").split()
@@ -387,7 +390,7 @@ def test_importance_that_cannot_be_told_is_no_error(
     objective: Any, n_trials: int, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = study_of(objective, n_trials)
-    tuning.write_report(study, tmp_path / "report", picture=True)
+    write_report(study, tmp_path / "report", picture=True)
     assert capsys.readouterr().out.splitlines()[-1] == f"Importance of the parameters: {reason}."
     assert not list(tmp_path.glob("*importance*"))
 
@@ -398,5 +401,5 @@ def test_equal_values_have_an_importance_or_a_reason(tmp_path: Path, capsys: pyt
         trial.suggest_categorical("y", [True, False])
         return 1.0
 
-    tuning.write_report(study_of(flat, 12), tmp_path / "report", picture=False)
+    write_report(study_of(flat, 12), tmp_path / "report", picture=False)
     assert "Importance of the parameters" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Simulators that exist already, and how each of them comes to speak our tensors."""

@@ -1,0 +1,155 @@
+"""Methods on a toy whose value function is known: how they are trained, and how far their samples are from the answer."""
+
+import argparse
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.logger import Logger
+
+from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.envs import boltzmann_entropy, get_toy, make_toy
+from sb3_diffusion.envs.bandits import ActionValue
+from sb3_diffusion.taxonomy import Method
+
+LEARNING_RATE = 5e-3
+
+LEARNING_RATES = {"reparameterization": 1e-3}
+"""Guidance mechanism -> learning rate where it differs: gradients that pass through the whole chain need smaller steps."""
+
+OWN_ARGUMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    # otherwise learned
+    "DIME": lambda args: {"initial_alpha": args.temperature, "alpha_learning_rate": 0.0},
+    # their particles are policy samples, a chain each; all rows of a batch are the same state, so that few are enough
+    **dict.fromkeys(["QVPO", "DPMD", "FPMD"], lambda args: {"n_particles": max(1, args.n_particles // 4)}),
+}
+"""Method -> what its argument names alone do not tell."""
+
+N_DECAYS = 20
+"""The learning rate falls to zero in so many steps, so that the picture does not show one noisy iterate."""
+
+BINS = 20
+"""Cells per axis in which samples and density are compared."""
+
+
+def method_arguments(method: Method, args: argparse.Namespace) -> dict[str, Any]:
+    """
+    What a method is given beside its defaults, chosen by the names of its arguments, so that a new method needs no entry.
+
+    :param method: The method
+    :param args: Command line
+    """
+    n_refreshes = 10
+    knobs: dict[str, Any] = {
+        # the temperature, in units of Q
+        "temperature": args.temperature,
+        "normalize_gradient": False,
+        "reward_scale": 1.0,
+        # methods that regulate the entropy instead are asked for that of the true density
+        "target_entropy": boltzmann_entropy(get_toy(args.toy).value, args.temperature),
+        "alpha_update_interval": 10,
+        # mirror descent multiplies the policy by exp(Q / own temperature) at every refresh
+        "initial_temperature": n_refreshes * args.temperature,
+        "temperature_learning_rate": 0.0,
+        "refresh_interval": max(1, args.updates // n_refreshes),
+        "particle_noise": 0.0,
+        # samples of the policy itself: neither noise for exploration nor a choice among several
+        "exploration_noise": 0.0,
+        "n_behavior_candidates": 1,
+        # there is one state, whose value is bounded
+        "n_entropy_states": 1,
+        "v_min": -10.0,
+        "v_max": 5.0,
+        "n_particles": args.n_particles,
+        "actor_learning_rate": None,
+        **({"policy_delay": 1} if args.critic == "exact" else {}),
+        **OWN_ARGUMENTS.get(method.name, lambda args: {})(args),
+    }
+    return {name: knob for name, knob in knobs.items() if name in inspect.signature(method.load()).parameters}
+
+
+def make_model(method: Method, args: argparse.Namespace) -> OffPolicyDiffusion:
+    """
+    :param method: The method
+    :param args: Command line
+    :return: The method on the toy, untrained
+    """
+    algorithm = method.load()
+    initial_rate = LEARNING_RATES.get(method.guidance, LEARNING_RATE)
+    model: OffPolicyDiffusion = algorithm(
+        "DiffusionPolicy",
+        make_toy(args.toy),
+        learning_rate=lambda progress: initial_rate * progress,
+        learning_starts=args.random_steps,
+        buffer_size=args.random_steps + args.updates,
+        batch_size=args.batch_size,
+        policy_kwargs={"net_arch": [args.width] * 3, "state_arch": (16,)},
+        seed=args.seed,
+        device=args.device,
+        **method_arguments(method, args),
+    )
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
+
+
+def give_critic(model: OffPolicyDiffusion, value: ActionValue) -> None:
+    """
+    Let the critics of a model return a known value function, and leave their weights alone.
+
+    :param model: The model
+    :param value: The value function
+    """
+    untouched = next(model.critic.parameters())
+
+    def q(actions: th.Tensor, context: th.Tensor, t: th.Tensor | None = None) -> th.Tensor:
+        values = value(actions)
+        return values.expand(2, *values.shape)
+
+    def value_and_gradient(actions: th.Tensor, context: th.Tensor, reduction: str = "min") -> tuple[th.Tensor, th.Tensor]:
+        with th.enable_grad():
+            inputs = actions.detach().requires_grad_()
+            values = value(inputs)
+            (gradient,) = th.autograd.grad(values.sum(), inputs)
+        return values.detach(), gradient
+
+    def critic_loss(batch: Any) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+        return 0.0 * untouched.sum(), {}
+
+    model.critic_loss = critic_loss  # type: ignore[method-assign]
+    for critic in (model.critic, model.critic_target):
+        critic.q, critic.value_and_gradient = q, value_and_gradient  # type: ignore[method-assign]
+
+
+def train(method: Method, args: argparse.Namespace) -> np.ndarray:
+    """
+    :param method: The method
+    :param args: Command line
+    :return: Actions of the trained policy ``(n, 2)``
+    """
+    model = make_model(method, args)
+    if args.critic == "exact":
+        model.learn(args.random_steps)  # fills the replay buffer, no updates yet
+        give_critic(model, get_toy(args.toy).value)
+        for decay in range(N_DECAYS):
+            model._current_progress_remaining = 1.0 - decay / N_DECAYS
+            model.train(args.updates * (decay + 1) // N_DECAYS - args.updates * decay // N_DECAYS, args.batch_size)
+    else:
+        model.learn(args.random_steps + args.updates)
+    observations = np.zeros((args.samples, 1), np.float32)
+    actions, _ = model.predict(observations, deterministic=False)
+    return actions
+
+
+def total_variation(samples: np.ndarray, density: np.ndarray) -> float:
+    """
+    Distance between the histograms of samples and of a density, with :data:`BINS` cells per axis: 0 equal, 1 disjoint.
+
+    :param samples: ``(n, 2)``
+    :param density: On a grid whose resolution is a multiple of :data:`BINS`
+    """
+    per_bin = len(density) // BINS
+    mass = density.reshape(BINS, per_bin, BINS, per_bin).sum((1, 3))
+    counts, *_ = np.histogram2d(samples[:, 1], samples[:, 0], bins=BINS, range=[[-1.0, 1.0]] * 2)
+    return float(0.5 * np.abs(mass / mass.sum() - counts / counts.sum()).sum())
