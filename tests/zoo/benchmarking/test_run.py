@@ -262,10 +262,10 @@ def test_lock_of_a_silent_owner_elsewhere_is_taken_over(tmp_path: Path, monkeypa
 
 
 def test_two_runners_share_the_work(tmp_path: Path, driver: Callable[..., subprocess.Popen[str]]) -> None:
-    runners = [driver(tmp_path, jobs=2, params="", seeds=6) for _ in range(2)]
+    runners = [driver(tmp_path, jobs=2, params="", seeds=3) for _ in range(2)]
     assert [runner.wait() for runner in runners] == [0, 0]
-    cells = expand(tmp_path, ["sac"], ["Pendulum-v1"], range(6), SHORT)
-    assert [starts(cell) for cell in cells] == [["new"]] * 6
+    cells = expand(tmp_path, ["sac"], ["Pendulum-v1"], range(3), SHORT)
+    assert [starts(cell) for cell in cells] == [["new"]] * 3
     for cell in cells:
         read_result(cell.folder)
 
