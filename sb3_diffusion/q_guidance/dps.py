@@ -85,6 +85,7 @@ class DPS(ActsGuided, iDEM):
                 "normalize_gradient=True needs a batch, which acting with score_injection='online' has not; "
                 "pass normalize_gradient=False and a temperature in units of Q."
             )
+        self.guidance_scale = check_scale(guidance_scale)
         if score_injection == "distill" and guidance_scale != 1.0:
             raise ValueError(
                 f"guidance_scale={guidance_scale} has no meaning for a network that has learned the estimate; pass "
@@ -92,7 +93,6 @@ class DPS(ActsGuided, iDEM):
             )
         self.proposal = choice("proposal", proposal, PROPOSALS)
         self.score_injection = choice("score_injection", score_injection, SCORE_INJECTIONS)
-        self.guidance_scale = check_scale(guidance_scale)
         super().__init__(
             policy,
             env,

@@ -164,7 +164,7 @@ def test_further_actors_and_critics() -> None:
     "networks, message",
     [
         ({"actor": {"kind": "value"}}, "has 'actor' already"),
-        ({"value": {"kind": "values"}}, "known are value, actor, critic, edm, one_step"),
+        ({"value": {"kind": "values"}}, "known are value, actor, critic, edm, energy, one_step"),
     ],
 )
 def test_networks_that_cannot_be(networks: Any, message: str) -> None:

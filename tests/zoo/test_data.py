@@ -19,7 +19,7 @@ from tests.zoo.datasets.test_downloading import CONTENT, SHA256
 from tests.zoo.processes import ROOT
 from zoo import data as command
 
-EDGE = ROOT / "tests" / "data" / "edge"
+EDGE = ROOT / "tests" / "data" / "stored" / "edge"
 
 
 @pytest.fixture
