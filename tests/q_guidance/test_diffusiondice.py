@@ -30,12 +30,15 @@ CASE = MethodCase(
         "n_selection_critics": 0,  # the shared suites ask the critics
         "n_action_candidates": 3,
         "n_behavior_candidates": 2,
+        "guidance_scale": 1.0,
         "energy_net_arch": (16,),
         "actor_learning_rate": None,
         "behavior_batch_size": 8,
         "behavior_updates": 2,
         "training_updates": 4,
     },
+    # without noise in its steps, a fresh chain ends in a corner of the box
+    tiny_policy={"solver": "ddpm", "noise_schedule": "cosine"},
     wrong_arguments=[
         ({"alpha": 0.0}, ["alpha=0.0", "greedier"]),
         ({"guidance_scale": -1.0}, ["guidance_scale=-1.0", "no guidance"]),
@@ -52,7 +55,10 @@ CASE = MethodCase(
         ({"value_learning_rate": -1.0}, ["value_learning_rate=-1.0"]),
         ({"energy_learning_rate": -1.0}, ["energy_learning_rate=-1.0"]),
         ({"policy_kwargs": {"guidance_scale": 2.0}}, ["guidance_scale=2.0", "DiffusionDICE requires"]),
-        ({"policy_kwargs": {"process": "flow"}}, ["'flow'", "velocity", "DiffusionDICE", "noise"]),
+        (
+            {"policy_kwargs": {"process": "flow", "solver": None, "noise_schedule": None}},
+            ["'flow'", "velocity", "DiffusionDICE", "noise"],
+        ),
     ],
     operation_counts={"operations": 1185, "kflop": 521, "synchronisations": 0},
 )
