@@ -52,7 +52,8 @@ def test_the_last_scale_is_saved_with_the_agent(model: Any, tmp_path: pathlib.Pa
     eight = act(model, obs)
     path = save_agent(model, tmp_path / "agent")
     model.policy.save(str(tmp_path / "policy"))
-    for loaded in (load_agent(path, device="cpu"), type(model).load(path, device="cpu")):
+    agent: Any = load_agent(path, device="cpu")
+    for loaded in (agent, type(model).load(path, device="cpu")):
         assert loaded.guidance_scale == loaded.policy.guidance_scale == 8.0
         np.testing.assert_array_equal(act(loaded, obs), eight)
     for loaded in (
@@ -73,7 +74,7 @@ def test_without_guidance_it_is_the_behavior() -> None:
 
 def test_several_environments_are_guided_alike(model: Any) -> None:
     env = vector_env(3)
-    obs = env.reset()
+    obs: Any = env.reset()
     with model.policy.guided(3.0):
         actions = act(model, obs)
         env.step(actions)
