@@ -1,6 +1,7 @@
 """Methods whose actions are guided when they are asked for, and those of them that guide the behaviour by an energy."""
 
 import io
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -165,6 +166,7 @@ class EnergyGuided(ActsGuided, OffPolicyDiffusion):
         context = self.actor.encode(batch.observations)
         return self.actor.denoising_error(batch.actions, context, self.randomness, "actor").sum(-1).mean(), {}
 
+    @abstractmethod
     def energy_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         """
         Loss of the energy.
@@ -172,7 +174,6 @@ class EnergyGuided(ActsGuided, OffPolicyDiffusion):
         :param batch: Batch of transitions
         :return: Loss, and quantities to log
         """
-        raise NotImplementedError
 
     def noisy_energies(self, batch: Batch, actions: th.Tensor) -> th.Tensor:
         """
