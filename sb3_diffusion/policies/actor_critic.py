@@ -28,7 +28,13 @@ from sb3_diffusion.policies.actors.edm_denoiser import EDMDenoiser
 from sb3_diffusion.policies.actors.exploration import ExplorationNoise
 from sb3_diffusion.policies.actors.one_step import OneStepActor
 from sb3_diffusion.policies.actors.selection import Selection, best_candidates
-from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, is_vector_space, make_extractor
+from sb3_diffusion.policies.features import (
+    RunningStandardizedExtractor,
+    StandardizedExtractor,
+    extractor_for,
+    is_vector_space,
+    make_extractor,
+)
 from sb3_diffusion.policies.multiplier import make_multiplier
 from sb3_diffusion.policies.parts import (
     Module,
@@ -232,7 +238,9 @@ class ActorCritic(BasePolicy):
         """A new features extractor."""
         arguments = self.features_extractor_class, self.observation_space, self.features_extractor_kwargs
         extractor = make_extractor(*arguments, chooses=self.general_name)
-        return StandardizedExtractor(extractor) if self.standardize_observations else extractor
+        wrappers = {False: None, True: StandardizedExtractor, "running": RunningStandardizedExtractor}
+        wrapper = wrappers[choice("standardize_observations", self.standardize_observations, wrappers)]
+        return extractor if wrapper is None else wrapper(extractor)
 
     def _make(self, build: Callable[..., Module], extractor: BaseFeaturesExtractor | None = None, **arguments: Any) -> Module:
         return build(

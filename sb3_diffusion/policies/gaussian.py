@@ -15,7 +15,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from sb3_diffusion.numeric import real
+from sb3_diffusion.numeric import optional, real
 from sb3_diffusion.policies.actor_critic import ActorCritic, common_arguments
 from sb3_diffusion.policies.actors.gaussian import GaussianActor
 from sb3_diffusion.policies.parts import per_network
@@ -33,6 +33,8 @@ class GaussianPolicy(ActorCritic):
     :param state_dependent_std: Whether the network predicts the standard deviation; otherwise it is a learned vector that
         starts at one
     :param log_std_bounds: Smallest and largest logarithm of the standard deviation
+    :param init_std: Standard deviation at the beginning, if it is a learned vector
+    :param output_gain: Gain of the initialisation of the actor's last layer; ``None`` for the square root of two
     :param dropout: Share of the actor's hidden units that is dropped while it is trained
     :param deterministic_actor: Whether the actor has one action per state, ``tanh`` of its network, instead of a density
     """
@@ -54,6 +56,8 @@ class GaussianPolicy(ActorCritic):
         squash: str = "mean",
         state_dependent_std: bool = False,
         log_std_bounds: tuple[float, float] = (-5.0, 2.0),
+        init_std: float = 1.0,
+        output_gain: float | None = None,
         dropout: float = 0.0,
         deterministic_actor: bool = False,
         n_critics: int = 2,
@@ -98,6 +102,8 @@ class GaussianPolicy(ActorCritic):
                 "squash": squash,
                 "state_dependent_std": state_dependent_std,
                 "log_std_bounds": tuple(log_std_bounds),
+                "init_std": real("init_std", init_std, above=0),
+                "output_gain": optional(real, "output_gain", output_gain, low=0),
             }
         super().__init__(
             observation_space, action_space, lr_schedule, actor_arguments, **common_arguments(self.constructor_arguments)
