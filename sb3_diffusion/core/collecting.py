@@ -55,9 +55,8 @@ class CollectsRollouts(OnPolicyAlgorithm):
     def _setup_collecting(self, n_steps: int) -> None:
         self.rollout_buffer = TensorRolloutBuffer(n_steps, self.n_envs, self.device)
         self._tensor_env: TensorVecEnv | None = None
-        low, high = (
-            th.as_tensor(np.asarray(bound, np.float32).ravel()) for bound in (self.action_space.low, self.action_space.high)
-        )
+        box: Any = self.action_space
+        low, high = (th.as_tensor(np.asarray(bound, np.float32).ravel()) for bound in (box.low, box.high))
         self._action_center, self._action_reach = (0.5 * (high + low)).to(self.device), (0.5 * (high - low)).to(self.device)
         normalizer = self._vec_normalize_env
         if self.normalize_observations and normalizer is not None and normalizer.norm_obs:
@@ -85,11 +84,11 @@ class CollectsRollouts(OnPolicyAlgorithm):
         return prepared
 
     @override
-    def collect_rollouts(
+    def collect_rollouts(  # type: ignore[override]  # another buffer
         self,
         env: VecEnv,
         callback: BaseCallback,
-        rollout_buffer: TensorRolloutBuffer,  # type: ignore[override]
+        rollout_buffer: TensorRolloutBuffer,
         n_rollout_steps: int | None = None,
     ) -> bool:
         """
@@ -138,7 +137,7 @@ class CollectsRollouts(OnPolicyAlgorithm):
         return stretched.view(-1, *self.action_space.shape)  # type: ignore[misc]
 
     def _told(self, step: TensorStep) -> dict[str, Any]:
-        told = {"rewards": step.reward, "terminated": step.terminated, "truncated": step.truncated}
+        told: dict[str, Any] = {"rewards": step.reward, "terminated": step.terminated, "truncated": step.truncated}
         if self.timeout_bootstrap == "final_obs":
             told["final_valid"] = step.final_valid
             if step.final_observation is not None:

@@ -81,6 +81,8 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
     :param _init_setup_model: Whether to build the networks at the creation of the instance
     """
 
+    policy: Any
+    max_grad_norm: float | None  # type: ignore[assignment]
     actor: Any
     value: StateValue
     value_lr_schedule = PartSchedule()

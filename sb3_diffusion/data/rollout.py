@@ -104,8 +104,8 @@ class TensorRolloutBuffer:
                 return {key: picked(item) for key, item in value.items()}
             return value.flatten(0, 1)[index]
 
-        names = ("observations", "actions", "values", "advantages", "returns", "truncated")
-        return RolloutBatch(*(picked(self._stored[name]) for name in names), picked(self.fields))
+        columns = {name: picked(self._stored[name]) for name in RolloutBatch._fields[:-1]}
+        return RolloutBatch(**columns, fields=picked(self.fields))
 
     def flat(self, name: str) -> Any:
         """

@@ -103,6 +103,8 @@ class RunningStandardizedExtractor(StandardizedExtractor):
     :param extractor: Features extractor of the same space
     """
 
+    count: Tensor
+
     def __init__(self, extractor: BaseFeaturesExtractor):
         super().__init__(extractor)
         self.register_buffer("count", th.zeros((), dtype=th.float64))
@@ -130,7 +132,7 @@ def update_observation_statistics(policy: nn.Module, observations: Any) -> None:
 def _merge_statistics(extractor: RunningStandardizedExtractor, name: str, values: Tensor) -> None:
     mean, variance = getattr(extractor, f"mean_{name}"), getattr(extractor, f"variance_{name}")
     new_variance, new_mean = th.var_mean(values, 0, correction=0)
-    share = (len(values) / (extractor.count + len(values))).float()  # type: ignore[operator]
+    share = (len(values) / (extractor.count + len(values))).float()  # type: ignore[union-attr]  # a tensor divides
     shift = new_mean - mean
     variance.lerp_(new_variance, share).add_(share * (1.0 - share) * shift.square())
     mean.add_(share * shift)

@@ -41,19 +41,19 @@ class DPPO(OnPolicyDiffusion):
 
     Paper: Ren et al. 2024, Diffusion Policy Policy Optimization, https://arxiv.org/abs/2409.00588
 
-    Differences from the reference implementation, each with the argument that undoes it: the chain is sampled with the standard
-    deviation that its density assumes, so that the last step explores and the densities are those of the policy that acts
-    (``min_sampling_std=0``); densities clip the estimate of the clean action as the sampler does (``clip_density=False``); limits
-    of the log-density hold for every dimension, where they hardly ever act, and not for their sum, where they remove most of the
-    gradient (``log_prob_limit="sum"``). The authors' code takes the mean over dimensions, with a smaller range of the ratios
-    (``log_prob_reduction="mean", clip_range=0.1``).
+    Differences from the reference implementation, each with the argument that undoes it: the chain is sampled with the
+    standard deviation that its density assumes, so that the last step explores and the densities are those of the policy that
+    acts (``min_sampling_std=0``); densities clip the estimate of the clean action as the sampler does (``clip_density=False``);
+    limits of the log-density hold for every dimension, where they hardly ever act, and not for their sum, where they remove
+    most of the gradient (``log_prob_limit="sum"``). The authors' code takes the mean over dimensions, with a smaller range of
+    the ratios (``log_prob_reduction="mean", clip_range=0.1``).
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it, or SB3's names, which stand for it with their features extractor
     :param env: The environment, or its id if it is registered
     :param learning_rate: Learning rate of the actor
     :param gamma_denoising: Discount ``gamma_d`` of the steps towards the noise; 0 leaves the last step alone
-    :param min_std: Smallest standard deviation of a step, in its density, and in the chain unless ``min_sampling_std`` is given
-    :param min_sampling_std: Smallest standard deviation of the chain's own noise, if it is another; 0 has none in the last step
+    :param min_std: Smallest standard deviation of a step, in its density and, without ``min_sampling_std``, in the chain
+    :param min_sampling_std: Smallest standard deviation of the chain's own noise, if another; 0 has none in the last step
     :param clip_density: Whether densities clip the estimate of the clean action to the box, as the sampler does
     :param log_prob_reduction: Whether the log-densities of the dimensions are summed, or averaged
     :param log_prob_limit: What is limited to [-5, 2]: the log-density of every ``"dimension"``, their ``"sum"``, or ``"none"``

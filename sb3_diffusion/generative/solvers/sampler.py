@@ -7,7 +7,7 @@ call and a handful of elementwise operations.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
@@ -220,7 +220,7 @@ class Sampler(nn.Module):
                 f"The steps of solver={self.solver!r} with clip_target={'state' if self._clip_state else 'x0'!r} have no mean of "
                 "their own; means() is for 'ddpm' and 'ddim', and states that are not clipped."
             )
-        step = CompiledStep(*self.coefficients.unsqueeze(-1).unbind(1))
+        step: Any = CompiledStep(*self.coefficients.unsqueeze(-1).unbind(1))  # type: ignore[arg-type]  # of all steps at once
         if not self._steps[0].needs_estimate:
             return states * step.state + predictions * step.noise
         estimate = states * step.estimate_state + predictions * step.estimate_noise
