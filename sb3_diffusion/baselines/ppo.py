@@ -1,5 +1,6 @@
 """Proximal policy optimisation with a Gaussian policy, in tensors from the simulator to the loss."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch as th
@@ -24,8 +25,8 @@ class PPO(OnPolicyDiffusion):
     Proximal Policy Optimization (PPO) for thousands of environments that speak tensors.
 
     The Gaussian baseline of the on-policy methods, and what their training loop is measured with. Stable-Baselines3's own PPO
-    remains what it is (``ppo`` on the command line; this one is ``tensor_ppo``). A policy :math:`\mathcal{N}(\mu(s), \sigma^2)`
-    with a free :math:`\sigma` maximises
+    remains what it is (``ppo`` on the command line; this one is ``tensor_ppo``). A policy
+    :math:`\mathcal{N}(\mu(s), \sigma^2)` with a free :math:`\sigma` maximises
 
     .. math:: \mathrm{mean}\,\min(\rho A,\ \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A) + c\,H(\pi), \qquad
         \rho = \pi(a | s) / \pi_{\mathrm{old}}(a | s)
@@ -50,6 +51,14 @@ class PPO(OnPolicyDiffusion):
     :param kwargs: See :class:`~sb3_diffusion.core.on_policy.OnPolicyDiffusion`
     """
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "flowrl_paper": {
+            "ent_coef": 1e-4,
+            "squash": True,
+            "policy_kwargs": {"log_std_bounds": (-5.0, 2.0), "output_gain": 2.0**0.5},
+        },
+        "flowrl_code": {"policy_kwargs": {"output_gain": 2.0**0.5}},
+    }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**GAUSSIAN_POLICIES}
     actor: GaussianActor
 

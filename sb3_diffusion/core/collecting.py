@@ -21,7 +21,10 @@ from sb3_diffusion.envs.tensor.step import TensorStep
 
 
 class CollectsRollouts(OnPolicyAlgorithm):
-    """An on-policy algorithm whose rollouts are tensors. A base class of :class:`~sb3_diffusion.core.on_policy.OnPolicyDiffusion`."""
+    """
+    An on-policy algorithm whose rollouts are tensors; a base class of
+    :class:`~sb3_diffusion.core.on_policy.OnPolicyDiffusion`.
+    """
 
     rows_at_once: ClassVar[int] = 16_384
     """Rows that are looked at together after a rollout, so that its size does not show in the memory."""

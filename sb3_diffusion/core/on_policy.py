@@ -1,9 +1,9 @@
-"""The training loop of every on-policy algorithm, in tensors from the simulator to the loss; a subclass supplies the losses."""
+"""The training loop of every on-policy algorithm, in tensors from simulator to loss; a subclass supplies the losses."""
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -83,6 +83,20 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
 
     policy: Any
     max_grad_norm: float | None  # type: ignore[assignment]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "flowrl_paper": {
+            "n_steps": 24,
+            "n_epochs": 4,
+            "timeout_bootstrap": "next_obs",
+            "mask_timeouts": True,
+        },
+        "flowrl_code": {
+            "n_steps": 24,
+            "timeout_bootstrap": "current",
+            "clip_range_vf": 0.2,
+        },
+    }
+    """Settings of others by name; those of a subclass come on top, see :meth:`preset`."""
     actor: Any
     value: StateValue
     value_lr_schedule = PartSchedule()
@@ -99,7 +113,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.2,
-        clip_range_vf: float | None = 0.2,
+        clip_range_vf: float | None = None,
         normalize_advantage: bool | str = True,
         normalize_observations: bool = True,
         timeout_bootstrap: str = "final_obs",
@@ -164,6 +178,20 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             if env is None:
                 raise ValueError("env=None says nothing of what is observed; pass an environment.")
             self._setup_model()
+
+    @classmethod
+    def preset(cls, name: str) -> dict[str, Any]:
+        """
+        Arguments that reproduce the settings of others: ``DPPO("DiffusionPolicy", env, **DPPO.preset("flowrl_paper"))``.
+
+        :param name: ``"flowrl_paper"``, the FlowRL paper's runs of March 2026, or ``"flowrl_code"``, its code of June 2026; with
+            their deviations from the published methods
+        :return: Arguments of the constructor; those of the policy are its ``policy_kwargs``
+        :raises ValueError: If there is no such preset
+        """
+        tables = [vars(base)["presets"] for base in reversed(cls.__mro__) if "presets" in vars(base)]
+        choice("name", name, tables[0])
+        return {key: value for table in tables for key, value in table.get(name, {}).items()}
 
     # -- what an algorithm supplies ---------------------------------------------------------------------------------
 

@@ -21,10 +21,10 @@ def following_values(
     An environment that begins a new episode within the step returns an observation of the next episode, whose value has
     nothing to do with a time-out.
 
-    :param rule: One of :data:`TIMEOUT_BOOTSTRAPS`, for time-outs: ``"final_obs"`` the value of the last observation where it is
-        known, else of the one before; ``"current"`` always of the one before; ``"next_obs"`` of what the environment returned,
-        the first observation of the next episode (the rule of the FlowRL paper's runs, for comparison only); ``"off"`` none, as
-        if the episode had terminated
+    :param rule: One of :data:`TIMEOUT_BOOTSTRAPS`, for time-outs: ``"final_obs"`` the value of the last observation where it
+        is known, else of the one before; ``"current"`` always of the one before; ``"next_obs"`` of what the environment
+        returned, the first observation of the next episode (the rule of the FlowRL paper's runs, for comparison only);
+        ``"off"`` none, as if the episode had terminated
     :param values: Values of the observations
     :param next_values: Values of what the environment returned after each step
     :param terminated: Where an episode ended in a state that has no future, bool

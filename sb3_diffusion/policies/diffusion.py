@@ -51,8 +51,8 @@ class DiffusionPolicy(ActorCritic):
     :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
     :param clip_target: What the steps of a diffusion clip to the box: ``"x0"`` the estimate of the clean action, ``"state"``
         the noisy action itself, which distorts it, ``"none"`` nothing but the result
-    :param sampler_kwargs: Further arguments of the chains, such as ``grid`` and ``power`` of a diffusion in continuous time, see
-        :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`
+    :param sampler_kwargs: Further arguments of the chains, such as ``grid`` and ``power`` of a diffusion in continuous time,
+        see :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`
     :param time_dim: Width of the time embedding
     :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"random"``, ``"octave"`` or ``"raw"``
     :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"random"``,

@@ -1,5 +1,6 @@
 """Diffusion policy policy optimisation: every denoising step is an action of its own, with a density that PPO can use."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch as th
@@ -22,6 +23,8 @@ LOG_PROB_LIMITS = (-5.0, 2.0)
 """Log-densities are limited to this, where they have no gradient."""
 LIMITED = ("dimension", "sum", "none")
 REDUCTIONS = ("sum", "mean")
+_AS_THE_REFERENCE = {"min_sampling_std": 0.0, "clip_density": False, "log_prob_limit": "sum"}
+_REFERENCE_CHAIN = {"process": "continuous", "variance": "beta", "time_embedding": "fourier", "output_gain": 2.0**0.5}
 
 
 class DPPO(OnPolicyDiffusion):
@@ -29,24 +32,24 @@ class DPPO(OnPolicyDiffusion):
     Diffusion Policy Policy Optimization (DPPO): the steps of the reverse chain as steps of a Markov decision process.
 
     Each of the ``T`` steps :math:`x_k \to x_{k+1}` of a chain is a Gaussian around a mean that the denoiser predicts, with a
-    standard deviation that is known, so it has a density as PPO needs it; only the end of the chain is executed. All steps share
-    the advantage of the action that they lead to, discounted towards the noise:
+    standard deviation that is known, so it has a density as PPO needs it; only the end of the chain is executed. All steps
+    share the advantage of the action that they lead to, discounted towards the noise:
 
     .. math:: \mathrm{mean}_k\,\min(\rho_k A_k,\ \mathrm{clip}(\rho_k, 1 - \epsilon, 1 + \epsilon) A_k), \qquad
         A_k = \gamma_d^{T-1-k} A, \quad
         \rho_k = \frac{\pi(x_{k+1} | x_k, s)}{\pi_{\mathrm{old}}(x_{k+1} | x_k, s)}
 
-    Its strength is fine-tuning a policy that has been learned from demonstrations; from nothing, a Gaussian policy usually learns
-    faster, at a fraction of the cost of its ``T`` evaluations per action.
+    Its strength is fine-tuning a policy that has been learned from demonstrations; from nothing, a Gaussian policy usually
+    learns faster, at a fraction of the cost of its ``T`` evaluations per action.
 
     Paper: Ren et al. 2024, Diffusion Policy Policy Optimization, https://arxiv.org/abs/2409.00588
 
     Differences from the reference implementation, each with the argument that undoes it: the chain is sampled with the
     standard deviation that its density assumes, so that the last step explores and the densities are those of the policy that
-    acts (``min_sampling_std=0``); densities clip the estimate of the clean action as the sampler does (``clip_density=False``);
-    limits of the log-density hold for every dimension, where they hardly ever act, and not for their sum, where they remove
-    most of the gradient (``log_prob_limit="sum"``). The authors' code takes the mean over dimensions, with a smaller range of
-    the ratios (``log_prob_reduction="mean", clip_range=0.1``).
+    acts (``min_sampling_std=0``); densities clip the estimate of the clean action as the sampler does
+    (``clip_density=False``); limits of the log-density hold for every dimension, where they hardly ever act, and not for their
+    sum, where they remove most of the gradient (``log_prob_limit="sum"``). The authors' code takes the mean over dimensions,
+    with a smaller range of the ratios (``log_prob_reduction="mean", clip_range=0.1``).
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it, or SB3's names, which stand for it with their features extractor
     :param env: The environment, or its id if it is registered
@@ -63,6 +66,18 @@ class DPPO(OnPolicyDiffusion):
     :param kwargs: See :class:`~sb3_diffusion.core.on_policy.OnPolicyDiffusion`
     """
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "flowrl_paper": {
+            **_AS_THE_REFERENCE,
+            "normalize_advantage": "minibatch",
+            "mask_timeouts": False,
+            "policy_kwargs": {**_REFERENCE_CHAIN, "activation_fn": {"pi": "mish", "qf": "mish"}},
+        },
+        "flowrl_code": {
+            **_AS_THE_REFERENCE,
+            "policy_kwargs": {**_REFERENCE_CHAIN, "state_arch": [128, 128], "activation_fn": {"pi": "mish", "qf": "elu"}},
+        },
+    }
     rows_at_once: ClassVar[int] = 2048
     actor: DiffusionActor
 

@@ -12,9 +12,9 @@ def adapt_learning_rates(
     optimizers: Iterable[th.optim.Optimizer], divergence: th.Tensor, desired: float, bounds: tuple[float, float]
 ) -> None:
     """
-    The rule of rsl_rl: slower by 1.5 where the policy has moved more than twice as far as desired, faster by 1.5 where less than
-    half as far; at no move at all, which only happens before the first step, as before. Nothing waits for a device on which the
-    rates are tensors.
+    The rule of rsl_rl: slower by 1.5 where the policy has moved more than twice as far as desired, faster by 1.5 where less
+    than half as far; at no move at all, which only happens before the first step, as before. Nothing waits for a device on
+    which the rates are tensors.
 
     :param optimizers: Optimizers whose rates are adapted
     :param divergence: How far the policy has moved from the one that acted, a scalar

@@ -217,8 +217,8 @@ class Sampler(nn.Module):
         """
         if self.solver not in ("ddpm", "ddim") or self._clip_state:
             raise ValueError(
-                f"The steps of solver={self.solver!r} with clip_target={'state' if self._clip_state else 'x0'!r} have no mean of "
-                "their own; means() is for 'ddpm' and 'ddim', and states that are not clipped."
+                f"The steps of solver={self.solver!r} with clip_target={'state' if self._clip_state else 'x0'!r} have no mean "
+                "of their own; means() is for 'ddpm' and 'ddim', and states that are not clipped."
             )
         step: Any = CompiledStep(*self.coefficients.unsqueeze(-1).unbind(1))  # type: ignore[arg-type]  # of all steps at once
         if not self._steps[0].needs_estimate:
