@@ -184,8 +184,8 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         """
         Arguments that reproduce the settings of others: ``DPPO("DiffusionPolicy", env, **DPPO.preset("flowrl_paper"))``.
 
-        :param name: ``"flowrl_paper"``, the FlowRL paper's runs of March 2026, or ``"flowrl_code"``, its code of June 2026; with
-            their deviations from the published methods
+        :param name: ``"flowrl_paper"``, the FlowRL paper's runs of March 2026, or ``"flowrl_code"``, its code of June 2026;
+            with their deviations from the published methods
         :return: Arguments of the constructor; those of the policy are its ``policy_kwargs``
         :raises ValueError: If there is no such preset
         """
