@@ -78,17 +78,19 @@ class StandardizedExtractor(BaseFeaturesExtractor):
     def __init__(self, extractor: BaseFeaturesExtractor):
         super().__init__(extractor._observation_space, extractor.features_dim)
         self.extractor = extractor
+        self._names = frozenset(_vector_parts(extractor._observation_space))
         for name, space in _vector_parts(extractor._observation_space).items():
             self.register_buffer(f"mean_{name}", th.zeros(space.shape))
             self.register_buffer(f"std_{name}", th.ones(space.shape))
 
     @override
     def forward(self, observations: PyTorchObs) -> Tensor:
+        if not self._names:  # images
+            return self.extractor(observations)  # type: ignore[no-any-return]
         if isinstance(observations, Tensor):
             return self.extractor(self._standardized("", observations))  # type: ignore[no-any-return]
-        parts = _vector_parts(self._observation_space)
         return self.extractor(  # type: ignore[no-any-return]
-            {key: self._standardized(key, value) if key in parts else value for key, value in observations.items()}
+            {key: self._standardized(key, value) if key in self._names else value for key, value in observations.items()}
         )
 
     def _standardized(self, name: str, values: Tensor) -> Tensor:

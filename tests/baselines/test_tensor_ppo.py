@@ -107,5 +107,5 @@ def test_the_settings_of_others() -> None:
     assert paper["n_epochs"] == 4 and paper["timeout_bootstrap"] == "next_obs" and paper["squash"]
     assert code["clip_range_vf"] == 0.2 and code["timeout_bootstrap"] == "current"
     PPO("GaussianPolicy", Pendulum(2), device="cpu", **paper)
-    with pytest.raises(ValueError, match="flowrl_papers.*flowrl_paper, flowrl_code"):
+    with pytest.raises(ValueError, match=r"flowrl_papers.*flowrl_paper, flowrl_code"):
         PPO.preset("flowrl_papers")

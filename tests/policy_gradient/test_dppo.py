@@ -18,7 +18,7 @@ from tests.golden_weights import read_slots
 
 CASE = MethodCase(
     wrong_arguments=[
-        ({"gamma_denoising": 1.5}, ["gamma_denoising=1.5", "in [0, 1]"]),
+        ({"gamma_denoising": 1.5}, ["gamma_denoising=1.5", "between 0 and 1"]),
         ({"min_std": 0.0}, ["min_std=0.0", "no density"]),
         ({"min_sampling_std": -0.1}, ["min_sampling_std=-0.1", "at least 0"]),
         ({"log_prob_reduction": "max"}, ["log_prob_reduction='max'", "sum, mean"]),
