@@ -15,6 +15,7 @@ from sb3_diffusion.envs.tensor.tasks.pendulum import Pendulum
 from sb3_diffusion.policies.features import RunningStandardizedExtractor
 from tests.environments import vector_env
 from tests.golden_tools import close
+from tests.helpers import watched
 
 SMALL: dict[str, Any] = {"net_arch": [8]}
 
@@ -133,16 +134,14 @@ def test_a_rollout_is_the_same_through_the_face_of_numpy() -> None:
 def test_statistics_of_observations_are_frozen_during_a_rollout_and_its_update() -> None:
     model = PPO("GaussianPolicy", Pendulum(8, "cpu"), n_steps=6, policy_kwargs=SMALL, seed=0, device="cpu")
     seen: list[th.Tensor] = []
-    extractors = [part for part in model.policy.modules() if isinstance(part, RunningStandardizedExtractor)]
+    extractors: list[Any] = [part for part in model.policy.modules() if isinstance(part, RunningStandardizedExtractor)]
     assert len(extractors) == 2
 
     def statistics() -> th.Tensor:
         return th.cat([th.cat((one.mean_, one.std_, one.count.float().view(1))) for one in extractors])
 
-    loss = model.actor_loss
-    model.actor_loss = lambda batch: seen.append(statistics()) or loss(batch)
-    act = model.act
-    model.act = lambda observations: seen.append(statistics()) or act(observations)
+    model.actor_loss = watched(model.actor_loss, lambda batch: seen.append(statistics()))  # type: ignore[method-assign]
+    model.act = watched(model.act, lambda observed: seen.append(statistics()))  # type: ignore[method-assign]
     model.learn(48)
     assert len(seen) == 6 + 20 and all(th.equal(one, seen[0]) for one in seen)
     observed = model.rollout_buffer.flat("observations")
@@ -176,9 +175,8 @@ def test_standardising_twice_is_pointed_out() -> None:
 def test_sizes_of_rollouts_and_minibatches(settings: dict[str, Any], size: int, batch: int) -> None:
     model = PPO("GaussianPolicy", vector_env(2), n_epochs=1, policy_kwargs=SMALL, device="cpu", **settings)
     assert model.rollout_buffer.size == size
-    seen = []
-    update = model.update
-    model.update = lambda rows: seen.append(len(rows.actions)) or update(rows)
+    seen: list[int] = []
+    model.update = watched(model.update, lambda rows: seen.append(len(rows.actions)))  # type: ignore[method-assign]
     model.learn(size)
     assert seen == [batch] * (size // batch)
 
