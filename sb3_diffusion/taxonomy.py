@@ -60,6 +60,7 @@ class Method:
     :param paper: Authors and year of the paper that introduced the method
     :param arxiv: arXiv number of that paper
     :param in_table: Whether the method is one of the 24 in the table of the FlowRL paper
+    :param command: Name on the command line if that of the class is another algorithm's
     """
 
     name: str
@@ -69,6 +70,7 @@ class Method:
     paper: str
     arxiv: str
     in_table: bool = True
+    command: str = ""
 
     @property
     def class_name(self) -> str:
@@ -78,12 +80,12 @@ class Method:
     @property
     def zoo_name(self) -> str:
         """Name on the command line, of the module, of the page in the documentation and of the hyperparameter file."""
-        return self.class_name.lower()
+        return self.command or self.class_name.lower()
 
     @property
     def module(self) -> str:
         """Full name of the module."""
-        return f"sb3_diffusion.{self.guidance}.{self.zoo_name}"
+        return f"sb3_diffusion.{self.guidance}.{self.class_name.lower()}"
 
     @property
     def class_path(self) -> str:
@@ -145,6 +147,9 @@ METHODS: tuple[Method, ...] = (
     Method("GenPO", "policy_gradient", "previous", "on-policy", "Ding et al. 2025", "2505.18763"),
     Method("DPPO", "policy_gradient", "previous", "on-policy", "Ren et al. 2024", "2409.00588"),
     Method("BC", "baselines", "behavior", "offline", "Wang et al. 2022", "2208.06193", in_table=False),
+    Method(
+        "PPO", "baselines", "previous", "on-policy", "Schulman et al. 2017", "1707.06347", in_table=False, command="tensor_ppo"
+    ),
     Method("IQL", "baselines", "behavior", "offline", "Kostrikov et al. 2021", "2110.06169", in_table=False),
 )
 """All methods, those of the paper's Table 1 in its order; a line more is all that another method needs in an existing file."""
@@ -207,7 +212,7 @@ def get_method(name: str) -> Method:
     :param name: Name of the method
     :raises ValueError: If there is no such method; the message suggests close names
     """
-    known = {_key(method.name): method for method in METHODS}
+    known = {_key(name): method for method in METHODS for name in (method.name, method.zoo_name)}
     if _key(name) in known:
         return known[_key(name)]
     close = [known[key].name for key in closest(_key(name), known, n=3, cutoff=0.5)]

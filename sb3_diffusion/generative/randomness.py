@@ -73,6 +73,17 @@ class Randomness:
         draw = th.randint(low, high, tuple(shape), **self._source(like))
         return draw.to(like.device)
 
+    def permutation(self, n: int, label: str, like: th.Tensor) -> th.Tensor:
+        """
+        The numbers ``0 .. n - 1`` in a random order.
+
+        :param n: How many
+        :param label: Name of the draw
+        :param like: Tensor whose device the result takes
+        :return: int64 tensor ``(n,)``
+        """
+        return th.randperm(n, **self._source(like)).to(like.device)
+
     def gumbel(self, shape: Sequence[int], label: str, like: th.Tensor) -> th.Tensor:
         """
         Standard Gumbel numbers: where logits plus these are largest is a draw from the softmax of the logits.
@@ -165,6 +176,10 @@ class RecordedDraws(Randomness):
     def integers(self, low: int, high: int, shape: Sequence[int], label: str, like: th.Tensor) -> th.Tensor:
         """See :meth:`Randomness.integers`; returns the stored numbers as int64."""
         return self._stored(shape, label).to(device=like.device, dtype=th.int64)
+
+    def permutation(self, n: int, label: str, like: th.Tensor) -> th.Tensor:
+        """See :meth:`Randomness.permutation`; returns the stored order."""
+        return self._stored((n,), label).to(device=like.device, dtype=th.int64)
 
     def gumbel(self, shape: Sequence[int], label: str, like: th.Tensor) -> th.Tensor:
         """See :meth:`Randomness.gumbel`; returns the stored numbers."""

@@ -15,6 +15,18 @@ _ALMOST_ONE = 1.0 - 2.0**-23
 _HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
 
 
+def gaussian_log_density(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
+    """
+    Log-density of every coordinate of a diagonal Gaussian.
+
+    :param x: (..., dim)
+    :param mean: (..., dim)
+    :param std: Broadcasts against them
+    :return: (..., dim)
+    """
+    return -0.5 * ((x - mean) / std).square() - std.log() - _HALF_LOG_2_PI
+
+
 def gaussian_log_prob(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
     """
     Log-density of a diagonal Gaussian.
@@ -24,7 +36,33 @@ def gaussian_log_prob(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tenso
     :param std: (..., dim)
     :return: (...,), summed over the last axis
     """
-    return (-0.5 * ((x - mean) / std).square() - std.log() - _HALF_LOG_2_PI).sum(dim=-1)
+    return gaussian_log_density(x, mean, std).sum(dim=-1)
+
+
+def gaussian_entropy(std: th.Tensor) -> th.Tensor:
+    """
+    Entropy of a diagonal Gaussian.
+
+    :param std: (..., dim)
+    :return: (...,), summed over the last axis
+    """
+    return (0.5 + _HALF_LOG_2_PI + std.log()).sum(dim=-1)
+
+
+def gaussian_divergence(
+    first_mean: th.Tensor, first_std: th.Tensor, second_mean: th.Tensor, second_std: th.Tensor
+) -> th.Tensor:
+    """
+    Kullback-Leibler divergence of two diagonal Gaussians, ``KL(first || second)``.
+
+    :param first_mean: (..., dim)
+    :param first_std: (..., dim)
+    :param second_mean: (..., dim)
+    :param second_std: (..., dim)
+    :return: (...,), summed over the last axis
+    """
+    spread = (first_std.square() + (first_mean - second_mean).square()) / second_std.square()
+    return ((second_std / first_std).log() + 0.5 * (spread - 1.0)).sum(dim=-1)
 
 
 def tanh_log_slope(u: th.Tensor) -> th.Tensor:
@@ -98,6 +136,8 @@ class GaussianActor(nn.Module):
     :param log_std_bounds: Smallest and largest logarithm of the standard deviation
     :param soft_bounds: Reach the bounds smoothly through a tanh instead of by clamping
     :param dropout: Share of the trunk's hidden units that is dropped while it is trained
+    :param init_std: Standard deviation at the beginning, of a learned vector
+    :param output_gain: Gain of the initialisation of the last layer; ``None`` for the square root of two
     """
 
     def __init__(
@@ -113,6 +153,8 @@ class GaussianActor(nn.Module):
         log_std_bounds: tuple[float, float] = (-20.0, 2.0),
         soft_bounds: bool = False,
         dropout: float = 0.0,
+        init_std: float = 1.0,
+        output_gain: float | None = None,
     ) -> None:
         super().__init__()
         if squash not in ("action", "mean", "none"):
@@ -124,8 +166,9 @@ class GaussianActor(nn.Module):
         self.log_std_bounds = log_std_bounds
         self.soft_bounds = soft_bounds
         n_outputs = 2 * action_dim if state_dependent_std else action_dim
-        self.trunk = _trunk(feature_dim, net_arch, n_outputs, activation, backbone, layer_norm, dropout)
-        self.log_std = None if state_dependent_std else nn.Parameter(th.zeros(action_dim))
+        self.trunk = _trunk(feature_dim, net_arch, n_outputs, activation, backbone, layer_norm, dropout, output_gain)
+        start = th.full((action_dim,), math.log(init_std))
+        self.log_std = None if state_dependent_std else nn.Parameter(start)
 
     def forward(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -170,7 +213,27 @@ class GaussianActor(nn.Module):
         :param actions: (..., action_dim); squashed ones are cut to the inside of the box
         :return: Log-density, (...,)
         """
-        mean, std = self.forward(features)
+        return self.log_density(actions, *self.forward(features))
+
+    def act(self, mean: th.Tensor, std: th.Tensor, noise: th.Tensor) -> th.Tensor:
+        """
+        Actions as :meth:`log_density` knows them, and without a limit where nothing squashes them.
+
+        :param mean: What :meth:`forward` returned, (..., action_dim)
+        :param std: The same
+        :param noise: Standard normal, (..., action_dim)
+        :return: Actions, (..., action_dim)
+        """
+        u = mean + std * noise
+        return u.tanh().clamp(-_ALMOST_ONE, _ALMOST_ONE) if self.squash == "action" else u
+
+    def log_density(self, actions: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
+        """
+        :param actions: (..., action_dim); squashed ones are cut to the inside of the box
+        :param mean: What :meth:`forward` returned, (..., action_dim)
+        :param std: The same
+        :return: Log-density, (...,)
+        """
         if self.squash == "action":
             return squashed_log_prob(actions.clamp(-_ALMOST_ONE, _ALMOST_ONE).atanh(), mean, std)
         return gaussian_log_prob(actions, mean, std)
@@ -182,8 +245,7 @@ class GaussianActor(nn.Module):
         """
         if self.squash == "action":
             raise ValueError('squash="action" has no closed-form entropy; average -log_prob over samples instead.')
-        _, std = self.forward(features)
-        return (0.5 + _HALF_LOG_2_PI + std.log()).sum(dim=-1)
+        return gaussian_entropy(self.forward(features)[1])
 
 
 def _trunk(
@@ -194,7 +256,8 @@ def _trunk(
     backbone: str | type[Backbone],
     layer_norm: bool | str,
     dropout: float,
+    output_gain: float | None = None,
 ) -> Backbone:
     build = resolve_backbone(backbone)
-    gain, dropped = math.sqrt(2.0), dropout_argument(build, dropout)
+    gain, dropped = math.sqrt(2.0) if output_gain is None else output_gain, dropout_argument(build, dropout)
     return build((feature_dim,), net_arch, n_outputs, activation, None, layer_norm, output_gain=gain, **dropped)

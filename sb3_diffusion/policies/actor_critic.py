@@ -16,7 +16,12 @@ from sb3_diffusion.policies.actors.base import Actor
 from sb3_diffusion.policies.actors.edm_denoiser import EDMDenoiser
 from sb3_diffusion.policies.actors.exploration import ExplorationNoise
 from sb3_diffusion.policies.actors.one_step import OneStepActor
-from sb3_diffusion.policies.features import StandardizedExtractor, extractor_for, make_extractor
+from sb3_diffusion.policies.features import (
+    RunningStandardizedExtractor,
+    StandardizedExtractor,
+    extractor_for,
+    make_extractor,
+)
 from sb3_diffusion.policies.multiplier import make_multiplier
 from sb3_diffusion.policies.parts import (
     Module,
@@ -60,7 +65,7 @@ class ActorCriticArguments(TypedDict, total=False):
     multipliers: dict[str, dict[str, Any]] | None
     networks: dict[str, dict[str, Any]] | None
     acting: str
-    standardize_observations: bool
+    standardize_observations: bool | str
 
 
 class ActorCritic(ActingPolicy):
@@ -118,8 +123,9 @@ class ActorCritic(ActingPolicy):
         :class:`~sb3_diffusion.policies.values.energy.Energy`), whether it has a ``target`` (a copy ``<name>_target`` that the
         method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
-    :param standardize_observations: Whether all networks see standardised observations, see
-        :func:`~sb3_diffusion.policies.features.set_observation_statistics`
+    :param standardize_observations: Whether all networks see standardised observations, by statistics of data
+        (:func:`~sb3_diffusion.policies.features.set_observation_statistics`), or ``"running"`` ones
+        (:func:`~sb3_diffusion.policies.features.update_observation_statistics`)
     """
 
     for_methods: ClassVar[frozenset[str]] = frozenset(
@@ -171,7 +177,7 @@ class ActorCritic(ActingPolicy):
         multipliers: dict[str, dict[str, Any]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
-        standardize_observations: bool = False,
+        standardize_observations: bool | str = False,
     ):
         optimizers = {key: optimizer_settings(optimizer_class, optimizer_kwargs, key) for key in ("pi", "qf")}
         super().__init__(
@@ -250,7 +256,9 @@ class ActorCritic(ActingPolicy):
         """A new features extractor."""
         arguments = self.features_extractor_class, self.observation_space, self.features_extractor_kwargs
         extractor = make_extractor(*arguments, chooses=self.general_name)
-        return StandardizedExtractor(extractor) if self.standardize_observations else extractor
+        wrappers = {False: None, True: StandardizedExtractor, "running": RunningStandardizedExtractor}
+        wrapper = wrappers[choice("standardize_observations", self.standardize_observations, wrappers)]
+        return extractor if wrapper is None else wrapper(extractor)
 
     def _make(self, build: Callable[..., Module], extractor: BaseFeaturesExtractor | None = None, **arguments: Any) -> Module:
         return build(

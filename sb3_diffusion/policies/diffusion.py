@@ -50,6 +50,8 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
     :param variance: Variance of the ``"ddpm"`` steps: ``"beta"`` or ``"posterior"``
     :param clip_target: What the steps of a diffusion clip to the box: ``"x0"`` the estimate of the clean action, ``"state"``
         the noisy action itself, which distorts it, ``"none"`` nothing but the result
+    :param sampler_kwargs: Further arguments of the chains, such as ``grid`` and ``power`` of a diffusion in continuous time,
+        see :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`
     :param time_dim: Width of the time embedding
     :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"random"``, ``"octave"`` or ``"raw"``
     :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"random"``,
@@ -86,6 +88,7 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
         solver: str | None = None,
         variance: str = "beta",
         clip_target: str = "x0",
+        sampler_kwargs: dict[str, Any] | None = None,
         time_dim: int = 64,
         time_embedding: str = "fourier",
         time_arch: Sequence[int] | None = None,
@@ -109,6 +112,7 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
             "solver": solver,
             "variance": variance,
             "clip_target": clip_target,
+            "sampler_kwargs": sampler_kwargs,
             "time_input": time_input,
             "net_arch": [256, 256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
             "activation": per_network(activation_fn, "pi", "mish"),

@@ -11,6 +11,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from typing_extensions import override
 
+_SMALLEST_STD = 1e-4
+"""An entry that varies less than this is only centred: divided by it, a first change would be an explosion."""
+
 
 def is_vector_space(space: spaces.Space) -> bool:
     """
@@ -75,22 +78,68 @@ class StandardizedExtractor(BaseFeaturesExtractor):
     def __init__(self, extractor: BaseFeaturesExtractor):
         super().__init__(extractor._observation_space, extractor.features_dim)
         self.extractor = extractor
+        self._names = frozenset(_vector_parts(extractor._observation_space))
         for name, space in _vector_parts(extractor._observation_space).items():
             self.register_buffer(f"mean_{name}", th.zeros(space.shape))
             self.register_buffer(f"std_{name}", th.ones(space.shape))
 
     @override
     def forward(self, observations: PyTorchObs) -> Tensor:
+        if not self._names:  # images
+            return self.extractor(observations)  # type: ignore[no-any-return]
         if isinstance(observations, Tensor):
             return self.extractor(self._standardized("", observations))  # type: ignore[no-any-return]
-        parts = _vector_parts(self._observation_space)
         return self.extractor(  # type: ignore[no-any-return]
-            {key: self._standardized(key, value) if key in parts else value for key, value in observations.items()}
+            {key: self._standardized(key, value) if key in self._names else value for key, value in observations.items()}
         )
 
     def _standardized(self, name: str, values: Tensor) -> Tensor:
         mean, std = getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
         return (values.float() - mean) / std
+
+
+class RunningStandardizedExtractor(StandardizedExtractor):
+    """
+    The same with statistics of everything seen so far, which :func:`update_observation_statistics` goes on with.
+
+    :param extractor: Features extractor of the same space
+    """
+
+    count: Tensor
+
+    def __init__(self, extractor: BaseFeaturesExtractor):
+        super().__init__(extractor)
+        self.register_buffer("count", th.zeros((), dtype=th.float64))
+        for name, space in _vector_parts(extractor._observation_space).items():
+            self.register_buffer(f"variance_{name}", th.zeros(space.shape))
+
+
+@th.no_grad()
+def update_observation_statistics(policy: nn.Module, observations: Any) -> None:
+    """
+    Let further observations count in the mean and standard deviation by which a policy standardises (Chan et al. 1979). Before
+    the first call nothing is changed by standardising.
+
+    :param policy: A policy whose networks have a :class:`RunningStandardizedExtractor`
+    :param observations: Observations ``(n, ...)``, or a dictionary of them
+    """
+    parts = observations if isinstance(observations, dict) else {"": observations}
+    for extractor in policy.modules():
+        if isinstance(extractor, RunningStandardizedExtractor):
+            for name in _vector_parts(extractor._observation_space):
+                _merge_statistics(extractor, name, parts[name].float())
+            extractor.count += len(next(iter(parts.values())))
+
+
+def _merge_statistics(extractor: RunningStandardizedExtractor, name: str, values: Tensor) -> None:
+    mean, variance = getattr(extractor, f"mean_{name}"), getattr(extractor, f"variance_{name}")
+    new_variance, new_mean = th.var_mean(values, 0, correction=0)
+    share = (len(values) / (extractor.count + len(values))).float()  # type: ignore[union-attr]  # a tensor divides
+    shift = new_mean - mean
+    variance.lerp_(new_variance, share).add_(share * (1.0 - share) * shift.square())
+    mean.add_(share * shift)
+    std = variance.sqrt()
+    getattr(extractor, f"std_{name}").copy_(th.where(std > _SMALLEST_STD, std, th.ones_like(std)))
 
 
 def set_observation_statistics(policy: nn.Module, observations: Any) -> None:

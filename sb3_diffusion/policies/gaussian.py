@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 from typing_extensions import Unpack
 
-from sb3_diffusion.numeric import real
+from sb3_diffusion.numeric import optional, real
 from sb3_diffusion.policies.actor_critic import ActorCritic, ActorCriticArguments, all_arguments
 from sb3_diffusion.policies.actors.gaussian import GaussianActor
 from sb3_diffusion.policies.parts import per_network
@@ -39,6 +39,8 @@ class GaussianPolicy(ActorCritic, hands_on=True):
     :param state_dependent_std: Whether the network predicts the standard deviation; otherwise it is a learned vector that
         starts at one
     :param log_std_bounds: Smallest and largest logarithm of the standard deviation
+    :param init_std: Standard deviation at the beginning, if it is a learned vector
+    :param output_gain: Gain of the initialisation of the actor's last layer; ``None`` for the square root of two
     :param dropout: Share of the actor's hidden units that is dropped while it is trained
     :param deterministic_actor: Whether the actor has one action per state, ``tanh`` of its network, instead of a density
     :param kwargs: See :class:`~sb3_diffusion.policies.actor_critic.ActorCritic`
@@ -62,6 +64,8 @@ class GaussianPolicy(ActorCritic, hands_on=True):
         squash: str = "mean",
         state_dependent_std: bool = False,
         log_std_bounds: tuple[float, float] = (-5.0, 2.0),
+        init_std: float = 1.0,
+        output_gain: float | None = None,
         dropout: float = 0.0,
         deterministic_actor: bool = False,
         **kwargs: Unpack[ActorCriticArguments],
@@ -80,6 +84,8 @@ class GaussianPolicy(ActorCritic, hands_on=True):
                 "squash": squash,
                 "state_dependent_std": state_dependent_std,
                 "log_std_bounds": tuple(log_std_bounds),
+                "init_std": real("init_std", init_std, above=0),
+                "output_gain": optional(real, "output_gain", output_gain, low=0),
             }
         super().__init__(
             observation_space,

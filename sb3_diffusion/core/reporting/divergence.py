@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -60,6 +61,25 @@ def cause_of_data(learning_rates: Mapping[str, float], untrained: bool) -> str:
     if untrained:
         return "The data is finite and no update had been made: check the weights that were loaded or set."
     return f"The data is finite, so the update itself diverged: {_remedy(learning_rates)}"
+
+
+def cause_of_rollout(stored: Mapping[str, th.Tensor], learning_rates: Mapping[str, float], untrained: bool) -> str:
+    """
+    The same for a rollout.
+
+    :param stored: What the environments returned, by name
+    :param learning_rates: Learning rate of each network
+    :param untrained: Whether the quantity was computed before the first step of an optimizer
+    :return: One or two sentences
+    """
+    for name, values in stored.items():
+        if not bool(values.isfinite().all()):
+            return f"The rollout holds non-finite {name}: {_CHECK}"
+        if float(values.abs().max()) > LARGE:
+            return f"The rollout holds {name} beyond {LARGE:g}, whose squares leave the range of float32: {_CHECK}"
+    if untrained:
+        return "The rollout is finite and no update had been made: check the weights that were loaded or set."
+    return f"The rollout is finite, so the update itself diverged: {_remedy(learning_rates)}"
 
 
 def _remedy(learning_rates: Mapping[str, float]) -> str:

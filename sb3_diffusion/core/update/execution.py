@@ -45,6 +45,8 @@ class Update:
         for part in self.parts():
             if part.name in due:
                 loss, logged = self.loss_of(part)(batch)
+                if part.before is not None:
+                    part.before(logged)
                 self.step(part, loss)
                 if part.then is not None:
                     part.then()

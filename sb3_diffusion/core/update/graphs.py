@@ -75,7 +75,7 @@ class CudaGraphUpdate:
         return metrics
 
     def _capture(self, batch: Batch, due: tuple[str, ...]) -> tuple[th.cuda.CUDAGraph, Batch, Metrics]:
-        static_batch = Batch(*(_clone(part) for part in batch))
+        static_batch = type(batch)(*(_clone(part) for part in batch))
         graph = th.cuda.CUDAGraph()
         with th.cuda.graph(graph):
             metrics = self.update(static_batch, due)

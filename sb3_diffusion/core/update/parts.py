@@ -5,15 +5,15 @@ stored data is a list of stages, each of which trains some of the parts.
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
 
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.data.batch import Batch
 
-Loss = Callable[[Batch], tuple[th.Tensor, Metrics]]
+Loss = Callable[[Any], tuple[th.Tensor, Metrics]]
+"""Function of a batch of transitions, or of rows of a rollout."""
 
 
 class Part(NamedTuple):
@@ -26,6 +26,7 @@ class Part(NamedTuple):
     :param network: Network of the policy whose parameters get the gradient; its attribute ``optimizer`` steps
     :param every: Updates between two of its steps
     :param then: What follows every step, before the next part's loss: the move of an average that the next part asks
+    :param before: What comes between its loss and its step, with what the loss logged: a rate that depends on it
     """
 
     name: str
@@ -33,6 +34,7 @@ class Part(NamedTuple):
     network: nn.Module
     every: int = 1
     then: Callable[[], None] | None = None
+    before: Callable[[Metrics], None] | None = None
 
     @property
     def optimizer(self) -> th.optim.Optimizer:

@@ -50,6 +50,7 @@ def evaluations(
     recompute_noise: bool,
     lower_order_final: bool,
     midpoints: Sequence[GridPoint] | None,
+    min_std: float = 0.0,
 ) -> list[Evaluation]:
     """
     :param grid: Points of the chain in increasing time
@@ -58,12 +59,18 @@ def evaluations(
     :param recompute_noise: See :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`
     :param lower_order_final: See there
     :param midpoints: See there
+    :param min_std: See there
     :return: What a chain consists of, in order of execution
     """
     steps = pairs(grid)
     if solver == "ddpm":
-        noisy = [Evaluation(now, now, _ddpm(now, nxt, variance)) for now, nxt in steps]
-        return [*noisy[:-1], noisy[-1]._replace(update=noisy[-1].update._replace(std=0.0))]
+        updates = [_ddpm(now, nxt, variance) for now, nxt in steps]
+        stds = [max(update.std, min_std) for update in updates]
+        if min_std == 0.0:
+            stds[-1] = 0.0
+        return [
+            Evaluation(now, now, update._replace(std=std)) for (now, _), update, std in zip(steps, updates, stds, strict=True)
+        ]
     if solver == "ddim":
         return [Evaluation(now, now, _ddim(now, now, nxt, recompute_noise)) for now, nxt in steps]
     if solver == "dpm2":

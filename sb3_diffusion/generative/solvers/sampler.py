@@ -7,7 +7,7 @@ call and a handful of elementwise operations.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
@@ -20,6 +20,7 @@ from sb3_diffusion.generative.solvers.grid import GridPoint, check_bounds, check
 from sb3_diffusion.generative.solvers.rules import CLIP_TARGETS, SOLVERS, VARIANCES, Evaluation, evaluations
 from sb3_diffusion.kernels.structures import CompiledStep
 from sb3_diffusion.names import choice
+from sb3_diffusion.numeric import real
 
 
 class _Step(NamedTuple):
@@ -51,7 +52,9 @@ class Sampler(nn.Module):
     :param solver: One of :data:`~sb3_diffusion.generative.solvers.rules.SOLVERS`
     :param variance: Variance of the step noise of ``ddpm``: ``"beta"`` (``beta_i``) or ``"posterior"``
         (``beta_i (1 - abar_{i-1}) / (1 - abar_i)``). With few steps the first is slightly too wide and the second much too
-        narrow. The last step never adds noise.
+        narrow. The last step adds no noise.
+    :param min_std: Smallest standard deviation of the step noise of ``ddpm``. With any, the last step adds noise as well, so
+        that every step has a density, see :meth:`means`
     :param clip: Whether to clip, see ``clip_target``
     :param clip_bounds: Lower and upper bound of clipping and of ``clip_output``
     :param clip_target: ``"x0"`` clips the estimate of the clean sample in every step; ``"state"`` clips every new state
@@ -82,8 +85,11 @@ class Sampler(nn.Module):
         ddim_recompute_noise: bool = True,
         lower_order_final: bool = True,
         midpoints: Sequence[GridPoint] | None = None,
+        min_std: float = 0.0,
     ) -> None:
         super().__init__()
+        if real("min_std", min_std, low=0) > 0.0 and solver != "ddpm":
+            raise ValueError(f"min_std={min_std} needs the noise of solver='ddpm', not solver={solver!r}.")
         choice("solver", solver, SOLVERS)
         choice("variance", variance, VARIANCES)
         choice("clip_target", clip_target, CLIP_TARGETS)
@@ -97,7 +103,7 @@ class Sampler(nn.Module):
         self._clip_state = clip and clip_target == "state"
         self.steps = len(grid) - 1
 
-        updates = evaluations(grid, solver, variance, ddim_recompute_noise, lower_order_final, midpoints)
+        updates = evaluations(grid, solver, variance, ddim_recompute_noise, lower_order_final, midpoints, min_std)
         self._steps = self._merge(updates)
         self._is_midpoint = [evaluation.is_midpoint for evaluation in updates]
         self.register_buffer("times", th.tensor([evaluation.point.time for evaluation in updates]), persistent=False)
@@ -189,7 +195,7 @@ class Sampler(nn.Module):
         point, previous = x, None
         for k, step in enumerate(self._steps):
             point, previous = self._advance(step, x, denoise(point, k), previous)
-            if k < self.n_noisy_steps:  # only ddpm adds noise, and it does so in all steps but the last
+            if k < self.n_noisy_steps:  # only ddpm adds noise; the last step only with min_std
                 point = point.add_(step_noise[k])
             if self._clip_state:
                 point = point.clamp(self.clip_low, self.clip_high)
@@ -199,6 +205,48 @@ class Sampler(nn.Module):
                     visit(x)
         return x
 
+    def means(self, states: th.Tensor, predictions: th.Tensor) -> th.Tensor:
+        """
+        Where every step of a chain leads without its noise, all of them at once. With ``ddpm`` the next state is Gaussian
+        around it, with the standard deviations :attr:`step_std`.
+
+        :param states: States at which the network was evaluated, in order of execution, ``(..., steps, action_dim)``
+        :param predictions: What it predicted there, of the same shape
+        :return: Means of the same shape
+        :raises ValueError: If a step depends on more than its state and prediction
+        """
+        if self.solver not in ("ddpm", "ddim") or self._clip_state:
+            raise ValueError(
+                f"The steps of solver={self.solver!r} with clip_target={'state' if self._clip_state else 'x0'!r} have no mean "
+                "of their own; means() is for 'ddpm' and 'ddim', and states that are not clipped."
+            )
+        step: Any = CompiledStep(*self.coefficients.unsqueeze(-1).unbind(1))  # type: ignore[arg-type]  # of all steps at once
+        if not self._steps[0].needs_estimate:
+            return states * step.state + predictions * step.noise
+        estimate = states * step.estimate_state + predictions * step.estimate_noise
+        if self._clip_x0:
+            estimate = estimate.clamp(step.low, step.high)
+        return estimate + states * step.state + predictions * step.noise
+
+    def clipped(self, states: th.Tensor, predictions: th.Tensor) -> th.Tensor:
+        """
+        Where the steps of a chain clip the estimate of the clean sample, and :meth:`means` has no gradient from it.
+
+        :param states: See :meth:`means`
+        :param predictions: See there
+        :return: bool, of the same shape
+        """
+        step: Any = CompiledStep(*self.coefficients.unsqueeze(-1).unbind(1))  # type: ignore[arg-type]
+        if not self._clip_x0:
+            return th.zeros_like(states, dtype=th.bool)
+        estimate = states * step.estimate_state + predictions * step.estimate_noise
+        return (estimate < step.low) | (estimate > step.high)
+
+    @property
+    def step_std(self) -> th.Tensor:
+        """Standard deviations of the noise of the steps, ``(steps,)``, 0 where there is none."""
+        return self.coefficients[:, CompiledStep._fields.index("noise_std")]
+
     def sample(
         self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
@@ -206,7 +254,8 @@ class Sampler(nn.Module):
         Run the chain from fresh noise.
 
         Two draws are made: ``"<label>.x_T"`` of shape ``shape`` and, for ``ddpm`` with more than one step,
-        ``"<label>.step_noise"`` of shape ``(steps - 1, *shape)``, first executed step first.
+        ``"<label>.step_noise"`` of shape ``(steps - 1, *shape)`` (``(steps, *shape)`` with ``min_std``), first executed step
+        first.
 
         :param denoise: ``denoise(x, k)`` returns the predicted noise, of the shape of ``x``, for the evaluation number
             ``k`` (Python integer) at time ``times[k]``

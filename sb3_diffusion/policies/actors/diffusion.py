@@ -61,6 +61,7 @@ class DiffusionActor(Actor):
     :param solver: One of the process' solvers, ``None`` for its default
     :param variance: Variance of the noise in the steps
     :param clip_target: What the steps of a diffusion clip
+    :param sampler_kwargs: Further arguments of the process' ``sampler``
     :param time_input: What the denoiser is told about the time: ``"t"`` itself, or ``"logsnr"``, the logarithm of the
         signal-to-noise ratio
     :param normalize_images: Whether to divide images by 255
@@ -84,6 +85,7 @@ class DiffusionActor(Actor):
         solver: str | None = None,
         variance: str = "beta",
         clip_target: str = "x0",
+        sampler_kwargs: dict[str, Any] | None = None,
         time_input: str = "t",
         normalize_images: bool = True,
         **denoiser_kwargs: Any,
@@ -102,6 +104,7 @@ class DiffusionActor(Actor):
             "solver": solver,
             "variance": variance,
             "clip_target": clip_target,
+            "sampler_kwargs": sampler_kwargs,
             "time_input": time_input,
             **denoiser_kwargs,
         }
@@ -110,14 +113,22 @@ class DiffusionActor(Actor):
         self.process = made
         acting_steps = sampling_steps or diffusion_steps
         steps = (diffusion_steps, acting_steps, evaluation_steps or acting_steps)
-        options = chain_options(process, solver, variance, clip_target)
+        self._chain_options = {**chain_options(process, solver, variance, clip_target), **(sampler_kwargs or {})}
         # equal chains are one object
-        chains = {n: made.sampler(n, **options) for n in steps}
+        chains = {n: self.make_chain(n) for n in steps}
         self.update_chain, self.acting_chain, self.evaluation_chain = (chains[n] for n in steps)
         self.time_input = choice("time_input", time_input, TIME_INPUTS)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._arguments}
+
+    def make_chain(self, steps: int, **changes: Any) -> Any:
+        """
+        :param steps: Number of steps
+        :param changes: Arguments of the process' ``sampler`` that differ from those of this actor
+        :return: A reverse chain
+        """
+        return self.process.sampler(steps, **{**self._chain_options, **changes})
 
     def encode(self, observations: PyTorchObs) -> th.Tensor:
         """
