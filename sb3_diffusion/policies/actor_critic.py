@@ -1,6 +1,6 @@
 """What policies with an actor and critics are made of, whatever the actor is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import Signature, signature
 from typing import Any, ClassVar, TypedDict
 
@@ -17,10 +17,12 @@ from sb3_diffusion.policies.actors.edm_denoiser import EDMDenoiser
 from sb3_diffusion.policies.actors.exploration import ExplorationNoise
 from sb3_diffusion.policies.actors.one_step import OneStepActor
 from sb3_diffusion.policies.features import (
+    PublicExtractor,
     RunningStandardizedExtractor,
     StandardizedExtractor,
     extractor_for,
     make_extractor,
+    without,
 )
 from sb3_diffusion.policies.multiplier import make_multiplier
 from sb3_diffusion.policies.parts import (
@@ -66,6 +68,7 @@ class ActorCriticArguments(TypedDict, total=False):
     networks: dict[str, dict[str, Any]] | None
     acting: str
     standardize_observations: bool | str
+    privileged: Sequence[str]
 
 
 class ActorCritic(ActingPolicy):
@@ -123,14 +126,15 @@ class ActorCritic(ActingPolicy):
         :class:`~sb3_diffusion.policies.values.energy.Energy`), whether it has a ``target`` (a copy ``<name>_target`` that the
         method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
-    :param standardize_observations: Whether all networks see standardised observations, by statistics of data
-        (:func:`~sb3_diffusion.policies.features.set_observation_statistics`), or ``"running"`` ones
-        (:func:`~sb3_diffusion.policies.features.update_observation_statistics`)
+    :param standardize_observations: Whether all networks see standardised observations, see
+        :func:`~sb3_diffusion.policies.features.set_observation_statistics`, or, ``"running"``,
+        :func:`~sb3_diffusion.policies.features.update_observation_statistics`
+    :param privileged: Entries of a ``Dict`` observation that actors do not see, only what values states and actions
     """
 
     for_methods: ClassVar[frozenset[str]] = frozenset(
         ("critic_head", "critic_kwargs", "critics", "target_critics", "actor_target", "multipliers", "exploration_multiplier")
-    ) | {"networks", "acting", "standardize_observations"}
+    ) | {"networks", "acting", "standardize_observations", "privileged"}
     """Arguments that are for the method to decide, not for its user."""
 
     __signature__: ClassVar[Signature]
@@ -178,6 +182,7 @@ class ActorCritic(ActingPolicy):
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
         standardize_observations: bool | str = False,
+        privileged: Sequence[str] = (),
     ):
         optimizers = {key: optimizer_settings(optimizer_class, optimizer_kwargs, key) for key in ("pi", "qf")}
         super().__init__(
@@ -198,6 +203,7 @@ class ActorCritic(ActingPolicy):
                 f"Policies compute in float32, not {th.get_default_dtype()}; reset torch.set_default_dtype first."
             )
         self.standardize_observations = standardize_observations
+        self.privileged = tuple(privileged)
         self._actor_arguments = actor_arguments
         self._value_arguments: dict[str, Any] = {
             "net_arch": [256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[1],
@@ -252,19 +258,29 @@ class ActorCritic(ActingPolicy):
             _, *own = signature(cls.__init__).parameters.values()
             cls.__signature__ = Signature(own)
 
-    def make_features_extractor(self) -> BaseFeaturesExtractor:
-        """A new features extractor."""
-        arguments = self.features_extractor_class, self.observation_space, self.features_extractor_kwargs
-        extractor = make_extractor(*arguments, chooses=self.general_name)
+    def make_features_extractor(self, hidden: Sequence[str] = ()) -> BaseFeaturesExtractor:
+        """
+        A new features extractor.
+
+        :param hidden: Entries of the observation that it does not see
+        """
+        space = without(self.observation_space, hidden)
+        extractor = make_extractor(
+            self.features_extractor_class, space, self.features_extractor_kwargs, chooses=self.general_name
+        )
         wrappers = {False: None, True: StandardizedExtractor, "running": RunningStandardizedExtractor}
         wrapper = wrappers[choice("standardize_observations", self.standardize_observations, wrappers)]
-        return extractor if wrapper is None else wrapper(extractor)
+        extractor = extractor if wrapper is None else wrapper(extractor)
+        return PublicExtractor(extractor) if hidden else extractor
 
     def _make(self, build: Callable[..., Module], extractor: BaseFeaturesExtractor | None = None, **arguments: Any) -> Module:
+        if extractor is None:
+            acts = isinstance(build, type) and issubclass(build, Actor)
+            extractor = self.make_features_extractor(self.privileged if acts else ())
         return build(
             self.observation_space,
             self.action_space,
-            self.make_features_extractor() if extractor is None else extractor,
+            extractor,
             normalize_images=self.normalize_images,
             **arguments,
         )
