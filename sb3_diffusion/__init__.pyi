@@ -2,6 +2,7 @@
 
 from sb3_diffusion.baselines.bc import BC as BC
 from sb3_diffusion.baselines.iql import IQL as IQL
+from sb3_diffusion.baselines.ppo import PPO as PPO
 from sb3_diffusion.best_of_n.idql import IDQL as IDQL
 from sb3_diffusion.best_of_n.sfbc import SfBC as SfBC
 from sb3_diffusion.checkpoints.agents import load_agent as load_agent
@@ -15,6 +16,7 @@ from sb3_diffusion.data.stored.loading import load_dataset as load_dataset
 from sb3_diffusion.data.stored.scores import normalized_score as normalized_score
 from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
 from sb3_diffusion.policies.gaussian import GaussianPolicy as GaussianPolicy
+from sb3_diffusion.policy_gradient.dppo import DPPO as DPPO
 from sb3_diffusion.q_guidance.dac import DAC as DAC
 from sb3_diffusion.q_guidance.diffusiondice import DiffusionDICE as DiffusionDICE
 from sb3_diffusion.q_guidance.dps import DPS as DPS
@@ -74,6 +76,8 @@ __all__ = [  # noqa: RUF022
     "EDP",
     "FQL",
     "DTQL",
+    "DPPO",
     "BC",
+    "PPO",
     "IQL",
 ]

@@ -238,6 +238,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             "critics": False,
             "networks": {"value": {"kind": "value"}},
             "standardize_observations": "running" if self.normalize_observations else False,
+            "privileged": self.privileged,
         }
 
     # -- the update -------------------------------------------------------------------------------------------------
