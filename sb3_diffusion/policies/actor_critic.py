@@ -111,13 +111,14 @@ class ActorCritic(BasePolicy):
         :class:`~sb3_diffusion.policies.values.energy.Energy`), whether it has a ``target`` (a copy ``<name>_target`` that the
         method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
+    :param evaluating: Name of the actor of deterministic actions, ``None`` for the same
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`
     """
 
     for_methods: ClassVar[frozenset[str]] = frozenset(
         ("critic_head", "critic_kwargs", "critics", "target_critics", "actor_target", "multipliers", "exploration_multiplier")
-    ) | {"networks", "acting", "standardize_observations"}
+    ) | {"networks", "acting", "evaluating", "standardize_observations"}
     """Arguments that are for the method to decide, not for its user."""
 
     general_name: ClassVar[str]
@@ -168,6 +169,7 @@ class ActorCritic(BasePolicy):
         multipliers: dict[str, dict[str, Any]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
+        evaluating: str | None = None,
         standardize_observations: bool = False,
     ):
         optimizers = {key: optimizer_settings(optimizer_class, optimizer_kwargs, key) for key in ("pi", "qf")}
@@ -224,9 +226,10 @@ class ActorCritic(BasePolicy):
         self.exploration = ExplorationNoise(exploration_noise, factor)
         for name, options in (networks or {}).items():
             self._add_network(name, **options)
-        if not isinstance(getattr(self, acting, None), Actor):
-            raise ValueError(f"acting={acting!r} is none of the policy's actors.")
-        self.acting = acting
+        self.acting, self.evaluating = acting, evaluating or acting
+        for role, name in (("acting", self.acting), ("evaluating", self.evaluating)):
+            if not isinstance(getattr(self, name, None), Actor):
+                raise ValueError(f"{role}={name!r} is none of the policy's actors.")
         self.selection.check_networks(self.trained)
         self._build_noise_bank(n_step_draws)
         for network in self.trained.values():
@@ -443,7 +446,7 @@ class ActorCritic(BasePolicy):
         :param evaluating: Whether it is for a deterministic action, for which an actor may take other steps
         :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         """
-        actor: Any = self._modules[self.acting]  # skips nn.Module's slow attribute lookup
+        actor: Any = self._modules[self.evaluating if evaluating else self.acting]  # skips nn.Module's slow attribute lookup
         return actor.act(observations, randomness, label, n_candidates, evaluating)  # type: ignore[no-any-return]
 
     def set_training_mode(self, mode: bool) -> None:
