@@ -138,9 +138,16 @@ class DPPO(OnPolicyDiffusion):
         :param states: Chains ``(batch, T + 1, action_dim)``, the noise first
         :return: Log-densities ``(batch, T)``
         """
-        actor, before = self.actor, states[:, :-1]
+        return self._log_prob(states, self._predictions(observations, states))
+
+    def _predictions(self, observations: Any, states: th.Tensor) -> th.Tensor:
+        """What the denoiser says at every state but the last, in one pass."""
+        actor = self.actor
         times = actor.encode_time(self.density.times.unsqueeze(-1)).unsqueeze(0)
-        means = self.density.means(before, actor.denoiser(before, actor.encode(observations), times))
+        return actor.denoiser(states[:, :-1], actor.encode(observations), times)  # type: ignore[no-any-return]
+
+    def _log_prob(self, states: th.Tensor, predictions: th.Tensor) -> th.Tensor:
+        means = self.density.means(states[:, :-1], predictions)
         log_prob = gaussian_log_density(states[:, 1:], means, self.density.step_std.unsqueeze(-1))
         if self.log_prob_limit == "dimension":
             log_prob = log_prob.clamp(*LOG_PROB_LIMITS)
@@ -149,10 +156,14 @@ class DPPO(OnPolicyDiffusion):
 
     @override
     def actor_loss(self, batch: RolloutBatch) -> tuple[th.Tensor, Metrics]:
-        log_ratio = self.step_log_prob(batch.observations, batch.fields["chain"]) - batch.fields["log_prob"]
+        states = batch.fields["chain"]
+        predictions = self._predictions(batch.observations, states)
+        log_ratio = self._log_prob(states, predictions) - batch.fields["log_prob"]
         advantages = self.advantages(batch).unsqueeze(-1) * self.step_weights
         loss, metrics = clipped_surrogate(log_ratio, advantages, self.step_clip_range())
-        return loss, {**metrics, "approx_kl": log_ratio.shape[1] * divergence_estimate(log_ratio)}
+        clipped = self.density.clipped(states[:, :-1], predictions.detach()).float().mean()
+        moved = log_ratio.shape[1] * divergence_estimate(log_ratio)  # of whole chains
+        return loss, {**metrics, "approx_kl": moved, "clipped_estimates": clipped}
 
     def step_clip_range(self) -> th.Tensor:
         """Range of the ratios of every step, ``(T,)``, the noisiest first."""

@@ -228,6 +228,20 @@ class Sampler(nn.Module):
             estimate = estimate.clamp(step.low, step.high)
         return estimate + states * step.state + predictions * step.noise
 
+    def clipped(self, states: th.Tensor, predictions: th.Tensor) -> th.Tensor:
+        """
+        Where the steps of a chain clip the estimate of the clean sample, and :meth:`means` has no gradient from it.
+
+        :param states: See :meth:`means`
+        :param predictions: See there
+        :return: bool, of the same shape
+        """
+        step: Any = CompiledStep(*self.coefficients.unsqueeze(-1).unbind(1))  # type: ignore[arg-type]
+        if not self._clip_x0:
+            return th.zeros_like(states, dtype=th.bool)
+        estimate = states * step.estimate_state + predictions * step.estimate_noise
+        return (estimate < step.low) | (estimate > step.high)
+
     @property
     def step_std(self) -> th.Tensor:
         """Standard deviations of the noise of the steps, ``(steps,)``, 0 where there is none."""
