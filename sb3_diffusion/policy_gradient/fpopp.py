@@ -165,6 +165,12 @@ class FPOpp(FlowMatchingRatio):
         return {**super().policy_settings(), **networks, **optimizer, "diffusion_steps": 16}
 
     @override
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.times == "grid" and self.actor.acting_chain.steps < 2:
+            raise ValueError("times='grid' has no time behind the first one of a single step; use times='continuous'.")
+
+    @override
     def draw_times(self, shape: Sequence[int], like: th.Tensor) -> th.Tensor:
         if self.times == "grid":
             steps = self.actor.acting_chain.steps
@@ -179,22 +185,37 @@ class FPOpp(FlowMatchingRatio):
 
     @override
     def actor_loss(self, batch: RolloutBatch) -> tuple[th.Tensor, Metrics]:
-        advantages = self.advantages(batch).clamp(-self.max_advantage, self.max_advantage).unsqueeze(1)
-        old, new = (error.clamp(max=self.max_error) if self.max_error else error for error in self.errors(batch))
-        if self.max_error_negative:
-            new = th.where(advantages < 0.0, new.clamp(max=self.max_error_negative), new)
-        log_ratio = self._limited(old - new)
-        loss, metrics = asymmetric_surrogate(log_ratio, advantages, self.clip)
+        old, new = self.limited_errors(batch)
+        log_ratio = self.limited_log_ratio(old - new)
+        advantages = self.advantages(batch).clamp(-self.max_advantage, self.max_advantage)
+        loss, metrics = asymmetric_surrogate(log_ratio, advantages.unsqueeze(1), self.clip)
         return loss, {**metrics, "approx_kl": divergence_estimate(log_ratio), "flow_error": new.detach().mean()}
 
-    def _limited(self, log_ratio: th.Tensor) -> th.Tensor:
-        """Log-ratios that are limited in value, with the gradient that they would have without the limit."""
-        return log_ratio + (log_ratio.clamp(self.min_log_ratio, self.max_log_ratio) - log_ratio).detach()
+    def limited_errors(self, batch: RolloutBatch) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param batch: Rows of the rollout
+        :return: Old and new errors ``(batch, n_draws)``; beyond their limits they have no gradient
+        """
+        old, new = (error.clamp(max=self.max_error) if self.max_error else error for error in self.errors(batch))
+        if self.max_error_negative:
+            new = th.where(batch.advantages.unsqueeze(1) < 0.0, new.clamp(max=self.max_error_negative), new)
+        return old, new
+
+    def limited_log_ratio(self, difference: th.Tensor) -> th.Tensor:
+        """
+        :param difference: Old errors without new ones
+        :return: The same, limited in value, with the gradient that it would have without the limits
+        """
+        return difference + (difference.clamp(self.min_log_ratio, self.max_log_ratio) - difference).detach()
 
     @override
     def train(self) -> None:
         super().train()
+        self.move_average()
+
+    def move_average(self) -> None:
+        """Move the actor of deterministic actions, at the end of the updates from a rollout."""
         self._n_rollouts += 1
-        if self.average_decay:
-            waits = self._n_rollouts <= self.average_start
-            polyak_update(self.policy.actor_target, self.policy.actor, 1.0 if waits else 1.0 - self.average_decay)
+        if self.policy.actor_target is not None:
+            share = 1.0 if self._n_rollouts <= self.average_start else 1.0 - self.average_decay
+            polyak_update(self.policy.actor_target, self.policy.actor, share)
