@@ -123,7 +123,12 @@ class RslPPO(Training):
         from rsl_rl.runners import OnPolicyRunner
 
         args = self.args
-        network = {"class_name": "rsl_rl.models:MLPModel", "hidden_dims": HIDDEN, "activation": "elu", "obs_normalization": True}
+        network = {
+            "class_name": "rsl_rl.models:MLPModel",
+            "hidden_dims": HIDDEN,
+            "activation": "elu",
+            "obs_normalization": True,
+        }
         gaussian = {"class_name": "rsl_rl.modules:GaussianDistribution", "init_std": 1.0}
         settings = {
             "num_steps_per_env": args.n_steps,
@@ -247,7 +252,9 @@ def main() -> None:
         print(f"| {subject.name} | {speed:,.0f} | {median(ratios):.2f} | {low:.2f} to {high:.2f} |")
     if args.output is not None:
         about = {name: value for name, value in vars(args).items() if name != "output"}
-        args.output.write_text(json.dumps({"settings": about, "machine": conditions(args), "results": results}, indent=2) + "\n")
+        args.output.write_text(
+            json.dumps({"settings": about, "machine": conditions(args), "results": results}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":
