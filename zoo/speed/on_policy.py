@@ -120,7 +120,7 @@ class RslPPO(Training):
 
     def make(self) -> Any:
         """The algorithm."""
-        from rsl_rl.runners import OnPolicyRunner
+        from rsl_rl.runners import OnPolicyRunner  # type: ignore[import-not-found]  # not among what we need
 
         args = self.args
         network = {
@@ -157,15 +157,16 @@ class RslPPO(Training):
 
 def _rsl_face(env: Any) -> Any:
     """An environment of ours as rsl_rl wants it."""
-    from rsl_rl.env import VecEnv
-    from tensordict import TensorDict
+    from rsl_rl.env import VecEnv  # type: ignore[import-not-found]
+    from tensordict import TensorDict  # type: ignore[import-not-found]
 
-    class Face(VecEnv):
+    class Face(VecEnv):  # type: ignore[misc]
         """Tensors in another arrangement, nothing is copied."""
 
         def __init__(self) -> None:
             self.num_envs, self.num_actions = env.num_envs, env.action_space.shape[0]
-            self.max_episode_length, self.device, self.cfg = env.max_episode_length, env.device, {}
+            self.max_episode_length, self.device = env.max_episode_length, env.device
+            self.cfg: dict[str, Any] = {}
             self.seen = env.reset_tensor()
             self.scale = th.as_tensor(env.action_space.high, device=env.device)
 
