@@ -51,7 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     common = CommandParser(add_help=False)
     common.add_argument("--grid", type=Path, help="YAML file that describes the grid, such as those of docs/data/benchmark")
-    common.add_argument("-f", "--folder", type=Path, help=f"folder of the benchmark (default: {FOLDER}, or one named as --grid)")
+    common.add_argument(
+        "-f", "--folder", type=Path, help=f"folder of the benchmark (default: {FOLDER}, or one named as --grid)"
+    )
 
     default = Settings()
     run = commands.add_parser("run", parents=[common], help="train what has no result yet")
@@ -201,17 +203,19 @@ def report_command(args: argparse.Namespace) -> int:
     :return: Exit status
     """
     try:
-        from .benchmarking.report import export, make_report
+        from .benchmarking.export import export
+        from .benchmarking.report import make_report
     except ModuleNotFoundError as error:
         fail(PROG, f"{error}; {NEEDED}")
     try:
         folder = _folder(args)
         grid = None if args.grid is None else read_description(args.grid)
         heading = args.title or ("Benchmark" if grid is None else grid.title)
-        page = make_report(folder, args.output or folder / "report", heading, args.max_video_mb, grid)
+        cells = [] if grid is None else grid.cells(folder.resolve())
+        page = make_report(folder, args.output or folder / "report", heading, args.max_video_mb, cells)
         if args.export is not None:
-            name = folder.name if args.grid is None else args.grid.stem
-            print(f"Exported as {export(folder, args.export / name, grid)}")
+            name = folder.resolve().name if args.grid is None else args.grid.stem
+            print(f"Exported as {export(folder, args.export / name, cells)}")
     except Exception as error:
         refuse(PROG, error, args.traceback)
     print(f"Saved as {page}")

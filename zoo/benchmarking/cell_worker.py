@@ -113,7 +113,7 @@ def _try(cell: Cell, retries: int, told: Callable[[], bool], lost: Callable[[], 
             write(cell.folder, "attempts", attempts)
             start = log.tell()
             try:
-                status = _train(cell, command, log, attempt, stop) if command else 0
+                status = _train(cell, command, log, attempt, stop)
             except Stopped:
                 if not lost():  # the files of a cell that is lost are somebody else's
                     write(cell.folder, "attempts", attempts)
@@ -202,9 +202,13 @@ def _wait_for_orphan(cell: Cell, log: BinaryIO, stop: Callable[[], bool]) -> Non
 
 def _train(cell: Cell, command: list[str], log: BinaryIO, attempt: dict[str, Any], stop: Callable[[], bool]) -> int:
     """
+    :param command: What to run, empty if nothing is left to be done
     :param attempt: Is told the time that it took, whatever becomes of it
     :return: Exit status
     """
+    if not command:
+        attempt |= {"seconds": 0.0, "cpu_seconds": 0.0}
+        return 0
     log.write(f"=== {_now()} {' '.join(command)}\n".encode())
     log.flush()
     print(f"{cell}: training, output in {cell.log}", flush=True)

@@ -120,7 +120,11 @@ class Description:
         :raises ValueError: If something is not part of it
         """
         part: dict[str, Any] = {}
-        for name, option, wanted in (("algorithms", "algos", algos), ("environments", "envs", envs), ("seeds", "seeds", seeds)):
+        for name, option, wanted in (
+            ("algorithms", "algos", algos),
+            ("environments", "envs", envs),
+            ("seeds", "seeds", seeds),
+        ):
             if wanted is None:
                 continue
             known, chosen = list(getattr(self, name)), list(wanted)
