@@ -30,6 +30,8 @@ from zoo.benchmarking.description import Change, Description, read_description
 from zoo.figures import title
 
 FILES = ("runs", "means", "curves")
+DATA = "data.csv"
+"""What is known of the data sets of a grid, if there are any: columns ``environment, return, score``."""
 COMMAND = "python zoo/benchmark.py run --grid docs/data/benchmark"
 Row = dict[str, str]
 
@@ -50,6 +52,8 @@ class Grid:
             raise ValueError(f"docs/data/benchmark lacks {', '.join(absent)}")
         self.description: Description = read_description(self.paths[0])
         self.runs, self.means, self.curves = (read_rows(path) for path in self.paths[1:])
+        about = data / name / DATA
+        self.data = {row["environment"]: row for row in read_rows(about)} if about.is_file() else {}
         planned = {(cell.algo, cell.env, str(cell.seed)) for cell in self.description.cells(Path())}
         found = {(run["algorithm"], run["environment"], run["seed"]) for run in self.runs}
         if planned != found:
@@ -126,6 +130,9 @@ def leaderboard(grid: Grid) -> str:
         [name_of(algo), *(outcome(grid.mean(algo, env), "score" if scored[env] else "final") for env in tried)]
         for algo in grid.description.algorithms
     ]
+    if grid.data:
+        facts = [grid.data[env]["score" if scored[env] else "return"] for env in tried]
+        rows.insert(0, ["Mean of the data", *(number(fact) for fact in facts)])
     header = [f"`{env}`, {'score' if scored[env] else 'return'}" for env in tried]
     text = markdown_table(["Method", *header], rows, n_text=1)
     if untried := [f"`{env}`" for env in envs if env not in tried]:
@@ -237,9 +244,9 @@ class Benchmark(SphinxDirective):
         description = grid.description
         begin = f"**{description.question}** {description.why}"
         command = f"```bash\n{COMMAND}/{name}.yml\n```"
-        again = f"{COMMAND}/{name}.yml` with the options of a row makes this training again:"
+        again = f"At the commit of a row, `{COMMAND}/{name}.yml` with its options makes this training again:"
         table = leaderboard(grid) if self.shows_scores else returns(grid)
-        end = [problems(grid), protocol(grid), *([f"`{again}", trainings(grid)] if grid.done else [])]
+        end = [problems(grid), protocol(grid), *([again, trainings(grid)] if grid.done else [])]
         parts = [self.parse_text_to_nodes("\n\n".join([begin, command]))]
         if not self.shows_scores and grid.curves:
             parts.append([self.figure(grid)])
