@@ -115,6 +115,8 @@ def test_results_of_other_settings_are_no_part_of_a_grid(tmp_path: Path) -> None
     done = cell(tmp_path, "bc", 0)
     finish(done, 1.0)
     other = replace(done, settings=replace(SETTINGS, n_timesteps=80))
-    with pytest.raises(ValueError, match=r"seed-0 was trained with other settings than those of the grid; give its own --folder"):
+    with pytest.raises(
+        ValueError, match=r"seed-0 was trained with other settings than those of the grid; give its own --folder"
+    ):
         read_benchmark(tmp_path, [other])
     assert read(done.folder, "cell") == done.describe()
