@@ -241,6 +241,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         return {
             "critics": False,
             "networks": {"value": {"kind": "value"}},
+            "exploration_noise": 0.0,  # actions have to be those that are learned from
             "standardize_observations": "running" if self.normalize_observations else False,
             "privileged": self.privileged,
         }

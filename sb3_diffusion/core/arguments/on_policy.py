@@ -15,23 +15,19 @@ FEWEST_STEPS = 24
 """Steps of a rollout where ``n_steps`` is not given, however many environments there are (IsaacLab's tasks have 24 or 32)."""
 
 
-class OnPolicyArguments(TypedDict, total=False):
+class CommonArguments(TypedDict, total=False):
     """What every on-policy algorithm hands on to :class:`~sb3_diffusion.core.on_policy.OnPolicyDiffusion` unchanged."""
 
     n_steps: int | None
     n_minibatches: int
     batch_size: int | None
-    n_epochs: int
     gamma: float
     gae_lambda: float
-    clip_range: float | Schedule
     clip_range_vf: float | None
     normalize_advantage: bool | str
     normalize_observations: bool
     timeout_bootstrap: str
     mask_timeouts: bool
-    value_learning_rate: float | Schedule | None
-    desired_kl: float | None
     learning_rate_bounds: tuple[float, float]
     target_kl: float | None
     max_grad_norm: float | None
@@ -45,6 +41,15 @@ class OnPolicyArguments(TypedDict, total=False):
     seed: int | None
     device: th.device | str
     _init_setup_model: bool
+
+
+class OnPolicyArguments(CommonArguments, total=False):
+    """The same, for methods without values of their own for these."""
+
+    n_epochs: int
+    clip_range: float | Schedule
+    value_learning_rate: float | Schedule | None
+    desired_kl: float | None
 
 
 def steps_of(n_steps: int | None, n_envs: int) -> int:
