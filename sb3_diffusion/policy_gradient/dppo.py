@@ -10,8 +10,8 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.arguments.on_policy import OnPolicyArguments
 from sb3_diffusion.core.behavior.pretraining import ImitatesFirst
 from sb3_diffusion.core.on_policy import OnPolicyDiffusion
+from sb3_diffusion.core.ratios.surrogate import clipped_surrogate, divergence_estimate
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.core.surrogate import clipped_surrogate, divergence_estimate
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.rollout import RolloutBatch
 from sb3_diffusion.generative.solvers.sampler import Sampler
