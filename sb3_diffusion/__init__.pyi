@@ -17,6 +17,9 @@ from sb3_diffusion.data.stored.scores import normalized_score as normalized_scor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
 from sb3_diffusion.policies.gaussian import GaussianPolicy as GaussianPolicy
 from sb3_diffusion.policy_gradient.dppo import DPPO as DPPO
+from sb3_diffusion.policy_gradient.fpo import FPO as FPO
+from sb3_diffusion.policy_gradient.fpopp import FPOpp as FPOpp
+from sb3_diffusion.policy_gradient.genpo import GenPO as GenPO
 from sb3_diffusion.q_guidance.dac import DAC as DAC
 from sb3_diffusion.q_guidance.diffusiondice import DiffusionDICE as DiffusionDICE
 from sb3_diffusion.q_guidance.dps import DPS as DPS
@@ -76,7 +79,10 @@ __all__ = [  # noqa: RUF022
     "EDP",
     "FQL",
     "DTQL",
+    "FPO",
+    "GenPO",
     "DPPO",
+    "FPOpp",
     "BC",
     "PPO",
     "IQL",

@@ -146,6 +146,7 @@ METHODS: tuple[Method, ...] = (
     Method("FPO", "policy_gradient", "previous", "on-policy", "McAllister et al. 2025", "2507.21053"),
     Method("GenPO", "policy_gradient", "previous", "on-policy", "Ding et al. 2025", "2505.18763"),
     Method("DPPO", "policy_gradient", "previous", "on-policy", "Ren et al. 2024", "2409.00588"),
+    Method("FPOpp", "policy_gradient", "previous", "on-policy", "Yi et al. 2026", "2602.02481", in_table=False),
     Method("BC", "baselines", "behavior", "offline", "Wang et al. 2022", "2208.06193", in_table=False),
     Method(
         "PPO", "baselines", "previous", "on-policy", "Schulman et al. 2017", "1707.06347", in_table=False, command="tensor_ppo"

@@ -1,7 +1,8 @@
-"""Invertible flow with an exact density (GenPO)."""
+"""Invertible flow with an exact density (GenPO), and the sampler of a policy that is made of it."""
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch as th
 from torch import nn
@@ -10,7 +11,11 @@ from typing_extensions import override
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.generative.solvers.grid import check_steps
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
+
+EXECUTED = ("mean", "first")
+"""What of a doubled action is executed: the mean of its halves, or the first one."""
 
 
 class CoupledFlow(nn.Module):
@@ -39,10 +44,8 @@ class CoupledFlow(nn.Module):
     def __init__(self, steps: int = 5, mixing: float = 0.95) -> None:
         super().__init__()
         check_steps(steps)
-        if not 0.5 < real("mixing", mixing) <= 1.0:
-            raise ValueError(f"mixing must lie in (0.5, 1], got {mixing}.")
         self.steps = steps
-        self.mixing = mixing
+        self.mixing = _checked(mixing)
         self.register_buffer("times", th.tensor([k / steps for k in range(steps)]), persistent=False)
 
     def forward(self, velocity: Denoise, x0: th.Tensor) -> th.Tensor:
@@ -138,6 +141,110 @@ class CoupledFlow(nn.Module):
     @override
     def extra_repr(self) -> str:
         return f"steps={self.steps}, mixing={self.mixing}"
+
+
+class CoupledProcess(nn.Module):
+    """
+    What a policy needs of a coupled flow in the place of a diffusion. Nothing is learned from noisy actions: the network is
+    trained by the density, so that this is no :class:`~sb3_diffusion.generative.process.GenerativeProcess`.
+
+    :param mixing: See :class:`CoupledFlow`
+    """
+
+    #: What the network of this process predicts, see :class:`~sb3_diffusion.generative.process.GenerativeProcess`.
+    prediction: ClassVar[str] = "coupled velocity"
+    #: Numbers that tell the network the time.
+    n_times: ClassVar[int] = 1
+
+    def __init__(self, mixing: float = 0.95) -> None:
+        super().__init__()
+        self.mixing = _checked(mixing)
+
+    def sampler(self, steps: int, executed: str = "mean") -> "CoupledSampler":
+        """
+        Build the sampler.
+
+        :param steps: Number of steps, at least 1
+        :param executed: See :class:`CoupledSampler`
+        :return: The sampler
+        """
+        return CoupledSampler(steps, self.mixing, executed)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"mixing={self.mixing}"
+
+
+class CoupledSampler(nn.Module):
+    """
+    Draws actions by a coupled flow. Has the interface of :class:`~sb3_diffusion.generative.process.ChainSampler`, and hides
+    that the action is doubled.
+
+    :param steps: Number of steps, at least 1
+    :param mixing: See :class:`CoupledFlow`
+    :param executed: What of the doubled action is executed, one of :data:`EXECUTED`
+    """
+
+    def __init__(self, steps: int, mixing: float = 0.95, executed: str = "mean") -> None:
+        super().__init__()
+        self.flow = CoupledFlow(steps, mixing)
+        self.executed = choice("executed", executed, EXECUTED)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.flow.steps
+
+    @property
+    def times(self) -> th.Tensor:
+        """Times of the evaluations, each of which is two."""
+        return self.flow.times
+
+    def draw(self, velocity: Denoise, shape: Sequence[int], randomness: Randomness, label: str) -> th.Tensor:
+        """
+        Draw doubled actions; the only draw is ``"<label>.x_T"``, the noise of both halves, ``(2, *shape)``.
+
+        :param velocity: See :meth:`CoupledFlow.forward`
+        :param shape: ``(..., action_dim)``
+        :param randomness: Source of the draw
+        :param label: Prefix of its label
+        :return: ``(..., 2 * action_dim)``, not clipped
+        """
+        noise = randomness.normal((2, *shape), f"{label}.x_T", like=self.times)
+        return self.flow(velocity, th.cat((noise[0], noise[1]), dim=-1))  # type: ignore[no-any-return]
+
+    def action(self, doubled: th.Tensor) -> th.Tensor:
+        """
+        :param doubled: ``(..., 2 * action_dim)``
+        :return: What is executed of it, ``(..., action_dim)``, not clipped
+        """
+        return CoupledFlow.action(doubled) if self.executed == "mean" else _halves(doubled)[0]
+
+    def sample(
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
+    ) -> th.Tensor:
+        """
+        Draw actions.
+
+        :param denoise: The velocity, see :meth:`CoupledFlow.forward`
+        :param shape: ``(..., action_dim)``
+        :param randomness: Source of the draw
+        :param label: Prefix of its label
+        :param clip_output: Clamp the result to [-1, 1]
+        :return: Actions of shape ``shape``
+        """
+        actions = self.action(self.draw(denoise, shape, randomness, label))
+        return actions.clamp(-1.0, 1.0) if clip_output else actions
+
+    @override
+    def extra_repr(self) -> str:
+        return f"executed={self.executed!r}"
+
+
+def _checked(mixing: float) -> float:
+    if not 0.5 < real("mixing", mixing) <= 1.0:
+        raise ValueError(f"mixing must lie in (0.5, 1], got {mixing}.")
+    return mixing
 
 
 def _halves(x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

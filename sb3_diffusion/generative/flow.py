@@ -41,7 +41,7 @@ class FlowSampler(nn.Module):
     """
     Integrates ``dx/dt = v(x, t)`` from noise at ``t = 0`` to data at ``t = 1`` with equal steps.
 
-    Has the interface of :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`; there is no step noise. The number of
+    Has the interface of :class:`~sb3_diffusion.generative.solvers.sampler.Sampler`; the steps have no noise. The number of
     network evaluations per step is 1 for ``euler``, 2 for ``midpoint`` and ``heun``, 4 for ``rk4``.
 
     :param steps: Number of steps, at least 1
@@ -51,6 +51,7 @@ class FlowSampler(nn.Module):
     :param clip_target: ``"output"`` leaves the path alone (intermediate states are noise and rightly exceed the box), so
         that only ``clip_output`` limits the result; ``"state"`` clips the running state after each step, as the reference
         implementation does when its sampler is asked to clip
+    :param output_std: Standard deviation of the noise that is added to the last state, before ``clip_output``
     :raises ValueError: For unknown names, ``steps < 1`` or inverted bounds
     """
 
@@ -65,9 +66,11 @@ class FlowSampler(nn.Module):
         clip: bool = True,
         clip_bounds: tuple[float, float] = (-1.0, 1.0),
         clip_target: str = "output",
+        output_std: float = 0.0,
     ) -> None:
         super().__init__()
         check_steps(steps)
+        self.output_std = real("output_std", output_std, low=0)
         choice("solver", solver, sorted(FLOW_SOLVERS))
         choice("clip_target", clip_target, FLOW_CLIP_TARGETS)
         check_bounds(clip_bounds)
@@ -127,7 +130,8 @@ class FlowSampler(nn.Module):
         self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample", clip_output: bool = True
     ) -> th.Tensor:
         """
-        Integrate from fresh noise; the only draw is ``"<label>.x_T"`` of shape ``shape``.
+        Integrate from fresh noise, ``"<label>.x_T"`` of shape ``shape``. With ``output_std`` there is a second draw,
+        ``"<label>.step_noise"`` of shape ``(1, *shape)``.
 
         :param denoise: ``denoise(x, k)`` returns the velocity, of the shape of ``x``, for the evaluation number ``k``
             (Python integer) at time ``times[k]``
@@ -137,7 +141,7 @@ class FlowSampler(nn.Module):
         :param clip_output: Clamp the result to the clip bounds
         :return: Samples of shape ``shape``
         """
-        x = self._run(denoise, shape, randomness, label, None)
+        x = self._ended(self._run(denoise, shape, randomness, label, None), randomness, label)
         return x.clamp(self.clip_low, self.clip_high) if clip_output else x
 
     def chain(
@@ -155,9 +159,16 @@ class FlowSampler(nn.Module):
         """
         states: list[th.Tensor] = []
         self._run(denoise, shape, randomness, label, states.append)
+        states[-1] = self._ended(states[-1], randomness, label)
         if clip_output:
             states[-1] = states[-1].clamp(self.clip_low, self.clip_high)
         return th.stack(states)
+
+    def _ended(self, x: th.Tensor, randomness: Randomness, label: str) -> th.Tensor:
+        if self.output_std == 0.0:
+            return x
+        draw = randomness.normal((1, *x.shape), f"{label}.step_noise", like=x)[0]
+        return th.add(x, draw, alpha=self.output_std)
 
     @override
     def extra_repr(self) -> str:
@@ -195,7 +206,7 @@ class FlowMatching(GenerativeProcess):
         :param steps: Number of steps, at least 1
         :param solver: ``"euler"``, ``"midpoint"``, ``"heun"`` or ``"rk4"``
         :param clip: See :class:`FlowSampler`; without ``clip_target="state"`` it has no effect on the path
-        :param options: ``clip_bounds`` and ``clip_target`` of :class:`FlowSampler`
+        :param options: ``clip_bounds``, ``clip_target`` and ``output_std`` of :class:`FlowSampler`
         :return: The sampler
         :raises ValueError: For unknown names and ``steps < 1``
         """
@@ -210,7 +221,7 @@ class MeanFlowSampler(FlowSampler):
     ``times`` has shape ``(steps, 2)``: start and length of each step.
 
     :param steps: Number of steps, at least 1
-    :param options: ``clip``, ``clip_bounds`` and ``clip_target`` of :class:`FlowSampler`
+    :param options: ``clip``, ``clip_bounds``, ``clip_target`` and ``output_std`` of :class:`FlowSampler`
     """
 
     def __init__(self, steps: int, **options: Any) -> None:
@@ -285,7 +296,7 @@ class MeanFlow(FlowMatching):
         :param steps: Number of steps, at least 1
         :param solver: ``"euler"``, the only one: a step with the average velocity is exact
         :param clip: See :class:`FlowSampler`
-        :param options: ``clip_bounds`` and ``clip_target`` of :class:`FlowSampler`
+        :param options: ``clip_bounds``, ``clip_target`` and ``output_std`` of :class:`FlowSampler`
         :return: The sampler
         :raises ValueError: For unknown names and ``steps < 1``
         """

@@ -24,6 +24,7 @@ class CompiledDenoiser(nn.Module):
     time_net: TimeNetwork
     state_net: MLP | None  # None where the features are fed to the trunk directly
     trunk: Backbone
+    output_scale: float
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,9 +114,12 @@ class CompiledDenoiser(nn.Module):
         return self._compiled_time
 
     def trunk_kernel(self) -> Network | None:
-        """The network behind the encoders in compiled form, None where there is none, or this module's calls are hooked."""
+        """
+        The network behind the encoders in compiled form; None where there is none, this module's calls are hooked, or something
+        follows the trunk.
+        """
         trunk: Any = self._modules["trunk"]
-        if not isinstance(trunk, MLP) or hooked(self) or "forward" in self.__dict__:
+        if not isinstance(trunk, MLP) or hooked(self) or "forward" in self.__dict__ or self.output_scale != 1.0:
             return None
         return trunk.kernel(ACTION)
 

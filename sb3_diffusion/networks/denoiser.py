@@ -11,6 +11,7 @@ from sb3_diffusion.networks.backbones.base import Backbone
 from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.compiled import ACTION, STATE, TIME, CompiledDenoiser
 from sb3_diffusion.networks.embeddings import TimeEmbedding, TimeNetwork
+from sb3_diffusion.numeric import real
 
 
 class BoundDenoiser:
@@ -105,6 +106,8 @@ class Denoiser(CompiledDenoiser):
         the square root of two (one for SimBa)
     :param n_times: Numbers that make up a time, 2 for networks of intervals
     :param dropout: Share of the trunk's hidden units that is dropped while it is trained
+    :param time_activation: Name or class, for the network of time if it differs
+    :param output_scale: Factor of the prediction
     """
 
     def __init__(
@@ -122,11 +125,15 @@ class Denoiser(CompiledDenoiser):
         output_gain: float | None = None,
         n_times: int = 1,
         dropout: float = 0.0,
+        time_activation: str | Callable[[], nn.Module] | None = None,
+        output_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.feature_dim = feature_dim
         self.action_dim = action_dim
-        self.time_net = TimeNetwork(time_embedding, time_dim, time_arch, activation, None, (time_dim, time_dim), n_times)
+        self.output_scale = real("output_scale", output_scale, above=0)
+        of_time = activation if time_activation is None else time_activation
+        self.time_net = TimeNetwork(time_embedding, time_dim, time_arch, of_time, None, (time_dim, time_dim), n_times)
         self.state_net = MLP([feature_dim], state_arch, None, activation) if len(state_arch) else None
         state_dim = feature_dim if self.state_net is None else self.state_net.output_dim
         build = resolve_backbone(backbone, DENOISER_BACKBONES)
@@ -176,7 +183,7 @@ class Denoiser(CompiledDenoiser):
             c = c.unsqueeze(1)
         # the dictionary skips nn.Module's slow attribute lookup, which counts in a chain of one-row calls
         trunk: Any = self._modules["trunk"]
-        return trunk.evaluate(ACTION, x, c + e)  # type: ignore[no-any-return]
+        return self._scaled(trunk.evaluate(ACTION, x, c + e))
 
     def bind(self, c: th.Tensor, e: th.Tensor) -> "BoundDenoiser":
         """
@@ -213,4 +220,7 @@ class Denoiser(CompiledDenoiser):
             state = state.unsqueeze(1)
             time = time.unsqueeze(1) if time.dim() == 2 else time
         lead = x.shape[:-1]
-        return self.trunk.full(x, time.expand(*lead, -1), state.expand(*lead, -1))
+        return self._scaled(self.trunk.full(x, time.expand(*lead, -1), state.expand(*lead, -1)))
+
+    def _scaled(self, prediction: th.Tensor) -> th.Tensor:
+        return prediction if self.output_scale == 1.0 else self.output_scale * prediction

@@ -217,7 +217,7 @@ class ActingPolicy(BasePolicy):
         :param evaluating: Whether it is for a deterministic action, for which an actor may take other steps
         :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         """
-        actor: Any = self._modules[self.acting]  # skips nn.Module's slow attribute lookup
+        actor: Any = self._modules[self.evaluating if evaluating else self.acting]  # skips nn.Module's slow attribute lookup
         return actor.act(observations, randomness, label, n_candidates, evaluating)  # type: ignore[no-any-return]
 
     def set_training_mode(self, mode: bool) -> None:

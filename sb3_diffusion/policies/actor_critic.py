@@ -67,6 +67,7 @@ class ActorCriticArguments(TypedDict, total=False):
     multipliers: dict[str, dict[str, Any]] | None
     networks: dict[str, dict[str, Any]] | None
     acting: str
+    evaluating: str | None
     standardize_observations: bool | str
     privileged: Sequence[str]
 
@@ -126,6 +127,7 @@ class ActorCritic(ActingPolicy):
         :class:`~sb3_diffusion.policies.values.energy.Energy`), whether it has a ``target`` (a copy ``<name>_target`` that the
         method moves), and arguments of the kind that differ from those of the policy
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
+    :param evaluating: Name of the actor of deterministic actions, ``None`` for the same
     :param standardize_observations: Whether all networks see standardised observations, see
         :func:`~sb3_diffusion.policies.features.set_observation_statistics`, or, ``"running"``,
         :func:`~sb3_diffusion.policies.features.update_observation_statistics`
@@ -134,7 +136,7 @@ class ActorCritic(ActingPolicy):
 
     for_methods: ClassVar[frozenset[str]] = frozenset(
         ("critic_head", "critic_kwargs", "critics", "target_critics", "actor_target", "multipliers", "exploration_multiplier")
-    ) | {"networks", "acting", "standardize_observations", "privileged"}
+    ) | {"networks", "acting", "evaluating", "standardize_observations", "privileged"}
     """Arguments that are for the method to decide, not for its user."""
 
     __signature__: ClassVar[Signature]
@@ -181,6 +183,7 @@ class ActorCritic(ActingPolicy):
         multipliers: dict[str, dict[str, Any]] | None = None,
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
+        evaluating: str | None = None,
         standardize_observations: bool | str = False,
         privileged: Sequence[str] = (),
     ):
@@ -232,9 +235,10 @@ class ActorCritic(ActingPolicy):
         self.exploration = ExplorationNoise(exploration_noise, factor)
         for name, options in (networks or {}).items():
             self._add_network(name, **options)
-        if not isinstance(getattr(self, acting, None), Actor):
-            raise ValueError(f"acting={acting!r} is none of the policy's actors.")
-        self.acting = acting
+        self.acting, self.evaluating = acting, evaluating or acting
+        for role, name in (("acting", self.acting), ("evaluating", self.evaluating)):
+            if not isinstance(getattr(self, name, None), Actor):
+                raise ValueError(f"{role}={name!r} is none of the policy's actors.")
         self.selection.check_networks(self.trained)
         self._build_noise_bank(n_step_draws)
         for network in self.trained.values():

@@ -36,8 +36,9 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
         ``dict(pi=..., qf=...)``
     :param layer_norm: Whether the backbones normalise their hidden layers, or ``dict(pi=..., qf=...)``
     :param process: ``"continuous"`` (variance-preserving diffusion in continuous time), ``"discrete"`` (DDPM), ``"flow"``
-        (flow matching on straight paths), ``"meanflow"`` (its average velocities) or ``"controlled"`` (Langevin diffusion with
-        learned control and step sizes); the algorithm says which it can train
+        (flow matching on straight paths), ``"meanflow"`` (its average velocities), ``"controlled"`` (Langevin diffusion with
+        learned control and step sizes) or ``"coupled"`` (an invertible flow of doubled actions); the algorithm says which it
+        can train
     :param process_kwargs: Further arguments of the process
     :param noise_schedule: Noise schedule of a diffusion: ``"cosine"`` (default), ``"linear"``, or, discrete only, ``"vp"`` or
         ``"scaled_linear"``
@@ -56,9 +57,11 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
     :param time_embedding: ``"fourier"``, ``"positional"``, ``"sinusoidal"``, ``"random"``, ``"octave"`` or ``"raw"``
     :param time_arch: List of the layers behind the time embedding; ``None`` for two of its width, none for ``"random"``,
         ``"octave"`` and ``"raw"``
+    :param time_activation: Activation behind the layers of ``time_arch``; ``None`` for the actor's
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
         (diffusions only)
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
+    :param output_scale: Factor of the denoiser's prediction
     :param dropout: Share of the denoiser's hidden units that is dropped while it is trained
     :param state_arch: List of the layers that embed the features before they enter the denoiser
     :param kwargs: See :class:`~sb3_diffusion.policies.actor_critic.ActorCritic`
@@ -92,8 +95,10 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
         time_dim: int = 64,
         time_embedding: str = "fourier",
         time_arch: Sequence[int] | None = None,
+        time_activation: Callable[[], nn.Module] | str | None = None,
         time_input: str = "t",
         output_gain: float | None = None,
+        output_scale: float = 1.0,
         dropout: float = 0.0,
         state_arch: Sequence[int] = (128, 128),
         **kwargs: Unpack[ActorCriticArguments],
@@ -121,7 +126,9 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
             "time_dim": time_dim,
             "time_embedding": time_embedding,
             "time_arch": None if time_arch is None else _widths("time_arch", time_arch),
+            "time_activation": time_activation,
             "output_gain": optional(real, "output_gain", output_gain, low=0),
+            "output_scale": output_scale,
             "dropout": real("dropout", dropout, 0, below=1, remedy="0 drops nothing"),
             "state_arch": _widths("state_arch", state_arch),
         }

@@ -44,7 +44,9 @@ class EnvironmentManager(ExperimentManager):
     def is_minigrid(env_id: str) -> bool:
         return not is_tensor_env(env_id) and ExperimentManager.is_minigrid(env_id)
 
-    def check_environment(self, wrap: Callable[[gym.Env], gym.Env] | None, policy: str | type, settings: dict[str, Any]) -> None:
+    def check_environment(
+        self, wrap: Callable[[gym.Env], gym.Env] | None, policy: str | type, settings: dict[str, Any]
+    ) -> None:
         """
         Make the environment once: what is wrong with it, or does not fit, is known before there is a folder.
 

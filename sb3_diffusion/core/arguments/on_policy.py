@@ -1,6 +1,7 @@
 """The arguments that all on-policy algorithms have in common, written down once."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch as th
@@ -14,27 +15,24 @@ FEWEST_STEPS = 24
 """Steps of a rollout where ``n_steps`` is not given, however many environments there are (IsaacLab's tasks have 24 or 32)."""
 
 
-class OnPolicyArguments(TypedDict, total=False):
+class CommonArguments(TypedDict, total=False):
     """What every on-policy algorithm hands on to :class:`~sb3_diffusion.core.on_policy.OnPolicyDiffusion` unchanged."""
 
     n_steps: int | None
     n_minibatches: int
     batch_size: int | None
-    n_epochs: int
     gamma: float
     gae_lambda: float
-    clip_range: float | Schedule
     clip_range_vf: float | None
     normalize_advantage: bool | str
     normalize_observations: bool
     timeout_bootstrap: str
     mask_timeouts: bool
-    value_learning_rate: float | Schedule | None
-    desired_kl: float | None
     learning_rate_bounds: tuple[float, float]
     target_kl: float | None
     max_grad_norm: float | None
     random_phases: bool
+    privileged: Sequence[str] | None
     execution: str
     stats_window_size: int
     tensorboard_log: str | None
@@ -43,6 +41,15 @@ class OnPolicyArguments(TypedDict, total=False):
     seed: int | None
     device: th.device | str
     _init_setup_model: bool
+
+
+class OnPolicyArguments(CommonArguments, total=False):
+    """The same, for methods without values of their own for these."""
+
+    n_epochs: int
+    clip_range: float | Schedule
+    value_learning_rate: float | Schedule | None
+    desired_kl: float | None
 
 
 def steps_of(n_steps: int | None, n_envs: int) -> int:

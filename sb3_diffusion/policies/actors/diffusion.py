@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_diffusion.generative.controlled import ControlledDiffusion
+from sb3_diffusion.generative.coupled_flow import CoupledProcess
 from sb3_diffusion.generative.flow import FlowMatching
 from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
@@ -69,7 +70,7 @@ class DiffusionActor(Actor):
     """
 
     features_extractor: BaseFeaturesExtractor
-    process: Any  # GenerativeProcess or ControlledDiffusion; its `prediction` says for which losses it is
+    process: Any  # GenerativeProcess, ControlledDiffusion or CoupledProcess; its `prediction` says for which losses it is
 
     def __init__(
         self,
@@ -251,8 +252,8 @@ class DiffusionActor(Actor):
         return chain.sample(denoise, shape, randomness, label, clip_output=clip_output)
 
 
-def _check_time_input(time_input: str, process: GenerativeProcess | ControlledDiffusion) -> None:
-    if time_input == "logsnr" and isinstance(process, ControlledDiffusion):
-        raise ValueError("time_input='logsnr' needs a signal-to-noise ratio, which process='controlled' has not; use 't'.")
+def _check_time_input(time_input: str, process: GenerativeProcess | ControlledDiffusion | CoupledProcess) -> None:
+    if time_input == "logsnr" and not isinstance(process, GenerativeProcess):
+        raise ValueError("time_input='logsnr' needs a signal-to-noise ratio, which this process has not; use 't'.")
     if time_input == "logsnr" and isinstance(process, FlowMatching):
         raise ValueError("time_input='logsnr' is infinite at the pure noise where a flow begins; use 't'.")

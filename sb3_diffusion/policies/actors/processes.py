@@ -4,6 +4,7 @@ from typing import Any
 
 from sb3_diffusion.generative.continuous import ContinuousDiffusion
 from sb3_diffusion.generative.controlled import ControlledDiffusion
+from sb3_diffusion.generative.coupled_flow import CoupledProcess
 from sb3_diffusion.generative.ddpm import DiscreteDiffusion
 from sb3_diffusion.generative.flow import FLOW_SOLVERS, MEAN_FLOW_SOLVERS, FlowMatching, MeanFlow
 from sb3_diffusion.generative.process import GenerativeProcess
@@ -16,16 +17,17 @@ PROCESSES: dict[str, tuple[str, ...]] = {
     "flow": tuple(FLOW_SOLVERS),
     "meanflow": MEAN_FLOW_SOLVERS,
     "controlled": (),
+    "coupled": (),
 }
 """Process -> its solvers, the default first."""
 CLIPPED = (*CLIP_TARGETS, "none")
 """What the steps of a diffusion may clip."""
-FLOWS: dict[str, type[FlowMatching]] = {"flow": FlowMatching, "meanflow": MeanFlow}
+FLOWS: dict[str, type[FlowMatching | CoupledProcess]] = {"flow": FlowMatching, "meanflow": MeanFlow, "coupled": CoupledProcess}
 
 
 def make_process(
     process: str, noise_schedule: str | None, diffusion_steps: int, action_dim: int, process_kwargs: dict[str, Any] | None
-) -> GenerativeProcess | ControlledDiffusion:
+) -> GenerativeProcess | ControlledDiffusion | CoupledProcess:
     """
     :param process: One of :data:`PROCESSES`
     :param noise_schedule: Noise schedule of a diffusion, ``None`` for its default
@@ -40,7 +42,7 @@ def make_process(
     if process in FLOWS:
         if noise_schedule is not None:
             raise ValueError(
-                f"noise_schedule={noise_schedule!r} has no meaning for process={process!r}, whose paths are straight: "
+                f"noise_schedule={noise_schedule!r} has no meaning for process={process!r}, a flow: "
                 "leave it out (cosine, linear and vp belong to the diffusion processes)."
             )
         return FLOWS[process](**options)

@@ -96,7 +96,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=seed, default=-1, help="seed of everything (default: a random one)")
     group.add_argument("--device", default="auto", help="PyTorch device: auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--num-threads", type=whole_number(1, every), default=-1, help="threads of PyTorch")
-    group.add_argument("--n-envs", type=whole_number(1), metavar="N", help="environments at once (default: as in the settings)")
+    group.add_argument(
+        "--n-envs", type=whole_number(1), metavar="N", help="environments at once (default: as in the settings)"
+    )
     group.add_argument("--vec-env", choices=["dummy", "subproc"], default="dummy", help="environments here, or in processes")
     group.add_argument("-i", "--trained-agent", default="", metavar="FILE", help="start from this agent (.zip)")
     # without effect in rl-zoo3's releases since the offline HER buffer
