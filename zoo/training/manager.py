@@ -22,7 +22,7 @@ from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import registered_methods
 
 from ..lease import Taken
-from .callbacks import Checkpoints, Evaluation, Ownership, Progress, SaveNormalization
+from .callbacks import Checkpoints, Evaluation, EvaluationBetweenRollouts, Ownership, Progress, SaveNormalization
 from .ending import Ending
 from .options import hyperparameters, settings
 from .options.commands import own_command
@@ -171,7 +171,7 @@ class Manager(SearchManager):
             self.callbacks.append(Checkpoints(self.save_freq, self.save_path))
         if self.eval_freq > 0 and not self.optimize_hyperparameters:
             self.eval_freq = max(self.eval_freq // self.n_envs, 1)
-            evaluation = Evaluation(
+            evaluation = (EvaluationBetweenRollouts if self.has_one_simulation else Evaluation)(
                 self.create_envs(self.n_eval_envs, eval_env=True),
                 callback_on_new_best=SaveNormalization(Path(self.params_path, "vecnormalize.pkl")),
                 best_model_save_path=self.save_path,
