@@ -2,6 +2,7 @@
 
 from sb3_diffusion.baselines.bc import BC as BC
 from sb3_diffusion.baselines.iql import IQL as IQL
+from sb3_diffusion.baselines.ppo import PPO as PPO
 from sb3_diffusion.best_of_n.idql import IDQL as IDQL
 from sb3_diffusion.best_of_n.sfbc import SfBC as SfBC
 from sb3_diffusion.checkpoints.agents import load_agent as load_agent
@@ -15,6 +16,10 @@ from sb3_diffusion.data.stored.loading import load_dataset as load_dataset
 from sb3_diffusion.data.stored.scores import normalized_score as normalized_score
 from sb3_diffusion.policies.diffusion import DiffusionPolicy as DiffusionPolicy
 from sb3_diffusion.policies.gaussian import GaussianPolicy as GaussianPolicy
+from sb3_diffusion.policy_gradient.dppo import DPPO as DPPO
+from sb3_diffusion.policy_gradient.fpo import FPO as FPO
+from sb3_diffusion.policy_gradient.fpopp import FPOpp as FPOpp
+from sb3_diffusion.policy_gradient.genpo import GenPO as GenPO
 from sb3_diffusion.q_guidance.dac import DAC as DAC
 from sb3_diffusion.q_guidance.diffusiondice import DiffusionDICE as DiffusionDICE
 from sb3_diffusion.q_guidance.dps import DPS as DPS
@@ -74,6 +79,11 @@ __all__ = [  # noqa: RUF022
     "EDP",
     "FQL",
     "DTQL",
+    "FPO",
+    "GenPO",
+    "DPPO",
+    "FPOpp",
     "BC",
+    "PPO",
     "IQL",
 ]
