@@ -18,6 +18,9 @@ ONLINE = [method for method in available_methods() if method.setting == "off-pol
 OFF_POLICY = [*ONLINE, *(method for method in available_methods() if method.setting == "offline")]
 """Methods that learn from stored transitions, their own or those of others: all of them keep the contract."""
 
+ON_POLICY = [method for method in available_methods() if method.setting == "on-policy"]
+"""Methods that learn from what they did last."""
+
 DIFFUSION = [method for method in OFF_POLICY if "DiffusionPolicy" in method.load().policy_aliases]
 
 

@@ -130,9 +130,9 @@ def check_epoch(
             model.step(part, loss)
     for part in model.parts():
         new, old = read_slots(slots_of(model, part.name)), sub(case, f"params/{_FILE[part.name]}")
-        gradients = [sub(case, f"expected/minibatch{number}/grads/{_FILE[part.name]}") for number in (0, 1)]
+        both = [sub(case, f"expected/minibatch{number}/grads/{_FILE[part.name]}") for number in (0, 1)]
         for path, value in sub(case, f"expected/new_params/{_FILE[part.name]}").items():
-            clear = th.stack([_clear(of, path) for of in gradients]).all(0)
+            clear = th.stack([_clear(of, path) for of in both]).all(0)
             close(new[path][clear], value[clear], rtol=0.0, atol=2e-5)
             assert ((new[path] - old[path]).abs() <= 2.2 * 1.5e-3 * 1.5).all()
 

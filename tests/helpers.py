@@ -2,7 +2,7 @@
 
 import inspect
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
+from sb3_diffusion.core.algorithm import DiffusionAlgorithm
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
@@ -26,13 +27,13 @@ from tests.environments import PointEnv
 TINY_POLICY: dict[str, Any] = {"net_arch": [16], "state_arch": [8], "time_dim": 8, "diffusion_steps": 3}
 
 
-def tiny_policy(algorithm: type[OffPolicyDiffusion]) -> dict[str, Any]:
+def tiny_policy(algorithm: type[DiffusionAlgorithm]) -> dict[str, Any]:
     """Arguments of the policy of a model made by :func:`make`."""
     known = inspect.signature(first_policy(algorithm)).parameters
     return {**{name: value for name, value in TINY_POLICY.items() if name in known}, **case_of(algorithm).tiny_policy}
 
 
-def first_policy(algorithm: type[OffPolicyDiffusion]) -> type[ActorCritic]:
+def first_policy(algorithm: type[DiffusionAlgorithm]) -> type[ActorCritic]:
     """The policy that an algorithm calls first, which chooses its features extractor by the observation space."""
     return next(iter(algorithm.policy_aliases.values()))  # type: ignore[return-value]
 
@@ -223,6 +224,20 @@ class CautiousPolicy(DiffusionPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "caution": self.caution}
+
+
+def watched(function: Callable[..., Any], note: Callable[..., object]) -> Callable[..., Any]:
+    """
+    :param function: Any function
+    :param note: Called with the same arguments before each of its calls
+    :return: A function in its place
+    """
+
+    def both(*args: Any) -> Any:
+        note(*args)
+        return function(*args)
+
+    return both
 
 
 def part(model: Any, name: str) -> Part:

@@ -35,6 +35,7 @@ from tqdm import trange
 
 from sb3_diffusion.envs import quiet_mujoco
 from sb3_diffusion.printable import printable
+from sb3_diffusion.tensor_names import is_tensor_env
 
 from .hub.client import Repository
 from .hub.published import PRETRAINED, PublishedAgent, agent_name, with_due_care
@@ -101,6 +102,9 @@ def open_env(args: argparse.Namespace, make: Callable[[bool], VecEnv]) -> VecEnv
         return env
 
     if args.no_render:
+        return reset(False)
+    if is_tensor_env(args.env):
+        print(f"{args.env} has no window, zoo/record.py makes a video of it (--no-render hides this message).")
         return reset(False)
     if not display_available():
         print("No display found, running without rendering (--no-render hides this message).")

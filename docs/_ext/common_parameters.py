@@ -1,7 +1,7 @@
 """
-Show the common parameters in the documentation of every algorithm.
+Show the common parameters in the documentation of every algorithm and policy.
 
-The docstring of an algorithm describes its own arguments and refers to its parent class for the others. A reader of the web
+The docstring of a class describes its own arguments and refers to its parent class for the others. A reader of the web
 page wants one complete list, so that the missing entries are taken from the parents, in the order of the signature.
 """
 
@@ -13,7 +13,9 @@ from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
 
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.policies.actor_critic import ActorCritic
 
+ROOTS = (OffPolicyDiffusion, ActorCritic)
 FIELD = re.compile(r":param (\w+):")
 
 
@@ -36,18 +38,19 @@ def split_parameters(lines: list[str]) -> tuple[list[str], dict[str, list[str]]]
 
 def merge_parameters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Handler of autodoc's event for docstrings; replaces the ``kwargs`` entry by the entries of the parent classes."""
-    if what != "class" or not issubclass(obj, OffPolicyDiffusion):
+    root = next((root for root in ROOTS if what == "class" and issubclass(obj, root)), None)
+    if root is None:
         return
     text, own = split_parameters(lines)
     entries: dict[str, list[str]] = {}
     for parent in reversed(obj.__mro__[1:]):
-        if issubclass(parent, OffPolicyDiffusion):
+        if issubclass(parent, root):
             entries |= split_parameters(inspect.cleandoc(parent.__doc__ or "").splitlines())[1]
     entries |= own
     lines[:] = text
     for key, parameter in inspect.signature(obj).parameters.items():
         lines += entries.get(key, [])
-        if key in OffPolicyDiffusion.__annotations__:
+        if key in root.__annotations__:
             # Sphinx would show the type of the attribute of that name
             lines.append(f":type {key}: {stringify_annotation(parameter.annotation, 'smart')}")
 

@@ -8,8 +8,8 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
+from sb3_diffusion.core.behavior.support import DrawsSupport, SupportArguments, in_support_values
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.core.support import DrawsSupport, SupportArguments, in_support_values
 from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
@@ -60,7 +60,7 @@ class SfBC(DrawsSupport):
     :param n_averaged: Of how many of the best the mean is taken; where good actions differ, 1 does not mix them
     :param behavior_updates: Updates of the actor in ``learn_offline``, relative to ``critic_updates``
     :param critic_updates: Updates of the critic, all iterations together
-    :param kwargs: See :class:`~sb3_diffusion.core.support.DrawsSupport`
+    :param kwargs: See :class:`~sb3_diffusion.core.behavior.support.DrawsSupport`
     """
 
     support_in_batches = False

@@ -11,7 +11,6 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_diffusion.core.arguments.schedules import check_schedule, scheduled
-from sb3_diffusion.core.arguments.signature import complete_signature
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.core.saving import SavedAlgorithm
 from sb3_diffusion.core.update.execution import make_update
@@ -22,6 +21,7 @@ from sb3_diffusion.names import choice
 from sb3_diffusion.policies.actor_critic import ActorCritic
 from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES
 from sb3_diffusion.policies.names import POLICIES
+from sb3_diffusion.signature import complete_signature
 
 _GENERAL_NAMES = {*POLICIES, *GAUSSIAN_POLICIES}
 
@@ -63,12 +63,15 @@ class DiffusionAlgorithm(SavedAlgorithm):
     critic_lr_schedule = PartSchedule()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Show the complete constructor in ``help()``, editors and the documentation, not ``**kwargs``."""
+        """
+        Show the complete constructor in ``help()``, editors and the documentation, not ``**kwargs``. The order is
+        Stable-Baselines3's, with the method's own arguments between ``n_steps`` and the rest.
+        """
         super().__init_subclass__(**kwargs)
         ours = (base for base in cls.__mro__[1:] if issubclass(base, DiffusionAlgorithm))
         parent = next((base for base in ours if "__init__" in vars(base)), None)
         if parent is not None:
-            cls.__signature__ = complete_signature(cls.__init__, parent)  # type: ignore[attr-defined]
+            cls.__signature__ = complete_signature(cls.__init__, parent, behind="n_steps")  # type: ignore[attr-defined]
 
     # -- what a method supplies --------------------------------------------------------------------------------------
 

@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from typing_extensions import override
 
-from sb3_diffusion.core.algorithm import DiffusionAlgorithm
 from sb3_diffusion.core.arguments.data import Dataset, check_same_spaces, resolved_transform
+from sb3_diffusion.core.model_buffer import OwnsBuffer
 from sb3_diffusion.data.batch import Batch, concatenated
 from sb3_diffusion.data.rewards import RewardTransform, reward_transform
 from sb3_diffusion.data.sampler import DatasetSampler
@@ -16,7 +15,7 @@ from sb3_diffusion.data.stored.loading import load_dataset
 from sb3_diffusion.policies.features import set_observation_statistics
 
 
-class AttachedData(DiffusionAlgorithm, OffPolicyAlgorithm):
+class AttachedData(OwnsBuffer):
     """An off-policy algorithm that may have a data set, and what it takes from there."""
 
     dataset: OfflineDataset | None

@@ -5,8 +5,12 @@ from typing import Any
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
+from typing_extensions import override
 
-from sb3_diffusion.data.replay import TensorReplayBuffer, check_memory_optimization
+from sb3_diffusion.checkpoints.old_names import old_modules
+from sb3_diffusion.core.algorithm import DiffusionAlgorithm
+from sb3_diffusion.data.replay import BUFFERS, TensorReplayBuffer, check_memory_optimization, default_buffer_class
+from sb3_diffusion.names import choice
 
 N_STEP_BUFFERS = (TensorReplayBuffer, NStepReplayBuffer)
 
@@ -39,6 +43,44 @@ class ModelBuffer:
         if isinstance(buffer, ReplayBuffer):
             _check_fits(model, buffer)
         vars(model)["replay_buffer"] = buffer
+
+
+class OwnsBuffer(DiffusionAlgorithm, OffPolicyAlgorithm):
+    """An off-policy algorithm, and what it has to do with its replay buffer."""
+
+    replay_buffer = ModelBuffer()  # type: ignore[assignment]
+
+    def _buffer_attributes(self) -> dict[str, Any]:
+        """What the attributes are to be while Stable-Baselines3 builds the buffer."""
+        buffer_class = self.replay_buffer_class or default_buffer_class(self.observation_space, self.n_steps)
+        check_buffer_kwargs(self, buffer_class)
+        attributes: dict[str, Any] = {"replay_buffer_class": buffer_class}
+        if issubclass(buffer_class, TensorReplayBuffer):
+            # it tells n_steps only to the buffer that it chooses itself, and warns about all others
+            options = {"n_steps": self.n_steps, "gamma": self.gamma, **self.replay_buffer_kwargs}
+            attributes |= {"replay_buffer_kwargs": options, "n_steps": 1}
+        return attributes
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer, see Stable-Baselines3's ``OffPolicyAlgorithm.load_replay_buffer``; those of earlier versions too.
+
+        :param path: The file
+        :param truncate_last_traj: See there
+        """
+        with old_modules():
+            super().load_replay_buffer(path, truncate_last_traj)
+
+    @override
+    def _named_classes(self) -> dict[str, Any]:
+        name = next((name for name, buffer_class in BUFFERS.items() if buffer_class is self.replay_buffer_class), None)
+        return {**super()._named_classes(), **({} if name is None else {"replay_buffer_class": name})}
+
+    @override
+    def _resolve_names(self) -> None:
+        super()._resolve_names()
+        if isinstance(self.replay_buffer_class, str):
+            self.replay_buffer_class = BUFFERS[choice("replay_buffer_class", self.replay_buffer_class, BUFFERS)]
 
 
 def check_buffer_kwargs(model: OffPolicyAlgorithm, buffer_class: type[ReplayBuffer]) -> None:

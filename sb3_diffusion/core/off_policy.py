@@ -14,11 +14,10 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self, override
 
-from sb3_diffusion.checkpoints.old_names import old_modules
 from sb3_diffusion.core.arguments.data import Dataset, check_transform
 from sb3_diffusion.core.arguments.off_policy import check_fraction, check_train_freq
 from sb3_diffusion.core.arguments.schedules import check_schedule
-from sb3_diffusion.core.model_buffer import ModelBuffer, check_buffer_kwargs, check_environments
+from sb3_diffusion.core.model_buffer import check_environments
 from sb3_diffusion.core.offline import LearnsFromData
 from sb3_diffusion.core.reporting.divergence import likely_cause
 from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics
@@ -29,11 +28,10 @@ from sb3_diffusion.core.update.graphs import CudaGraphActing
 from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
-from sb3_diffusion.data.replay import BUFFERS, TensorReplayBuffer, default_buffer_class
 from sb3_diffusion.data.rewards import RewardTransform
 from sb3_diffusion.envs.spaces import check_action_space, check_observation_space
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.names import check_no_unknown, choice
+from sb3_diffusion.names import check_no_unknown
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
@@ -89,7 +87,6 @@ class OffPolicyDiffusion(LearnsFromData):
     actor_target: DiffusionActor | None
     critic: ObservationCritic
     critic_target: ObservationCritic
-    replay_buffer = ModelBuffer()  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -263,14 +260,8 @@ class OffPolicyDiffusion(LearnsFromData):
         self._resolve_names()
         self._check_policy_class()
         arguments = self._policy_arguments()
-        buffer_class = self.replay_buffer_class or default_buffer_class(self.observation_space, self.n_steps)
-        check_buffer_kwargs(self, buffer_class)
         # Stable-Baselines3 builds everything from its attributes; what is saved has to remain the user's own
-        attributes: dict[str, Any] = {"policy_kwargs": arguments, "replay_buffer_class": buffer_class}
-        if issubclass(buffer_class, TensorReplayBuffer):
-            # it tells n_steps only to the buffer that it chooses itself, and warns about all others
-            options = {"n_steps": self.n_steps, "gamma": self.gamma, **self.replay_buffer_kwargs}
-            attributes |= {"replay_buffer_kwargs": options, "n_steps": 1}
+        attributes = {"policy_kwargs": arguments, **self._buffer_attributes()}
         with replaced(self, attributes):
             super()._setup_model()
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
@@ -326,27 +317,6 @@ class OffPolicyDiffusion(LearnsFromData):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
-
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """
-        Load a replay buffer, see Stable-Baselines3's ``OffPolicyAlgorithm.load_replay_buffer``; those of earlier versions too.
-
-        :param path: The file
-        :param truncate_last_traj: See there
-        """
-        with old_modules():
-            super().load_replay_buffer(path, truncate_last_traj)
-
-    @override
-    def _named_classes(self) -> dict[str, Any]:
-        name = next((name for name, buffer_class in BUFFERS.items() if buffer_class is self.replay_buffer_class), None)
-        return {**super()._named_classes(), **({} if name is None else {"replay_buffer_class": name})}
-
-    @override
-    def _resolve_names(self) -> None:
-        super()._resolve_names()
-        if isinstance(self.replay_buffer_class, str):
-            self.replay_buffer_class = BUFFERS[choice("replay_buffer_class", self.replay_buffer_class, BUFFERS)]
 
     @override
     def _excluded_save_params(self) -> list[str]:

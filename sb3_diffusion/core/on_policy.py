@@ -69,6 +69,8 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
     :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
     :param random_phases: Whether environments that let us begin their first episodes in the middle, so that not all of them
         end at once
+    :param privileged: Entries of a ``Dict`` observation that the value sees and the actor does not; ``None`` for what the
+        environment says of itself
     :param execution: How the update runs: ``"eager"``, ``"compile"`` (``torch.compile``), ``"cuda_graph"``,
         or ``"auto"`` for the fastest that has been measured (eager)
     :param stats_window_size: Window of the rollout statistics, in episodes
@@ -124,6 +126,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         target_kl: float | None = None,
         max_grad_norm: float | None = 1.0,
         random_phases: bool = True,
+        privileged: Sequence[str] | None = None,
         execution: str = "auto",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -173,6 +176,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             max_grad_norm = optional(real, "max_grad_norm", max_grad_norm, above=0, remedy="None is for no clipping")
         self.max_grad_norm = max_grad_norm
         self.random_phases = random_phases
+        self.privileged = None if privileged is None else tuple(privileged)
         self.execution = check_execution(execution)
         if _init_setup_model:
             if env is None:
@@ -239,6 +243,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             "networks": {"value": {"kind": "value"}},
             "exploration_noise": 0.0,  # actions have to be those that are learned from
             "standardize_observations": "running" if self.normalize_observations else False,
+            "privileged": self.privileged,
         }
 
     # -- the update -------------------------------------------------------------------------------------------------
@@ -311,8 +316,8 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         self._check_policy_class()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        # what the actor must not see is a fact of the environment; a model without one has it from its file
-        self.privileged = tuple(getattr(self.env, "privileged", vars(self).get("privileged", ())))
+        if self.privileged is None:
+            self.privileged = tuple(getattr(self.env, "privileged", ()))
         arguments = _in_our_names(self._policy_arguments())
         policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **arguments)
         self.policy = policy.to(self.device)

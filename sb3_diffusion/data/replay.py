@@ -10,17 +10,13 @@ from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, NStep
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_diffusion.data.device_copy import STORAGES, DeviceCopy
 from sb3_diffusion.data.normalization import normalize_observations, normalize_rewards
 from sb3_diffusion.data.rows import as_stored, columns_of, shaped, storage_type
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 
-STORAGES = ("auto", "host", "device")
 SCALARS = ("rewards", "dones", "timeouts")
-# share of an accelerator's free memory that storage="auto" takes for itself
-_DEVICE_SHARE = 0.25
-# rows that the copy on the device has room for at first
-_FIRST_ROWS = 16_384
 
 
 def _stored(name: str) -> property:
@@ -133,10 +129,7 @@ class TensorReplayBuffer(ReplayBuffer):
                 self._arrays.setdefault(name, {})[key] = self._rows[field]
             else:
                 self._arrays[name] = self._rows[field][..., 0] if name in SCALARS else self._rows[field]
-        self._mirror: th.Tensor | None = None
-        self._mirrored_on: th.device | None = None
-        self._mirrored = False
-        self._n_new = 0
+        self._copy = DeviceCopy(self._bytes, self.n_envs, self.storage)
 
     def _warn_if_too_large(self) -> None:
         if psutil is None:  # an extra of Stable-Baselines3
@@ -152,13 +145,13 @@ class TensorReplayBuffer(ReplayBuffer):
     def _expose(self, name: str) -> Any:
         if name not in self._arrays:
             raise AttributeError(f"{type(self).__name__} with optimize_memory_usage=True has no {name!r}.")
-        self._n_new = self.buffer_size  # whoever holds the array may write to it
+        self._copy.n_new = self.buffer_size  # whoever holds the array may write to it
         return self._arrays[name]
 
     @property
     def raw_rows(self) -> np.ndarray:
         """The rows as bytes, ``(buffer_size, n_envs, size of a row)``: writing to them changes what is sampled."""
-        self._n_new = self.buffer_size
+        self._copy.n_new = self.buffer_size
         return self._bytes.numpy().reshape(self.buffer_size, self.n_envs, -1)
 
     def _n_used(self) -> int:
@@ -167,7 +160,7 @@ class TensorReplayBuffer(ReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        for name in ("_bytes", "_columns", "_flat_scalars", "_arrays", "_mirror", "_mirrored_on", "_mirrored", "_n_new"):
+        for name in ("_bytes", "_columns", "_flat_scalars", "_arrays", "_copy"):
             del state[name]
         state["_rows"] = self._rows[: self._n_used()]
         return state
@@ -211,7 +204,7 @@ class TensorReplayBuffer(ReplayBuffer):
         arrays["dones"][pos] = np.asarray(done)
         if self.handle_timeout_termination:
             arrays["timeouts"][pos] = np.asarray([info.get("TimeLimit.truncated", False) for info in infos])
-        self._n_new += 1
+        self._copy.n_new += 1
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
@@ -291,9 +284,9 @@ class TensorReplayBuffer(ReplayBuffer):
         return fields
 
     def _gather_bytes(self, indices: th.Tensor) -> th.Tensor:
-        mirror = self._synchronized_mirror()
-        if mirror is not None:
-            return mirror.index_select(0, indices.to(mirror.device, non_blocking=True))
+        copied = self._copy.synchronized(self.device, self._n_used(), self.pos, int(self.optimize_memory_usage))
+        if copied is not None:
+            return copied.index_select(0, indices.to(copied.device, non_blocking=True))
         if self.device.type != "cuda":
             return self._bytes.index_select(0, indices).to(self.device)
         # page-locked memory is copied without waiting; its allocator knows when it is free again
@@ -307,44 +300,6 @@ class TensorReplayBuffer(ReplayBuffer):
             return parts if env is None else normalize_observations(parts, env)
         observations = shaped(fields[name], self.obs_shape)
         return observations if env is None else normalize_observations(observations, env)
-
-    # -- copy on an accelerator -------------------------------------------------------------------------------------
-
-    def _synchronized_mirror(self) -> th.Tensor | None:
-        """The rows on the device, up to date; ``None`` if they are not kept there."""
-        if self._mirrored_on != self.device:
-            self._mirrored_on, self._mirror = self.device, None
-            self._mirrored = self.storage == "device" or (self.storage == "auto" and self._fits_on_device())
-        if not self._mirrored:
-            return None
-        used = self._n_used()
-        if self._mirror is None or len(self._mirror) < used * self.n_envs:
-            # grows with the contents
-            capacity = min(self.buffer_size, max(2 * used, _FIRST_ROWS // self.n_envs))
-            self._mirror = th.empty(capacity * self.n_envs, self._bytes.shape[1], dtype=th.uint8, device=self.device)
-            self._n_new = self.buffer_size
-        for start, end in self._new_ranges(used):
-            rows = slice(start * self.n_envs, end * self.n_envs)
-            self._mirror[rows].copy_(self._bytes[rows], non_blocking=True)
-        self._n_new = 0
-        return self._mirror
-
-    def _new_ranges(self, used: int) -> list[tuple[int, int]]:
-        """Ranges of positions that were written since the last call."""
-        if self._n_new == 0:
-            return []
-        start, end = self.pos - self._n_new, self.pos
-        if self.optimize_memory_usage:
-            end += 1
-        if self._n_new >= used or end - start >= used:
-            return [(0, used)]
-        return [(start, end)] if start >= 0 else [(start + self.buffer_size, self.buffer_size), (0, end)]
-
-    def _fits_on_device(self) -> bool:
-        if self.device.type != "cuda":
-            return False
-        free, _ = th.cuda.mem_get_info(self.device)
-        return self._rows.nbytes <= _DEVICE_SHARE * free
 
 
 class TensorNStepReplayBuffer(TensorReplayBuffer, NStepReplayBuffer):

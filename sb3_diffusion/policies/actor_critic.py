@@ -1,39 +1,28 @@
-"""What policies with an actor and critics have in common, whatever the actor is: how they are made, how they act."""
+"""What policies with an actor and critics are made of, whatever the actor is."""
 
-import inspect
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from inspect import Signature, signature
+from typing import Any, ClassVar, TypedDict
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    NatureCNN,
-    get_actor_critic_arch,
-)
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
+from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
-from typing_extensions import override
 
-from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
-from sb3_diffusion.numeric import integer
+from sb3_diffusion.policies.acting import ActingPolicy
 from sb3_diffusion.policies.actors.base import Actor
 from sb3_diffusion.policies.actors.edm_denoiser import EDMDenoiser
 from sb3_diffusion.policies.actors.exploration import ExplorationNoise
 from sb3_diffusion.policies.actors.one_step import OneStepActor
-from sb3_diffusion.policies.actors.selection import Selection, best_candidates
 from sb3_diffusion.policies.features import (
+    PublicExtractor,
     RunningStandardizedExtractor,
     StandardizedExtractor,
     extractor_for,
-    is_vector_space,
     make_extractor,
+    without,
 )
 from sb3_diffusion.policies.multiplier import make_multiplier
 from sb3_diffusion.policies.parts import (
@@ -43,20 +32,47 @@ from sb3_diffusion.policies.parts import (
     optimizer_settings,
     own_parameters,
     per_network,
-    train_unless_frozen,
 )
-from sb3_diffusion.policies.values.critic import ObservationCritic, reduce_critics
+from sb3_diffusion.policies.values.critic import ObservationCritic
 from sb3_diffusion.policies.values.energy import Energy
 from sb3_diffusion.policies.values.state_value import StateValue
+from sb3_diffusion.signature import complete_signature
 
-NOISE_BANK_SEED = 0
-MAX_CANDIDATES = 100_000
-"""Most candidates of a deterministic action: their noise is made at construction."""
 ONE_STEP_ARGUMENTS = ("net_arch", "activation", "backbone", "layer_norm")
 """Arguments of the actor that an actor of one step takes over."""
 
 
-class ActorCritic(BasePolicy):
+class ActorCriticArguments(TypedDict, total=False):
+    """What every policy hands on to :class:`ActorCritic` unchanged."""
+
+    n_critics: int
+    features_extractor_class: type[BaseFeaturesExtractor] | None
+    features_extractor_kwargs: dict[str, Any] | None
+    share_features_extractor: bool
+    normalize_images: bool
+    optimizer_class: type[th.optim.Optimizer] | str | dict[str, Any]
+    optimizer_kwargs: dict[str, Any] | None
+    critic_head: str
+    critic_kwargs: dict[str, Any] | None
+    critics: bool
+    target_critics: bool
+    particle_precision: str
+    n_action_candidates: int
+    n_behavior_candidates: int
+    choose_with_target: bool
+    selection: str | dict[str, Any]
+    exploration_noise: float
+    exploration_multiplier: str | None
+    actor_target: bool
+    multipliers: dict[str, dict[str, Any]] | None
+    networks: dict[str, dict[str, Any]] | None
+    acting: str
+    evaluating: str | None
+    standardize_observations: bool | str
+    privileged: Sequence[str]
+
+
+class ActorCritic(ActingPolicy):
     """
     An actor with an ensemble of critics; what kind of actor it is, a subclass says.
 
@@ -113,14 +129,17 @@ class ActorCritic(BasePolicy):
     :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
     :param evaluating: Name of the actor of deterministic actions, ``None`` for the same
     :param standardize_observations: Whether all networks see standardised observations, see
-        :func:`~sb3_diffusion.policies.features.set_observation_statistics`
+        :func:`~sb3_diffusion.policies.features.set_observation_statistics`, or, ``"running"``,
+        :func:`~sb3_diffusion.policies.features.update_observation_statistics`
+    :param privileged: Entries of a ``Dict`` observation that actors do not see, only what values states and actions
     """
 
     for_methods: ClassVar[frozenset[str]] = frozenset(
         ("critic_head", "critic_kwargs", "critics", "target_critics", "actor_target", "multipliers", "exploration_multiplier")
-    ) | {"networks", "acting", "evaluating", "standardize_observations"}
+    ) | {"networks", "acting", "evaluating", "standardize_observations", "privileged"}
     """Arguments that are for the method to decide, not for its user."""
 
+    __signature__: ClassVar[Signature]
     general_name: ClassVar[str]
     """Name of the policy that chooses its features extractor by the observation space."""
     actor_class: ClassVar[type[Actor]]
@@ -130,11 +149,6 @@ class ActorCritic(BasePolicy):
     """What the policy was made of, for :meth:`save`; a subclass notes it before anything else."""
     actor: Any
     actor_target: Any
-    critic: ObservationCritic
-    critic_target: ObservationCritic
-    exploration: ExplorationNoise
-    bank_x: th.Tensor
-    bank_steps: th.Tensor
 
     def __init__(
         self,
@@ -170,7 +184,8 @@ class ActorCritic(BasePolicy):
         networks: dict[str, dict[str, Any]] | None = None,
         acting: str = "actor",
         evaluating: str | None = None,
-        standardize_observations: bool = False,
+        standardize_observations: bool | str = False,
+        privileged: Sequence[str] = (),
     ):
         optimizers = {key: optimizer_settings(optimizer_class, optimizer_kwargs, key) for key in ("pi", "qf")}
         super().__init__(
@@ -180,24 +195,18 @@ class ActorCritic(BasePolicy):
             dict(features_extractor_kwargs or {}),  # Stable-Baselines3 adds to it
             optimizer_class=optimizers["pi"][0],
             optimizer_kwargs=optimizers["pi"][1],
-            squash_output=True,
             normalize_images=normalize_images,
+            n_action_candidates=n_action_candidates,
+            n_behavior_candidates=n_behavior_candidates,
+            choose_with_target=choose_with_target,
+            selection=selection,
         )
         if th.get_default_dtype() != th.float32:
             raise ValueError(
                 f"Policies compute in float32, not {th.get_default_dtype()}; reset torch.set_default_dtype first."
             )
-        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, 1, MAX_CANDIDATES)
-        self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
-        self.choose_with_target = choose_with_target
-        self.selection = Selection.of(selection)
         self.standardize_observations = standardize_observations
-        self.randomness = Randomness()
-        #: Stands in for :meth:`explore`, a CUDA graph of it
-        self.explore_graph: Callable[[PyTorchObs], th.Tensor] | None = None
-        self._holds_frozen = False
-        self._observes_vectors = is_vector_space(observation_space)
-        self._extracts_purely = self.features_extractor_class in (FlattenExtractor, NatureCNN, CombinedExtractor)
+        self.privileged = tuple(privileged)
         self._actor_arguments = actor_arguments
         self._value_arguments: dict[str, Any] = {
             "net_arch": [256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[1],
@@ -237,19 +246,45 @@ class ActorCritic(BasePolicy):
             make, options = optimizers["pi" if isinstance(network, Actor) else "qf"]
             trained.optimizer = make(own_parameters(network), lr=lr_schedule(1), **options)  # type: ignore[call-arg]
 
-    def make_features_extractor(self) -> BaseFeaturesExtractor:
-        """A new features extractor."""
-        arguments = self.features_extractor_class, self.observation_space, self.features_extractor_kwargs
-        extractor = make_extractor(*arguments, chooses=self.general_name)
+    def __init_subclass__(cls, hands_on: bool = False, **kwargs: Any) -> None:
+        """
+        Note the signature, which would be inherited otherwise.
+
+        :param hands_on: Whether ``**kwargs`` of the constructor are arguments of the parent class and nothing else. Then
+            ``help()``, editors and the documentation show these too, and whatever else is given is refused by name
+        :param kwargs: Further arguments of the class
+        """
+        super().__init_subclass__(**kwargs)
+        if hands_on:
+            parent = next(base for base in cls.__mro__[1:] if "__init__" in vars(base))
+            cls.__signature__ = complete_signature(cls.__init__, parent, "n_critics", ("actor_arguments", "n_step_draws"))
+        elif "__init__" in vars(cls):
+            _, *own = signature(cls.__init__).parameters.values()
+            cls.__signature__ = Signature(own)
+
+    def make_features_extractor(self, hidden: Sequence[str] = ()) -> BaseFeaturesExtractor:
+        """
+        A new features extractor.
+
+        :param hidden: Entries of the observation that it does not see
+        """
+        space = without(self.observation_space, hidden)
+        extractor = make_extractor(
+            self.features_extractor_class, space, self.features_extractor_kwargs, chooses=self.general_name
+        )
         wrappers = {False: None, True: StandardizedExtractor, "running": RunningStandardizedExtractor}
         wrapper = wrappers[choice("standardize_observations", self.standardize_observations, wrappers)]
-        return extractor if wrapper is None else wrapper(extractor)
+        extractor = extractor if wrapper is None else wrapper(extractor)
+        return PublicExtractor(extractor) if hidden else extractor
 
     def _make(self, build: Callable[..., Module], extractor: BaseFeaturesExtractor | None = None, **arguments: Any) -> Module:
+        if extractor is None:
+            acts = isinstance(build, type) and issubclass(build, Actor)
+            extractor = self.make_features_extractor(self.privileged if acts else ())
         return build(
             self.observation_space,
             self.action_space,
-            self.make_features_extractor() if extractor is None else extractor,
+            extractor,
             normalize_images=self.normalize_images,
             **arguments,
         )
@@ -301,17 +336,6 @@ class ActorCritic(BasePolicy):
         if target:
             self.add_module(f"{name}_target", frozen_copy(network))
 
-    def _build_noise_bank(self, n_steps: int) -> None:
-        """Noise of ``predict(deterministic=True)``: none for the first candidate, random but fixed for the others."""
-        n, action_dim = self.n_action_candidates, get_action_dim(self.action_space)
-        generator = th.Generator().manual_seed(NOISE_BANK_SEED)
-        bank = Randomness(generator).normal((n_steps + 1, 1, n, action_dim), "bank", like=th.empty(()))
-        bank[:, :, 0] = 0.0
-        if n == 1:  # without a candidate axis
-            bank = bank.squeeze(2)
-        self.register_buffer("bank_x", bank[0, 0], persistent=False)
-        self.register_buffer("bank_steps", bank[1:], persistent=False)
-
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data.update(self.constructor_arguments)
@@ -319,174 +343,13 @@ class ActorCritic(BasePolicy):
         data.update(features_extractor_class=self.features_extractor_class, lr_schedule=self._dummy_schedule)
         return data
 
-    @property
-    def device(self) -> th.device:
-        """Device of the policy."""
-        return self.bank_x.device  # without walking through all modules for the first parameter
 
-    @override
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self._predict(obs, deterministic=deterministic)
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        Actions in the units of the environment.
-
-        :param observation: One observation or a batch of them
-        :param state: Returned as it is (the policy has no memory)
-        :param episode_start: Ignored
-        :param deterministic: Whether to return the deterministic action
-        :return: Actions, and ``state``
-        """
-        # tensors that no gradient will ever need are cheaper to make, a tenth of the time of a one-row chain;
-        # a features extractor of the user's own may keep some of its tensors for the training
-        with th.inference_mode(self._extracts_purely):
-            return super().predict(observation, state, episode_start, deterministic)
-
-    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
-        """
-        Convert observations for the networks.
-
-        :param observation: One observation or a batch of them
-        :return: A batch of tensors, and whether ``observation`` was a batch
-        """
-        if self._observes_vectors and isinstance(observation, np.ndarray):
-            shape = self.observation_space.shape
-            single = observation.shape == shape
-            if single or observation.shape[1:] == shape:
-                copied = np.array(observation[None] if single else observation)
-                return th.from_numpy(copied).to(self.device), not single
-        return super().obs_to_tensor(observation)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        if deterministic:
-            bank, critic = self.fixed_draws(), self.choosing_critic(self.choose_with_target)
-            rule = self.selection if self.selection.rule == "topk_mean" else None
-            return self.select_actions(observation, self.n_action_candidates, bank, critic=critic, evaluating=True, rule=rule)
-        return (self.explore_graph or self.explore)(observation)
-
-    def fixed_draws(self) -> RecordedDraws:
-        """What a deterministic action gets in the place of draws."""
-        return RecordedDraws({"act.x_T": self.bank_x, "act.step_noise": self.bank_steps})
-
-    def choosing_critic(self, target: bool) -> ObservationCritic:
-        """
-        :param target: Whether the target critics are to choose, where the critics do
-        :return: What chooses among candidates
-        """
-        if self.selection.critics != "critic":
-            return self.trained[self.selection.critics]  # type: ignore[return-value]
-        return self.critic_target if target else self.critic
-
-    def explore(self, observations: PyTorchObs) -> th.Tensor:
-        """
-        The method's behaviour while training.
-
-        :param observations: Batch of observations
-        :return: Actions in [-1, 1], ``(batch, action_dim)``
-        """
-        rule = self.selection
-        n_candidates = 1 if rule.rule == "none" else self.n_behavior_candidates
-        critic = self.choosing_critic(rule.target)
-        actions = self.select_actions(observations, n_candidates, self.randomness, critic=critic, rule=rule)
-        return self.exploration(actions, self.randomness, "act.explore")
-
-    def select_actions(
-        self,
-        observations: PyTorchObs,
-        n_candidates: int,
-        randomness: Randomness,
-        label: str = "act",
-        critic: ObservationCritic | None = None,
-        evaluating: bool = False,
-        rule: Selection | None = None,
-    ) -> th.Tensor:
-        """
-        Draw ``n_candidates`` actions per observation and keep one that the critics choose.
-
-        :param observations: Batch of observations
-        :param n_candidates: Actions per observation
-        :param randomness: Source of the draws
-        :param label: Prefix of the names of the draws
-        :param critic: The critics that choose, ``None`` for the trained ones
-        :param evaluating: Whether it is a deterministic action, for which an actor may take other steps
-        :param rule: How they choose, ``None`` for the largest value
-        :return: Actions in [-1, 1], ``(batch, action_dim)``
-        """
-        if n_candidates == 1:
-            return self.draw_actions(observations, randomness, label, evaluating=evaluating)
-        candidates = self.draw_actions(observations, randomness, label, n_candidates, evaluating)
-        critic = self.critic if critic is None else critic
-        values = reduce_critics(critic.q(candidates, critic.encode(observations)), self.selection.reduction)
-        if rule is not None and rule.rule == "expectile":
-            values = values - getattr(self, rule.baseline)(observations).unsqueeze(1)
-        return best_candidates(candidates, values) if rule is None else rule.choose(candidates, values, randomness, label)
-
-    def draw_actions(
-        self,
-        observations: PyTorchObs,
-        randomness: Randomness,
-        label: str,
-        n_candidates: int | None = None,
-        evaluating: bool = False,
-    ) -> th.Tensor:
-        """
-        What the acting actor draws.
-
-        :param observations: Batch of observations
-        :param randomness: Source of the draws
-        :param label: Prefix of the names of the draws
-        :param n_candidates: Actions per observation, ``None`` for one without a candidate axis
-        :param evaluating: Whether it is for a deterministic action, for which an actor may take other steps
-        :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
-        """
-        actor: Any = self._modules[self.evaluating if evaluating else self.acting]  # skips nn.Module's slow attribute lookup
-        return actor.act(observations, randomness, label, n_candidates, evaluating)  # type: ignore[no-any-return]
-
-    def set_training_mode(self, mode: bool) -> None:
-        """
-        Put actor and critics in training or evaluation mode; the targets always stay in evaluation mode, and so does what
-        the user froze.
-
-        :param mode: ``True`` for training
-        """
-        actor: Any = self._modules["actor"]
-        critic: Any = self._modules.get("critic", actor)
-        networks = self.trained.values()
-        if mode and not all(p.requires_grad for network in networks for p in network.parameters()):
-            for network in networks:
-                train_unless_frozen(network)
-            self._holds_frozen = True
-        elif mode == self.training == actor.training == critic.training and not self._holds_frozen:
-            return  # asked for at every action
-        else:
-            for network in networks:
-                _switch(network, mode)
-            self._holds_frozen = False
-        self.training = mode
-
-
-def common_arguments(given: dict[str, Any]) -> dict[str, Any]:
+def all_arguments(policy_class: type[ActorCritic], given: dict[str, Any]) -> dict[str, Any]:
     """
-    :param given: Arguments of a subclass by name
-    :return: Those that :class:`ActorCritic` takes as they are
+    :param policy_class: A policy
+    :param given: Local variables of its constructor, with ``kwargs``
+    :return: All of its arguments but the spaces, by name
     """
-    names = inspect.signature(ActorCritic).parameters
-    return {name: value for name, value in given.items() if name in names and name != "lr_schedule"}
-
-
-def _switch(module: nn.Module, mode: bool) -> None:
-    """``module.train(mode)`` in a tenth of the time, which training spends twice per environment step."""
-    if type(module).train is not nn.Module.train or type(module).__setattr__ is not nn.Module.__setattr__:
-        module.train(mode)  # somebody's own rule
-        return
-    module.__dict__["training"] = mode
-    for child in module._modules.values():
-        if child is not None:
-            _switch(child, mode)
+    given = {**given, **given["kwargs"]}
+    _, _, *others = signature(policy_class).parameters.values()
+    return {argument.name: given.get(argument.name, argument.default) for argument in others}

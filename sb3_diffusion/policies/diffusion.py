@@ -3,19 +3,19 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
+from stable_baselines3.common.torch_layers import get_actor_critic_arch
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
+from typing_extensions import Unpack
 
 from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
-from sb3_diffusion.policies.actor_critic import ActorCritic, common_arguments
+from sb3_diffusion.policies.actor_critic import ActorCritic, ActorCriticArguments, all_arguments
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.parts import per_network
 
 
-class DiffusionPolicy(ActorCritic):
+class DiffusionPolicy(ActorCritic, hands_on=True):
     """
     Policy of the off-policy algorithms: a diffusion actor with an ensemble of critics.
 
@@ -35,7 +35,6 @@ class DiffusionPolicy(ActorCritic):
     :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"`` (``"unet"`` for the actor alone), or
         ``dict(pi=..., qf=...)``
     :param layer_norm: Whether the backbones normalise their hidden layers, or ``dict(pi=..., qf=...)``
-    :param n_critics: Number of critics
     :param process: ``"continuous"`` (variance-preserving diffusion in continuous time), ``"discrete"`` (DDPM), ``"flow"``
         (flow matching on straight paths), ``"meanflow"`` (its average velocities), ``"controlled"`` (Langevin diffusion with
         learned control and step sizes) or ``"coupled"`` (an invertible flow of doubled actions); the algorithm says which it
@@ -65,43 +64,7 @@ class DiffusionPolicy(ActorCritic):
     :param output_scale: Factor of the denoiser's prediction
     :param dropout: Share of the denoiser's hidden units that is dropped while it is trained
     :param state_arch: List of the layers that embed the features before they enter the denoiser
-    :param features_extractor_class: Features extractor; ``None`` picks it from the observation space
-        (``FlattenExtractor``, ``NatureCNN`` for ``uint8`` images in [0, 255], ``CombinedExtractor`` for Dict), or, in the
-        classes that Stable-Baselines3's names stand for, takes that of the name
-    :param features_extractor_kwargs: Its keyword arguments
-    :param share_features_extractor: Whether the critics use the actor's extractor (trained by the actor's loss)
-    :param normalize_images: Whether to divide images by 255
-    :param optimizer_class: Optimizer class, or the name of one in ``torch.optim``, or ``dict(pi=..., qf=...)``
-    :param optimizer_kwargs: Its keyword arguments, excluding the learning rate, or ``dict(pi=dict(...), qf=dict(...))``
-    :param critic_head: ``"scalar"``, ``"gaussian"`` or ``"categorical"``; chosen by the algorithm
-    :param critic_kwargs: Further arguments of the critic head (support of the categorical one, batch renormalisation)
-    :param critics: Whether there are critics; without, ``critic`` and ``critic_target`` are ``None``
-    :param target_critics: Whether there are target critics; without, ``critic_target`` is the critics themselves
-    :param particle_precision: ``"float32"``, or ``"tf32"`` or ``"bfloat16"`` for faster and coarser values of the particles
-        that a method weighs; their errors are divided by its temperature, see the page on speed
-    :param n_action_candidates: Chains per observation of which the critics choose the best when ``deterministic=True``
-    :param n_behavior_candidates: The same for ``deterministic=False``
-    :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
-    :param selection: How one of ``n_behavior_candidates`` chains is chosen: a rule (``"argmax"``, ``"softmax"``,
-        ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of
-        :class:`~sb3_diffusion.policies.actors.selection.Selection`
-    :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
-    :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
-    :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
-        descent, or a moving average
-    :param multipliers: Learned positive numbers of the method (temperatures, Lagrange multipliers) by name, each with the
-        arguments of :func:`~sb3_diffusion.policies.multiplier.make_multiplier`
-    :param networks: Further networks of the method by name, each with its ``kind`` (``"value"``: a
-        :class:`~sb3_diffusion.policies.values.state_value.StateValue`, ``"actor"``: another diffusion actor, such as a
-        behaviour policy, ``"critic"``: further critics, ``"one_step"``: a
-        :class:`~sb3_diffusion.policies.actors.one_step.OneStepActor`, ``"edm"``: an
-        :class:`~sb3_diffusion.policies.actors.edm_denoiser.EDMDenoiser`, ``"energy"``: an
-        :class:`~sb3_diffusion.policies.values.energy.Energy`), whether it has a ``target`` (a copy ``<name>_target`` that the
-        method moves), and arguments of the kind that differ from those of the policy
-    :param acting: Name of the actor that acts: ``"actor"``, ``"actor_target"``, or one of ``networks``
-    :param evaluating: Name of the actor of deterministic actions, ``None`` for the same
-    :param standardize_observations: Whether all networks see standardised observations, see
-        :func:`~sb3_diffusion.policies.features.set_observation_statistics`
+    :param kwargs: See :class:`~sb3_diffusion.policies.actor_critic.ActorCritic`
     """
 
     general_name: ClassVar[str] = "DiffusionPolicy"
@@ -116,9 +79,9 @@ class DiffusionPolicy(ActorCritic):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: Callable[[], nn.Module] | str | dict[str, Any] | None = None,
+        *,
         backbone: str | dict[str, str] = "mlp",
         layer_norm: bool | dict[str, bool] = False,
-        n_critics: int = 2,
         process: str = "continuous",
         process_kwargs: dict[str, Any] | None = None,
         noise_schedule: str | None = None,
@@ -138,35 +101,9 @@ class DiffusionPolicy(ActorCritic):
         output_scale: float = 1.0,
         dropout: float = 0.0,
         state_arch: Sequence[int] = (128, 128),
-        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-        share_features_extractor: bool = False,
-        normalize_images: bool = True,
-        optimizer_class: type[th.optim.Optimizer] | str | dict[str, Any] = th.optim.Adam,
-        optimizer_kwargs: dict[str, Any] | None = None,
-        critic_head: str = "scalar",
-        critic_kwargs: dict[str, Any] | None = None,
-        critics: bool = True,
-        target_critics: bool = True,
-        particle_precision: str = "float32",
-        n_action_candidates: int = 1,
-        n_behavior_candidates: int = 1,
-        choose_with_target: bool = False,
-        selection: str | dict[str, Any] = "argmax",
-        exploration_noise: float = 0.0,
-        exploration_multiplier: str | None = None,
-        actor_target: bool = False,
-        multipliers: dict[str, dict[str, Any]] | None = None,
-        networks: dict[str, dict[str, Any]] | None = None,
-        acting: str = "actor",
-        evaluating: str | None = None,
-        standardize_observations: bool = False,
+        **kwargs: Unpack[ActorCriticArguments],
     ):
-        self.constructor_arguments = {
-            key: value
-            for key, value in locals().items()
-            if key not in ("self", "__class__", "observation_space", "action_space")
-        }
+        self.constructor_arguments = all_arguments(DiffusionPolicy, locals())
         diffusion_steps = integer("diffusion_steps", diffusion_steps, 1, MAX_STEPS)
         sampling_steps = optional(integer, "sampling_steps", sampling_steps, 1, MAX_STEPS)
         evaluation_steps = optional(integer, "evaluation_steps", evaluation_steps, 1, MAX_STEPS)
@@ -201,7 +138,11 @@ class DiffusionPolicy(ActorCritic):
             lr_schedule,
             actor_arguments,
             evaluation_steps or sampling_steps or diffusion_steps,
-            **common_arguments(self.constructor_arguments),
+            net_arch,
+            activation_fn,
+            backbone,
+            layer_norm,
+            **kwargs,
         )
 
 

@@ -1,5 +1,6 @@
 """How actor and critics read observations."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -78,22 +79,61 @@ class StandardizedExtractor(BaseFeaturesExtractor):
     def __init__(self, extractor: BaseFeaturesExtractor):
         super().__init__(extractor._observation_space, extractor.features_dim)
         self.extractor = extractor
+        self._names = frozenset(_vector_parts(extractor._observation_space))
         for name, space in _vector_parts(extractor._observation_space).items():
             self.register_buffer(f"mean_{name}", th.zeros(space.shape))
             self.register_buffer(f"std_{name}", th.ones(space.shape))
 
     @override
     def forward(self, observations: PyTorchObs) -> Tensor:
+        if not self._names:  # images
+            return self.extractor(observations)  # type: ignore[no-any-return]
         if isinstance(observations, Tensor):
             return self.extractor(self._standardized("", observations))  # type: ignore[no-any-return]
-        parts = _vector_parts(self._observation_space)
         return self.extractor(  # type: ignore[no-any-return]
-            {key: self._standardized(key, value) if key in parts else value for key, value in observations.items()}
+            {key: self._standardized(key, value) if key in self._names else value for key, value in observations.items()}
         )
 
     def _standardized(self, name: str, values: Tensor) -> Tensor:
         mean, std = getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
         return (values.float() - mean) / std
+
+
+def without(space: spaces.Space, hidden: Sequence[str]) -> spaces.Space:
+    """
+    :param space: Observation space
+    :param hidden: Names of entries
+    :return: The space without them
+    :raises ValueError: If it has no such entries, or no others
+    """
+    if not hidden:
+        return space
+    known = set(space.spaces) if isinstance(space, spaces.Dict) else set()
+    if set(hidden) - known or not known - set(hidden):
+        raise ValueError(
+            f"privileged={sorted(hidden)} must name some entries of the observation, and leave others; it has {sorted(known)}."
+        )
+    assert isinstance(space, spaces.Dict)
+    return spaces.Dict({name: part for name, part in space.spaces.items() if name not in hidden})
+
+
+class PublicExtractor(BaseFeaturesExtractor):
+    """
+    Shows another extractor the entries of an observation that it was made for, and no others.
+
+    :param extractor: Features extractor of a part of the space
+    """
+
+    def __init__(self, extractor: BaseFeaturesExtractor):
+        space: Any = extractor._observation_space
+        super().__init__(space, extractor.features_dim)
+        self.extractor = extractor
+        self._shown = tuple(space.spaces)
+
+    @override
+    def forward(self, observations: PyTorchObs) -> Tensor:
+        assert isinstance(observations, dict)
+        return self.extractor({name: observations[name] for name in self._shown})  # type: ignore[no-any-return]
 
 
 class RunningStandardizedExtractor(StandardizedExtractor):

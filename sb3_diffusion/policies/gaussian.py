@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -14,20 +13,27 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
+from typing_extensions import Unpack
 
 from sb3_diffusion.numeric import optional, real
-from sb3_diffusion.policies.actor_critic import ActorCritic, common_arguments
+from sb3_diffusion.policies.actor_critic import ActorCritic, ActorCriticArguments, all_arguments
 from sb3_diffusion.policies.actors.gaussian import GaussianActor
 from sb3_diffusion.policies.parts import per_network
 
 
-class GaussianPolicy(ActorCritic):
+class GaussianPolicy(ActorCritic, hands_on=True):
     """
     Policy of the off-policy algorithms that have no diffusion: a Gaussian actor with an ensemble of critics.
 
-    Arguments that are not listed here: see :class:`~sb3_diffusion.policies.actor_critic.ActorCritic`. By default the actor has
-    the hidden layers [256, 256] with ReLU.
-
+    :param observation_space: Observation space (Box, image, Dict, ...)
+    :param action_space: Action space, a Box of any shape with finite bounds
+    :param lr_schedule: Learning rate schedule; the algorithm sets the rates of actor and critics before every update
+    :param net_arch: Hidden layers: a list for both networks or ``dict(pi=[...], qf=[...])``; without any, a network is linear.
+        Default: [256, 256] for both
+    :param activation_fn: Activation class, name (such as ``"mish"``) or function without arguments that makes one, or
+        ``dict(pi=..., qf=...)``. Default: ReLU for both
+    :param backbone: ``"mlp"``, ``"residual"``, ``"simba"`` or ``"bronet"``, or ``dict(pi=..., qf=...)``
+    :param layer_norm: Whether the backbones normalise their hidden layers, or ``dict(pi=..., qf=...)``
     :param squash: What keeps actions in the box: ``"mean"`` a tanh of the mean (samples are clipped), ``"action"`` a tanh of
         the samples, ``"none"`` the clipping alone
     :param state_dependent_std: Whether the network predicts the standard deviation; otherwise it is a learned vector that
@@ -37,6 +43,7 @@ class GaussianPolicy(ActorCritic):
     :param output_gain: Gain of the initialisation of the actor's last layer; ``None`` for the square root of two
     :param dropout: Share of the actor's hidden units that is dropped while it is trained
     :param deterministic_actor: Whether the actor has one action per state, ``tanh`` of its network, instead of a density
+    :param kwargs: See :class:`~sb3_diffusion.policies.actor_critic.ActorCritic`
     """
 
     general_name: ClassVar[str] = "GaussianPolicy"
@@ -51,6 +58,7 @@ class GaussianPolicy(ActorCritic):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: Callable[[], nn.Module] | str | dict[str, Any] | None = None,
+        *,
         backbone: str | dict[str, str] = "mlp",
         layer_norm: bool | dict[str, bool] = False,
         squash: str = "mean",
@@ -60,35 +68,9 @@ class GaussianPolicy(ActorCritic):
         output_gain: float | None = None,
         dropout: float = 0.0,
         deterministic_actor: bool = False,
-        n_critics: int = 2,
-        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-        share_features_extractor: bool = False,
-        normalize_images: bool = True,
-        optimizer_class: type[th.optim.Optimizer] | str | dict[str, Any] = th.optim.Adam,
-        optimizer_kwargs: dict[str, Any] | None = None,
-        critic_head: str = "scalar",
-        critic_kwargs: dict[str, Any] | None = None,
-        critics: bool = True,
-        target_critics: bool = True,
-        particle_precision: str = "float32",
-        n_action_candidates: int = 1,
-        n_behavior_candidates: int = 1,
-        choose_with_target: bool = False,
-        selection: str | dict[str, Any] = "argmax",
-        exploration_noise: float = 0.0,
-        exploration_multiplier: str | None = None,
-        actor_target: bool = False,
-        multipliers: dict[str, dict[str, float]] | None = None,
-        networks: dict[str, dict[str, Any]] | None = None,
-        acting: str = "actor",
-        standardize_observations: bool = False,
+        **kwargs: Unpack[ActorCriticArguments],
     ):
-        self.constructor_arguments = {
-            key: value
-            for key, value in locals().items()
-            if key not in ("self", "__class__", "observation_space", "action_space")
-        }
+        self.constructor_arguments = all_arguments(GaussianPolicy, locals())
         actor_arguments: dict[str, Any] = {
             "deterministic": deterministic_actor,
             "net_arch": [256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
@@ -106,7 +88,16 @@ class GaussianPolicy(ActorCritic):
                 "output_gain": optional(real, "output_gain", output_gain, low=0),
             }
         super().__init__(
-            observation_space, action_space, lr_schedule, actor_arguments, **common_arguments(self.constructor_arguments)
+            observation_space,
+            action_space,
+            lr_schedule,
+            actor_arguments,
+            0,
+            net_arch,
+            activation_fn,
+            backbone,
+            layer_norm,
+            **kwargs,
         )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from inspect import Signature, signature
 from typing import Any, ClassVar
 
 import torch as th
@@ -13,7 +12,7 @@ from sb3_diffusion.generative.process import ChainSampler, Denoise
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
-from sb3_diffusion.policies.actor_critic import NOISE_BANK_SEED
+from sb3_diffusion.policies.acting import NOISE_BANK_SEED
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.guides import CriticGuide, EnergyGuide, Guide
@@ -180,7 +179,7 @@ class GuidedActor(DiffusionActor):
         super().save(path)
 
 
-class GuidedPolicy(DiffusionPolicy):
+class GuidedPolicy(DiffusionPolicy, hands_on=True):
     """
     Policy whose chains are guided when an action is asked for: by the target critics towards ``exp(Q / temperature)``, or by
     an energy, which is added to the behaviour that the denoiser has learned.
@@ -205,7 +204,6 @@ class GuidedPolicy(DiffusionPolicy):
     :param kwargs: See :class:`~sb3_diffusion.policies.diffusion.DiffusionPolicy`
     """
 
-    __signature__: ClassVar[Signature]
     actor_class: ClassVar[type[DiffusionActor]] = GuidedActor
     actor: GuidedActor
     scale: th.Tensor
@@ -235,11 +233,6 @@ class GuidedPolicy(DiffusionPolicy):
         # in a tensor, which a CUDA graph reads anew
         self.register_buffer("scale", th.ones((), device=self.device), persistent=False)
         self.guidance_scale = guidance_scale
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):  # not the signature that is noted below for this class
-            cls.__signature__ = _signature_of(cls)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         own = {**self._guide_arguments, "guidance_scale": self.guidance_scale}
@@ -276,22 +269,12 @@ class GuidedPolicy(DiffusionPolicy):
         n_candidates: int | None = None,
         evaluating: bool = False,
     ) -> th.Tensor:
-        """See :meth:`ActorCritic.draw_actions`; guided."""
+        """See :meth:`ActingPolicy.draw_actions`; guided."""
         return self.actor.act(observations, randomness, label, n_candidates, evaluating, scale=self.scale)
 
     def fixed_draws(self) -> RecordedDraws:
-        """See :meth:`ActorCritic.fixed_draws`."""
+        """See :meth:`ActingPolicy.fixed_draws`."""
         return FixedParticles({**super().fixed_draws().draws, **self.actor.fixed_draws("act")})
-
-
-def _signature_of(policy_class: type[DiffusionPolicy]) -> Signature:
-    _, *others = signature(policy_class.__init__).parameters.values()
-    return Signature(others)
-
-
-# all that may be in policy_kwargs
-_OWN = [p for p in _signature_of(GuidedPolicy).parameters.values() if p.kind == p.KEYWORD_ONLY]
-GuidedPolicy.__signature__ = Signature([*signature(DiffusionPolicy).parameters.values(), *_OWN])
 
 
 def check_scale(scale: float) -> float:

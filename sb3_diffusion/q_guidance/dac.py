@@ -7,9 +7,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.averaged_actor import AveragedActor, AveragedActorArguments
-from sb3_diffusion.core.decay import DECAYS, CosineDecay, is_number
+from sb3_diffusion.core.behavior.averaged_actor import AveragedActor, AveragedActorArguments
 from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.decay import DECAYS, CosineDecay, is_number
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
@@ -58,7 +58,7 @@ class DAC(AveragedActor):
     :param lr_decay: Whether the learning rates, where they are numbers, fall to zero during the training: ``"cosine"`` or
         ``"none"``
     :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
-    :param kwargs: See :class:`~sb3_diffusion.core.averaged_actor.AveragedActor`
+    :param kwargs: See :class:`~sb3_diffusion.core.behavior.averaged_actor.AveragedActor`
     """
 
     def __init__(  # type: ignore[misc]  # max_grad_norm has another default

@@ -9,7 +9,7 @@ from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.schedules import check_schedule
-from sb3_diffusion.core.guidance import EnergyArguments, EnergyGuided
+from sb3_diffusion.core.behavior.energy_guided import EnergyArguments, EnergyGuided
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch
@@ -98,7 +98,7 @@ class DiffusionDICE(EnergyGuided):
     :param value_learning_rate: Learning rate of the value if it differs
     :param weight_decay: Decay of the weights of all networks but the actor
     :param training_updates: Updates of the second stage of ``learn_offline``, relative to ``behavior_updates``
-    :param kwargs: See :class:`~sb3_diffusion.core.guidance.EnergyGuided`
+    :param kwargs: See :class:`~sb3_diffusion.core.behavior.energy_guided.EnergyGuided`
     """
 
     value_lr_schedule = PartSchedule()

@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
-from sb3_diffusion.core.guidance import ActsGuided
+from sb3_diffusion.core.guided_acting import ActsGuided
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.names import choice
 from sb3_diffusion.policies.diffusion import DiffusionPolicy

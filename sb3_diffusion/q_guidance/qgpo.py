@@ -7,9 +7,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.guidance import EnergyArguments, EnergyGuided
+from sb3_diffusion.core.behavior.energy_guided import EnergyArguments, EnergyGuided
+from sb3_diffusion.core.behavior.support import DrawsSupport, in_support_values
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.core.support import DrawsSupport, in_support_values
 from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, real
@@ -49,10 +49,10 @@ class QGPO(EnergyGuided, DrawsSupport):
         It may be changed whenever an action is asked for, without training anew: ``model.guidance_scale = 2.0``, or
         ``with model.policy.guided(2.0): model.predict(...)``
     :param n_support: Actions drawn for every state of the data
-    :param support_folder: Folder in which to keep these, see :class:`~sb3_diffusion.core.support.DrawsSupport`
+    :param support_folder: Folder in which to keep these, see :class:`~sb3_diffusion.core.behavior.support.DrawsSupport`
     :param critic_updates: Updates of critics and energy in ``learn_offline``, relative to ``behavior_updates``
     :param energy_updates: Updates of the energy alone that follow
-    :param kwargs: See :class:`~sb3_diffusion.core.guidance.EnergyGuided`
+    :param kwargs: See :class:`~sb3_diffusion.core.behavior.energy_guided.EnergyGuided`
     """
 
     def __init__(

@@ -12,9 +12,9 @@ from sb3_diffusion.clock import shows_updates
 from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.off_policy import CommonArguments
 from sb3_diffusion.core.arguments.schedules import check_schedule
-from sb3_diffusion.core.decay import DECAYS, CosineDecay, is_number
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.decay import DECAYS, CosineDecay, is_number
 from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch

@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.averaged_actor import AveragedActor, AveragedActorArguments
+from sb3_diffusion.core.behavior.averaged_actor import AveragedActor, AveragedActorArguments
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
@@ -45,7 +45,7 @@ class DQL(AveragedActor):
         a draw from the softmax of their values otherwise
     :param selection_temperature: Temperature of that softmax, in units of Q
     :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
-    :param kwargs: See :class:`~sb3_diffusion.core.averaged_actor.AveragedActor`
+    :param kwargs: See :class:`~sb3_diffusion.core.behavior.averaged_actor.AveragedActor`
     """
 
     choose_with_target = True

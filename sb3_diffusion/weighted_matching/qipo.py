@@ -10,8 +10,8 @@ from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.schedules import check_schedule
+from sb3_diffusion.core.behavior.support import DrawsSupport, SupportArguments, in_support_values
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.core.support import DrawsSupport, SupportArguments, in_support_values
 from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch
@@ -67,7 +67,7 @@ class QIPO(DrawsSupport):
     :param behavior_updates: Updates of the behaviour model in ``learn_offline``, relative to the others
     :param critic_updates: Updates of the critics
     :param policy_updates: Updates of the policy, all rounds between renewals together
-    :param kwargs: See :class:`~sb3_diffusion.core.support.DrawsSupport`
+    :param kwargs: See :class:`~sb3_diffusion.core.behavior.support.DrawsSupport`
     """
 
     behavior_lr_schedule = PartSchedule()

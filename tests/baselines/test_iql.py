@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_diffusion import IQL
-from sb3_diffusion.core.decay import CosineDecay
+from sb3_diffusion.core.update.decay import CosineDecay
 from sb3_diffusion.data.batch import Batch
 from tests.bandits import BanditEnv, give_critic
 from tests.cases import MethodCase

@@ -12,6 +12,7 @@ from sb3_diffusion.envs.tensor.tasks.pendulum import Pendulum
 from tests.cases import MethodCase
 from tests.golden_rollouts import CODE, PAPER, check_epoch, golden_model, golden_rollout
 from tests.golden_tools import close, load, recorded, sub
+from tests.helpers import watched
 
 CASE = MethodCase(
     wrong_arguments=[
@@ -76,7 +77,7 @@ def test_actions_beside_the_reference() -> None:
 
 @pytest.mark.parametrize("squash", [False, True])
 def test_the_first_minibatch_sees_the_policy_that_acted(squash: bool) -> None:
-    model = PPO(
+    model: Any = PPO(
         "GaussianPolicy", Pendulum(8), n_steps=6, seed=0, squash=squash, policy_kwargs=SMALL, learning_rate=1e-2, device="cpu"
     )
     for _ in range(3):  # the statistics of observations have moved in between
@@ -92,10 +93,10 @@ def test_the_first_minibatch_sees_the_policy_that_acted(squash: bool) -> None:
 
 
 def test_actions_are_learned_from_as_they_were_drawn() -> None:
-    model = PPO("GaussianPolicy", Pendulum(16), n_steps=4, seed=0, policy_kwargs={**SMALL, "init_std": 3.0}, device="cpu")
-    executed = []
-    step = model.env.step_tensor
-    model.env.step_tensor = lambda actions: executed.append(actions) or step(actions)
+    model: Any = PPO("GaussianPolicy", Pendulum(16), n_steps=4, seed=0, policy_kwargs={**SMALL, "init_std": 3.0}, device="cpu")
+    executed: list[th.Tensor] = []
+    env: Any = model.env
+    env.step_tensor = watched(env.step_tensor, executed.append)
     model.learn(64)
     stored = model.rollout_buffer["actions"]
     assert (stored.abs() > 1.0).any()
@@ -107,5 +108,5 @@ def test_the_settings_of_others() -> None:
     assert paper["n_epochs"] == 4 and paper["timeout_bootstrap"] == "next_obs" and paper["squash"]
     assert code["clip_range_vf"] == 0.2 and code["timeout_bootstrap"] == "current"
     PPO("GaussianPolicy", Pendulum(2), device="cpu", **paper)
-    with pytest.raises(ValueError, match="flowrl_papers.*flowrl_paper, flowrl_code"):
+    with pytest.raises(ValueError, match=r"flowrl_papers.*flowrl_paper, flowrl_code"):
         PPO.preset("flowrl_papers")

@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from sb3_diffusion import DACER, DPS, QSM, load_agent
+from sb3_diffusion.checkpoints.old_names import old_modules
 from sb3_diffusion.data.replay import TensorReplayBuffer
+from sb3_diffusion.policies import guided
 from tests.helpers import make_filled
 
 OLD = Path(__file__).parent / "old"
@@ -88,6 +91,15 @@ def test_buffers_name_no_module_of_ours(tmp_path: Path) -> None:
     assert loaded.replay_buffer_class is TensorReplayBuffer
     loaded.load_replay_buffer(tmp_path / "buffer.pkl")
     assert loaded.replay_buffer.size() == model.replay_buffer.size()
+
+
+@pytest.mark.parametrize("name", ["GuidedPolicy", "GuidedCnnPolicy", "GuidedActor"])
+def test_a_guided_policy_of_the_version_before(name: str) -> None:
+    """Also where the methods that are guided have been imported: no module may take the place of one that old files name."""
+    assert DPS.policy_aliases and "sb3_diffusion.q_guidance.dps" in sys.modules
+    with old_modules():
+        loaded = pickle.loads(f"csb3_diffusion.core.guidance\n{name}\n.".encode())
+    assert loaded is getattr(guided, name)
 
 
 def test_a_buffer_of_the_version_before(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from sb3_diffusion import PPO
+from sb3_diffusion import PPO, load_agent
 from sb3_diffusion.envs.tensor.contract import TensorVecEnv
 from sb3_diffusion.envs.tensor.step import TensorStep
 from sb3_diffusion.envs.tensor.tasks.pendulum import Pendulum
 from sb3_diffusion.policies.features import RunningStandardizedExtractor
 from tests.environments import vector_env
 from tests.golden_tools import close
+from tests.helpers import watched
 
 SMALL: dict[str, Any] = {"net_arch": [8]}
 
@@ -133,16 +134,14 @@ def test_a_rollout_is_the_same_through_the_face_of_numpy() -> None:
 def test_statistics_of_observations_are_frozen_during_a_rollout_and_its_update() -> None:
     model = PPO("GaussianPolicy", Pendulum(8, "cpu"), n_steps=6, policy_kwargs=SMALL, seed=0, device="cpu")
     seen: list[th.Tensor] = []
-    extractors = [part for part in model.policy.modules() if isinstance(part, RunningStandardizedExtractor)]
+    extractors: list[Any] = [part for part in model.policy.modules() if isinstance(part, RunningStandardizedExtractor)]
     assert len(extractors) == 2
 
     def statistics() -> th.Tensor:
         return th.cat([th.cat((one.mean_, one.std_, one.count.float().view(1))) for one in extractors])
 
-    loss = model.actor_loss
-    model.actor_loss = lambda batch: seen.append(statistics()) or loss(batch)
-    act = model.act
-    model.act = lambda observations: seen.append(statistics()) or act(observations)
+    model.actor_loss = watched(model.actor_loss, lambda batch: seen.append(statistics()))  # type: ignore[method-assign]
+    model.act = watched(model.act, lambda observed: seen.append(statistics()))  # type: ignore[method-assign]
     model.learn(48)
     assert len(seen) == 6 + 20 and all(th.equal(one, seen[0]) for one in seen)
     observed = model.rollout_buffer.flat("observations")
@@ -176,9 +175,8 @@ def test_standardising_twice_is_pointed_out() -> None:
 def test_sizes_of_rollouts_and_minibatches(settings: dict[str, Any], size: int, batch: int) -> None:
     model = PPO("GaussianPolicy", vector_env(2), n_epochs=1, policy_kwargs=SMALL, device="cpu", **settings)
     assert model.rollout_buffer.size == size
-    seen = []
-    update = model.update
-    model.update = lambda rows: seen.append(len(rows.actions)) or update(rows)
+    seen: list[int] = []
+    model.update = watched(model.update, lambda rows: seen.append(len(rows.actions)))  # type: ignore[method-assign]
     model.learn(size)
     assert seen == [batch] * (size // batch)
 
@@ -268,3 +266,41 @@ def test_a_rollout_does_not_wait_for_the_device() -> None:
     finally:
         th.cuda.set_sync_debug_mode("default")
     assert callback is not None
+
+
+class Blindfolded(Pendulum):
+    """A pendulum whose speed is known to the simulator alone."""
+
+    def __init__(self, n_envs: int, privileged: tuple[str, ...] = ("speed",)):
+        super().__init__(n_envs, "cpu")
+        box = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.observation_space = spaces.Dict({"angle": spaces.Box(-1.0, 1.0, (2,), np.float32), "speed": box})
+        self.privileged = privileged
+
+    def observe(self, state: th.Tensor) -> Any:
+        seen = super().observe(state)
+        assert isinstance(seen, th.Tensor)
+        return {"angle": seen[:, :2], "speed": seen[:, 2:]}
+
+
+def test_the_value_sees_what_the_actor_must_not(tmp_path: Any) -> None:
+    model: Any = PPO("GaussianPolicy", Blindfolded(4), n_steps=8, policy_kwargs=SMALL, seed=0, device="cpu").learn(64)
+    seen = model.env.observation_space.sample()
+    other = {**seen, "speed": seen["speed"] + 3.0}
+    actions = [model.predict(observed, deterministic=True)[0] for observed in (seen, other)]
+    assert np.array_equal(*actions)
+    with th.no_grad():
+        values = [model.value({k: th.as_tensor(v).unsqueeze(0) for k, v in o.items()}) for o in (seen, other)]
+    assert not th.equal(*values)
+    # on the robot nobody knows the rest
+    assert np.array_equal(model.predict({"angle": seen["angle"]}, deterministic=True)[0], actions[0])
+    model.save(tmp_path / "agent")
+    for loaded in (PPO.load(tmp_path / "agent", device="cpu"), load_agent(tmp_path / "agent.zip", device="cpu")):
+        assert np.array_equal(loaded.predict(other, deterministic=True)[0], actions[0])
+
+
+def test_entries_that_do_not_exist_cannot_be_privileged() -> None:
+    with pytest.raises(ValueError, match=r"privileged=\['sped'\].*\['angle', 'speed'\]"):
+        PPO("GaussianPolicy", Blindfolded(2, ("sped",)), policy_kwargs=SMALL, device="cpu")
+    with pytest.raises(ValueError, match="leave others"):
+        PPO("GaussianPolicy", Blindfolded(2, ("speed", "angle")), policy_kwargs=SMALL, device="cpu")

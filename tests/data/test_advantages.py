@@ -19,9 +19,7 @@ def test_beside_the_reference(name: str) -> None:
     truncated = data["truncated"].bool()
     terminated = data["terminated"].bool() & ~truncated  # both flags are a time-out there
     following = following_values("current", data["values"], data["next_values"], terminated, truncated)
-    advantages = generalized_advantages(
-        data["rewards"], data["values"], following, terminated | truncated, gamma, gae_lambda
-    )
+    advantages = generalized_advantages(data["rewards"], data["values"], following, terminated | truncated, gamma, gae_lambda)
     want = sub(CASE, f"expected/{name}")
     close(advantages, want["advantages"].squeeze(-1), rtol=1e-5, atol=1e-6)
     close(advantages + data["values"], want["returns"].squeeze(-1), rtol=1e-5, atol=1e-6)
@@ -45,9 +43,7 @@ def test_beside_a_double_loop(rule: str) -> None:
         for step in reversed(range(shape[0])):
             at = step, env
             future = float(next_values[at])
-            if terminated[at]:
-                future = 0.0
-            elif truncated[at] and rule == "off":
+            if terminated[at] or (truncated[at] and rule == "off"):
                 future = 0.0
             elif truncated[at] and rule == "current":
                 future = float(values[at])
@@ -70,7 +66,7 @@ def test_a_ratio_of_many_dimensions_does_not_overflow() -> None:
     log_ratio = th.tensor([200.0, -200.0], requires_grad=True)
     loss, _ = clipped_surrogate(log_ratio, th.tensor([-1.0, -1.0]), 0.2)
     loss.backward()
-    assert loss.isfinite() and log_ratio.grad.isfinite().all()
+    assert loss.isfinite() and log_ratio.grad is not None and log_ratio.grad.isfinite().all()
     assert divergence_estimate(log_ratio).isfinite()
 
 

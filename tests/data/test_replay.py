@@ -489,8 +489,8 @@ def test_copy_on_the_device_follows(case: str) -> None:
     for seed, n in enumerate((1, 3, 1, 8, 6, 1, 2, 1, 25, 4, 0, 3)):  # crosses the end several times
         fill(both, n, seed=seed)
         assert_same_sample(*both)
-    mirror = both[1]._mirror
-    assert mirror is not None and mirror.data_ptr() != both[1]._bytes.data_ptr()
+    copied = both[1]._copy._copied
+    assert copied is not None and copied.data_ptr() != both[1]._bytes.data_ptr()
 
 
 def test_only_new_rows_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,13 +498,13 @@ def test_only_new_rows_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     fill((buffer,), 10)
     buffer.sample(4)
     ranges: list[Any] = []
-    new_ranges = buffer._new_ranges
+    new_ranges = buffer._copy._new_ranges
 
-    def spy(used: int) -> Any:
-        ranges.append(new_ranges(used))
+    def spy(*place: int) -> Any:
+        ranges.append(new_ranges(*place))
         return ranges[-1]
 
-    monkeypatch.setattr(buffer, "_new_ranges", spy)
+    monkeypatch.setattr(buffer._copy, "_new_ranges", spy)
     buffer.sample(4)
     for step in transitions("box", 1, 2):
         buffer.add(*step)
@@ -513,13 +513,13 @@ def test_only_new_rows_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_copy_on_the_device_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_diffusion.data.replay._FIRST_ROWS", 6)
+    monkeypatch.setattr("sb3_diffusion.data.device_copy._FIRST_ROWS", 6)
     both = pair(size=600, storage="device")
     sizes = []
     for seed in range(6):
         fill(both, 5, seed=seed)
         assert_same_sample(*both)
-        sizes.append(len(both[1]._mirror))  # type: ignore[arg-type]
+        sizes.append(len(both[1]._copy._copied))  # type: ignore[arg-type]
     assert sizes[0] < sizes[-1] < 600
 
 
@@ -539,7 +539,7 @@ def test_samples_on_cuda(case: str, storage: str) -> None:
             samples.append({name: value for name, value in buffer.sample(50, env=env)._asdict().items() if value is not None})
         th.testing.assert_close(samples[1], samples[0])
         assert samples[1]["actions"].device.type == "cuda"
-    assert (both[1]._mirror is None) == (storage == "host")
+    assert (both[1]._copy._copied is None) == (storage == "host")
     both[1].device = th.device("cpu")  # as load_replay_buffer() does
     assert both[1].sample(5).actions.device.type == "cpu"
 

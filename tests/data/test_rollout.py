@@ -9,7 +9,9 @@ def filled(n_steps: int = 3, n_envs: int = 4) -> TensorRolloutBuffer:
     buffer = TensorRolloutBuffer(n_steps, n_envs, th.device("cpu"))
     for step in range(n_steps):
         row = th.arange(n_envs) + 10 * step
-        buffer.add(step, observations={"a": row.float().unsqueeze(1), "b": row.byte()}, actions=row.unsqueeze(1), truncated=row > 12)
+        buffer.add(
+            step, observations={"a": row.float().unsqueeze(1), "b": row.byte()}, actions=row.unsqueeze(1), truncated=row > 12
+        )
         buffer.add_fields(step, {"noise": row.float().view(-1, 1, 1).expand(-1, 2, 3)})
     for name in ("values", "advantages", "returns"):
         buffer[name] = th.zeros(n_steps, n_envs)

@@ -169,7 +169,14 @@ def test_negative_advantages_are_bounded() -> None:
 
 def test_the_average_waits_and_then_lags_behind() -> None:
     model = FPOpp(
-        "DiffusionPolicy", Pendulum(8), n_steps=6, seed=0, average_start=2, average_decay=0.75, policy_kwargs=TINY, device="cpu"
+        "DiffusionPolicy",
+        Pendulum(8),
+        n_steps=6,
+        seed=0,
+        average_start=2,
+        average_decay=0.75,
+        policy_kwargs=TINY,
+        device="cpu",
     )
     target: Any = model.policy.actor_target
     model.learn(2 * 48)

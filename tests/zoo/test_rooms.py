@@ -12,17 +12,18 @@ MODULES = {
     for path in (ROOT / "zoo").rglob("*.py")
 }
 FLOORS = {
-    "zoo.training.options": 1,
-    "zoo.training.runs": 2,
-    "zoo.training.tuning": 3,
-    "zoo.training": 4,
-    "zoo.speed": 4,
-    "zoo.datasets": 4,
-    "zoo.toys": 4,
-    "zoo.hub": 4,
-    "zoo.benchmarking": 5,
+    "zoo.training.environments": 1,
+    "zoo.training.options": 2,
+    "zoo.training.runs": 3,
+    "zoo.training.tuning": 4,
+    "zoo.training": 5,
+    "zoo.speed": 5,
+    "zoo.datasets": 5,
+    "zoo.toys": 5,
+    "zoo.hub": 5,
+    "zoo.benchmarking": 6,
 }
-COMMANDS = 6
+COMMANDS = 7
 GROUND = ("zoo.figures", "zoo.lease", "zoo.provenance")
 """What every room may use; the other files beside the rooms are commands, which use all of them."""
 

@@ -16,6 +16,7 @@ EVALUATION_NAMES = {True: "deterministic", False: "stochastic"}
 TRAINING_OPTIONS = {
     "seed": "--seed",
     "n_timesteps": "-n",
+    "n_envs": "--n-envs",
     "eval_freq": "--eval-freq",
     "eval_episodes": "--eval-episodes",
     "n_eval_envs": "--n-eval-envs",

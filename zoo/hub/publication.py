@@ -19,6 +19,7 @@ from sb3_diffusion import save_agent
 from sb3_diffusion.checkpoints.archives import open_archive
 from sb3_diffusion.data.stored.tasks import dataset_of
 from sb3_diffusion.printable import printable
+from sb3_diffusion.tensor_names import is_tensor_env
 
 from ..provenance import cpu_name, git_commit, package_versions
 from ..training.runs.saved_agents import SavedAgent
@@ -36,6 +37,7 @@ PUBLISHED_ARGUMENTS = (
     "env",
     "seed",
     "n_timesteps",
+    "n_envs",
     "hyperparams",
     "env_kwargs",
     "eval_env_kwargs",
@@ -244,5 +246,7 @@ def _results(run: SavedAgent, evaluations: list[dict[str, Any]], training: dict[
 
 
 def _versions(env_id: str) -> dict[str, str]:
-    simulated = "mujoco" in str(gym.spec(env_id).entry_point) or env_id.startswith("dm_control/")
+    simulated = not is_tensor_env(env_id) and (
+        "mujoco" in str(gym.spec(env_id).entry_point) or env_id.startswith("dm_control/")
+    )
     return {name: release for name, release in package_versions().items() if simulated or name not in SIMULATORS}

@@ -20,7 +20,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 from sb3_diffusion import load_agent, load_normalization
 from sb3_diffusion.checkpoints.agents import why_unsafe
 from sb3_diffusion.printable import printable, quoted
+from sb3_diffusion.tensor_names import is_tensor_env
 
+from ..training.environments import tensor
 from ..training.runs.saved_agents import SavedAgent
 from ..training.runs.started_with import original
 from ..training.runs.text_files import read_yaml, saved_env_kwargs
@@ -145,17 +147,21 @@ class PublishedAgent:
         """
         hyperparams, published = self.settings()
         n_stack = hyperparams.pop("frame_stack", 0)
+        env_kwargs = published | (env_kwargs or {}) | ({"render_mode": render_mode} if render_mode else {})
         try:
-            env = create_test_env(
-                self.env_id,
-                n_envs=n_envs,
-                seed=seed,
-                log_dir=log_dir,
-                should_render=False,
-                hyperparams=hyperparams,
-                env_kwargs=published | (env_kwargs or {}) | ({"render_mode": render_mode} if render_mode else {}),
-                vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
-            )
+            if is_tensor_env(self.env_id):
+                env = tensor.make_for_agent(self.env_id, n_envs, hyperparams, env_kwargs, seed=seed, log_dir=log_dir)
+            else:
+                env = create_test_env(
+                    self.env_id,
+                    n_envs=n_envs,
+                    seed=seed,
+                    log_dir=log_dir,
+                    should_render=False,
+                    hyperparams=hyperparams,
+                    env_kwargs=env_kwargs,
+                    vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
+                )
         except (TypeError, AssertionError) as error:
             raise ValueError(f"{self.folder}: its settings do not fit {self.env_id}: {printable(error)}") from error
         env = self._normalize(env)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common import callbacks
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
@@ -36,6 +37,14 @@ class Ownership(BaseCallback):
         if self.folder.lost:
             raise Taken(f"{self.folder.path} was taken over by {owner(self.folder.path)}, which continues the run")
         return True
+
+
+class Progress(ProgressBarCallback):
+    """Stable-Baselines3's bar, which says what it counts: steps, and how many of them in a second."""
+
+    def _on_training_start(self) -> None:
+        total = self.locals["total_timesteps"] - self.model.num_timesteps
+        self.pbar = callbacks.tqdm(total=total, unit=" steps", unit_scale=True)
 
 
 class Checkpoints(CheckpointCallback):

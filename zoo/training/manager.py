@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from typing_extensions import override
@@ -22,9 +22,9 @@ from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import registered_methods
 
 from ..lease import Taken
-from .callbacks import Checkpoints, Evaluation, Ownership, SaveNormalization
+from .callbacks import Checkpoints, Evaluation, Ownership, Progress, SaveNormalization
 from .ending import Ending
-from .options import fit, hyperparameters, settings
+from .options import hyperparameters, settings
 from .options.commands import own_command
 from .options.errors import fail
 from .options.settings import Settings, hyperparameter_file
@@ -84,6 +84,7 @@ class Manager(SearchManager):
             raise ValueError(f"there are no settings for {algo}; give --conf-file, or register it with settings=... .")
         self.dataset_name: str = getattr(args, "dataset", "")
         self.online_steps: int = getattr(args, "online_steps", 0)
+        self.asked_n_envs = getattr(args, "n_envs", None)
         args.resume_freq = resume_freq if run is None else run.every  # is stored with the other arguments
         super().__init__(args, algo, env_id, *positional, **kwargs)
         self.resume_freq = args.resume_freq
@@ -116,7 +117,7 @@ class Manager(SearchManager):
             hyperparams["dataset"] = self._read_data()
         if self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs  # also where they are from the settings
-        self._check_environment(wrap, hyperparams["policy"])
+        self.check_environment(wrap, hyperparams["policy"], settings.values(self.settings))
         wrap_all = _wrap_worker if self.vec_env_class is SubprocVecEnv else _wrap
         return hyperparams, partial(wrap_all, wrap), callbacks, wrap_vector
 
@@ -147,16 +148,6 @@ class Manager(SearchManager):
         print(f"Learning from {dataset}")
         return dataset
 
-    def _check_environment(self, wrap: Callable[[gym.Env], gym.Env] | None, policy: str | type) -> None:
-        """Make the environment once: what is wrong with it, or does not fit, is known before there is a folder."""
-        env = fit.make(self.env_name.gym_id, self.env_kwargs, wrap)
-        try:
-            fit.check(ALGOS[self.algo], policy, env, self.normalize_kwargs if self.normalize else None, self.frame_stack)
-        finally:
-            env.close()
-        if self.eval_env_kwargs != self.env_kwargs:
-            fit.make(self.env_name.gym_id, self.eval_env_kwargs, wrap, "--eval-env-kwargs").close()
-
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         if self.run is None and not self.dry_run:
             super()._save_config(saved_hyperparams)
@@ -174,7 +165,7 @@ class Manager(SearchManager):
     @override
     def create_callbacks(self) -> None:
         if self.show_progress and not self.dataset_name:
-            self.callbacks.append(ProgressBarCallback())
+            self.callbacks.append(Progress())
         if self.save_freq > 0:
             self.save_freq = max(self.save_freq // self.n_envs, 1)
             self.callbacks.append(Checkpoints(self.save_freq, self.save_path))

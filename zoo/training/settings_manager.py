@@ -6,10 +6,14 @@ from typing import Any
 
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from typing_extensions import override
 
+from sb3_diffusion.envs.tensor.adapters.isaaclab_names import isaac_names_agree
+
+from .environment_manager import EnvironmentManager
 from .options import settings
 from .options.errors import fail
 from .options.hyperparameters import SCHEDULES
@@ -21,13 +25,15 @@ from .tuning.study import load_trial
 DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
 
 
-class SettingsManager(ExperimentManager):
+class SettingsManager(EnvironmentManager):
     """rl-zoo3's manager with settings of which each has an origin. Arguments: see there."""
 
     run: Run | None
     options: Settings
     settings: Settings
     dataset_name: str
+    asked_n_envs: int | None
+    """Value of ``--n-envs``."""
 
     @override
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,13 +59,18 @@ class SettingsManager(ExperimentManager):
         if self.optimize_hyperparameters or self.trial_id is not None:
             use_search_space(self.algo, self.config)
         named = entries_for(self.dataset_name, self.env_name.gym_id)
+        if self.speaks_tensors:
+            named += [name for name in entries if isaac_names_agree(name, self.env_name.gym_id)] + [settings.TENSOR_FAMILY]
         candidates = [*named, "atari" if self._is_atari else "default"]
         chosen = settings.choose_entry(self.config, entries, candidates)
         if self.env_name.gym_id.startswith(DMC_PREFIX) and self.env_name.gym_id not in entries:
             chosen |= self._dmc_family(entries)
         if self.trial_id is not None:
             chosen |= settings.with_origin(self._trial_settings(self.trial_id), f"trial {self.trial_id} of {self.study_name}")
-        return chosen | settings.with_origin(self.custom_hyperparams or {}, "-params")
+        algorithm = ALGOS[self.algo]
+        own = settings.with_origin(self.custom_hyperparams or {}, "-params")
+        own |= settings.with_origin({} if self.asked_n_envs is None else {"n_envs": self.asked_n_envs}, "--n-envs")
+        return settings.expand_preset(algorithm, chosen) | settings.expand_preset(algorithm, own)
 
     def _from_options(self) -> Settings:
         """Settings with an option of their own, which a run stores with its command line."""
@@ -76,8 +87,10 @@ class SettingsManager(ExperimentManager):
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
         linear = {key: _linear_schedule(key, hyperparams[key]) for key in SCHEDULES if isinstance(hyperparams.get(key), str)}
         others = {key: value for key, value in hyperparams.items() if key not in linear}
+        # a range of values may be none at all, for which rl-zoo3 has no schedule
+        values = {"clip_range_vf": others.pop("clip_range_vf")} if "clip_range_vf" in others else {}
         # rl-zoo3 would build its own schedule class, which a saved agent could not be loaded without
-        return ExperimentManager._preprocess_schedules(others) | linear
+        return ExperimentManager._preprocess_schedules(others) | values | linear
 
     def effective_settings(self, model: BaseAlgorithm) -> dict[str, Settings]:
         """

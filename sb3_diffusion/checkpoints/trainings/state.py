@@ -31,7 +31,10 @@ from sb3_diffusion.clock import environment_steps, logged_time
 from sb3_diffusion.files import write_atomically
 
 STATE, ARRAYS, PARAMETERS = "state.json", "arrays.bin", "parameters.pt"
-_STORED_ELSEWHERE = ("env", "_vec_normalize_env", "replay_buffer", "rollout_buffer", "_logger", "_run_update", *SCHEDULES)
+_STORED_ELSEWHERE = (
+    *("env", "_tensor_env", "_vec_normalize_env", "replay_buffer", "rollout_buffer"),
+    *("_logger", "_run_update", *SCHEDULES),
+)
 _OF_THE_DATA = ("dataset", "_sampler", "_transform", "_metric_log", "bar", "_shows_updates", "state_tables", "_support")
 _OF_THE_CALL = ("_total_timesteps", "start_time", "_custom_logger", "verbose")
 """What a new call of ``learn()`` decides itself."""
@@ -247,8 +250,8 @@ def all_callbacks(callback: Any) -> Iterator[BaseCallback]:
 
 def _stateful(callback: BaseCallback) -> list[BaseCallback]:
     """All callbacks but those without a state, whose presence does not matter."""
-    stateless = (CallbackList, ConvertCallback, ProgressBarCallback)
-    return [child for child in all_callbacks(callback) if type(child) not in stateless]
+    stateful = [child for child in all_callbacks(callback) if not isinstance(child, ProgressBarCallback)]
+    return [child for child in stateful if type(child) not in (CallbackList, ConvertCallback)]
 
 
 def _random_states() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The arguments that all on-policy algorithms have in common, written down once."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch as th
@@ -31,6 +32,7 @@ class CommonArguments(TypedDict, total=False):
     target_kl: float | None
     max_grad_norm: float | None
     random_phases: bool
+    privileged: Sequence[str] | None
     execution: str
     stats_window_size: int
     tensorboard_log: str | None

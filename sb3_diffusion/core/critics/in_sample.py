@@ -10,9 +10,9 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
 from sb3_diffusion.core.arguments.schedules import check_schedule
-from sb3_diffusion.core.decay import DECAYS, CosineDecay, is_number
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.update.decay import DECAYS, CosineDecay, is_number
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice

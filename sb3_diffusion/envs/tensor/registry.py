@@ -1,30 +1,18 @@
-"""Names of tensor environments: our own tasks, and simulators behind a prefix."""
+"""Tensor environments by name: our own tasks, and those of simulators behind a prefix."""
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable
 from importlib import import_module
-from types import MappingProxyType
 from typing import Any
 
 from sb3_diffusion.envs.tensor.contract import TensorVecEnv
 from sb3_diffusion.names import suggest
+from sb3_diffusion.tensor_names import ISAAC_PREFIXES, SIMULATORS, TASKS, is_tensor_env, tensor_env_ids
+
+__all__ = ["arguments_of", "is_tensor_env", "make_tensor_env", "register_tensor_env", "tensor_env_ids"]
 
 Factory = Callable[..., TensorVecEnv]
-
-_PACKAGE = "sb3_diffusion.envs.tensor"
-_TASKS: dict[str, Factory | str] = {
-    "torch/Pendulum-v0": f"{_PACKAGE}.tasks.pendulum:Pendulum",
-    "torch/CartPoleBalance-v0": f"{_PACKAGE}.tasks.cart_pole:CartPoleBalance",
-    "torch/CartPoleSwingUp-v0": f"{_PACKAGE}.tasks.cart_pole:CartPoleSwingUp",
-    "torch/PointMass-v0": f"{_PACKAGE}.tasks.point_mass:PointMass",
-}
-_SIMULATORS: Mapping[str, str] = MappingProxyType(
-    {
-        "mjlab/": f"{_PACKAGE}.adapters.mjlab:make_mjlab",
-        "envpool/": f"{_PACKAGE}.adapters.envpool:make_envpool",
-        "playground/": f"{_PACKAGE}.adapters.playground:make_playground",
-    }
-)
-_ISAAC = ("Isaac-", "IsaacContrib-")
+_ISAAC_LAB = "sb3_diffusion.envs.tensor.adapters.isaaclab_launch:make_isaaclab"
 
 
 def register_tensor_env(env_id: str, factory: Factory) -> None:
@@ -37,22 +25,7 @@ def register_tensor_env(env_id: str, factory: Factory) -> None:
     """
     if is_tensor_env(env_id):
         raise ValueError(f"env_id={env_id!r} is taken; choose another name.")
-    _TASKS[env_id] = factory
-
-
-def tensor_env_ids() -> list[str]:
-    """
-    :return: Names of the registered environments; simulators have further ones
-    """
-    return sorted(_TASKS)
-
-
-def is_tensor_env(env_id: str) -> bool:
-    """
-    :param env_id: Name of an environment
-    :return: Whether :func:`make_tensor_env` is who makes it, if it exists
-    """
-    return env_id in _TASKS or env_id.startswith((*_SIMULATORS, *_ISAAC))
+    TASKS[env_id] = factory
 
 
 def make_tensor_env(
@@ -69,18 +42,33 @@ def make_tensor_env(
     :param settings: Further arguments of the environment
     :return: The environment
     """
-    if env_id in _TASKS:
-        made = _loaded(_TASKS[env_id])(num_envs=1024 if num_envs is None else num_envs, device=device, **settings)
+    if env_id in TASKS:
+        made = _loaded(TASKS[env_id])(num_envs=1024 if num_envs is None else num_envs, device=device, **settings)
         made.seed(seed)
         return made
-    if env_id.startswith(_ISAAC):
-        make, task = f"{_PACKAGE}.adapters.isaaclab_launch:make_isaaclab", env_id
-    else:
-        prefix = next((prefix for prefix in _SIMULATORS if env_id.startswith(prefix)), None)
-        if prefix is None:
-            raise ValueError(f"There is no tensor environment {env_id!r}; {suggest(env_id, [*_TASKS, *_SIMULATORS])}")
-        make, task = _SIMULATORS[prefix], env_id.removeprefix(prefix)
+    make, task = _simulator(env_id)
     return _loaded(make)(task, num_envs=num_envs, device=device, seed=seed, **settings)
+
+
+def arguments_of(env_id: str) -> list[str]:
+    """
+    :param env_id: Name of a tensor environment
+    :return: Arguments by which it is set up, besides number, device and seed; empty if it does not list them itself
+    """
+    parameters = inspect.signature(_loaded(TASKS[env_id] if env_id in TASKS else _simulator(env_id)[0])).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return []
+    return [name for name in parameters if name not in ("num_envs", "device", "seed")]
+
+
+def _simulator(env_id: str) -> tuple[str, str]:
+    """What makes the task of a simulator, and what the simulator calls it."""
+    if env_id.startswith(ISAAC_PREFIXES):
+        return _ISAAC_LAB, env_id
+    prefix = next((prefix for prefix in SIMULATORS if env_id.startswith(prefix)), None)
+    if prefix is None:
+        raise ValueError(f"There is no tensor environment {env_id!r}; {suggest(env_id, [*TASKS, *SIMULATORS])}")
+    return SIMULATORS[prefix], env_id.removeprefix(prefix)
 
 
 def _loaded(factory: Factory | str) -> Factory:

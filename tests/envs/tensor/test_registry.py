@@ -10,9 +10,10 @@ from sb3_diffusion.envs.tensor import (
     is_tensor_env,
     make_tensor_env,
     register_tensor_env,
-    registry,
     tensor_env_ids,
 )
+from sb3_diffusion.envs.tensor.registry import arguments_of
+from sb3_diffusion.tensor_names import TASKS
 from tests.envs.tensor.clock import ClockEnv
 
 
@@ -25,7 +26,8 @@ def test_registered_environments_are_made(env_id: str) -> None:
 
 
 def test_a_name_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    monkeypatch.setitem(TASKS, "mine/Clock-v0", ClockEnv)  # which is undone at the end
+    del TASKS["mine/Clock-v0"]
     register_tensor_env("mine/Clock-v0", ClockEnv)
     assert is_tensor_env("mine/Clock-v0")
     assert isinstance(make_tensor_env("mine/Clock-v0", 3, limit=7), ClockEnv)
@@ -54,3 +56,8 @@ def test_what_is_missing_is_named(package: str) -> None:
 def test_seeds_are_passed_on() -> None:
     one, other = (make_tensor_env("torch/Pendulum-v0", 3, "cpu", seed=4).reset_tensor() for _ in range(2))
     assert one.tolist() == other.tolist()  # type: ignore[union-attr]
+
+
+def test_arguments_are_told() -> None:
+    assert arguments_of("torch/Pendulum-v0") == ["max_episode_length", "render_mode"]
+    assert arguments_of("envpool/Ant-v5") == [], "those of the simulator"

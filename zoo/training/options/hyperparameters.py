@@ -17,7 +17,10 @@ from sb3_diffusion.names import suggest
 from .expressions import parse
 from .settings import Settings
 
-SCHEDULES = ("learning_rate", "actor_learning_rate", "critic_learning_rate", "clip_range", "clip_range_vf", "delta_std")
+SCHEDULES = (
+    *("learning_rate", "actor_learning_rate", "critic_learning_rate", "value_learning_rate"),
+    *("clip_range", "clip_range_vf", "delta_std"),
+)
 """Every setting that may be written as ``lin_3e-4``: from that value to zero over the run."""
 
 ZOO_SETTINGS = (
@@ -95,6 +98,7 @@ RULES = {
     **dict.fromkeys(["tau", "gamma", "gae_lambda", "exploration_fraction"], _real(0.0, 1.0)),
     **dict.fromkeys(["exploration_initial_eps", "exploration_final_eps"], _real(0.0, 1.0)),
     **dict.fromkeys(["noise_std", "vf_coef", "target_policy_noise", "target_noise_clip"], _real(0.0)),
+    "value_learning_rate": _or(RATE, "null", lambda value: value is None),
     "n_timesteps": _real(1.0),
     "learning_starts": _whole(0),
     "gradient_steps": _or(_whole(0), "-1 for as many as steps", lambda value: _is_whole(value) and value == -1),

@@ -15,6 +15,7 @@ import gymnasium as gym
 from sb3_diffusion.data.stored.catalogue import KNOWN
 from sb3_diffusion.data.stored.tasks import dataset_of, environment_name, register_data_task
 from sb3_diffusion.names import closest, suggest
+from sb3_diffusion.tensor_names import is_tensor_env, tensor_env_ids
 from sb3_diffusion.taxonomy import BASELINES, CONTRIB, available_methods, get_method, load_algorithm, registered_methods
 
 from .command_line import CommandParser
@@ -116,6 +117,8 @@ def check_environment(env_id: str) -> None:
     :param env_id: Value of ``--env``
     :raises ValueError: If it does not; the message is one line with a suggestion
     """
+    if is_tensor_env(env_id):  # of a simulator's tasks only the simulator knows the names
+        return
     register_environments(env_id)
     newest = _newest_version(env_id)
     if env_id not in gym.registry:
@@ -123,7 +126,7 @@ def check_environment(env_id: str) -> None:
             package, _, name = env_id.partition(":")
             raise ValueError(f"unknown environment {env_id!r}; write --env {name} --gym-packages {package}.")
         listed = "gymnasium.pprint_registry() lists what is registered."
-        hint = f"did you mean {newest}?" if newest else suggest(env_id, [*gym.registry, *KNOWN], listed)
+        hint = f"did you mean {newest}?" if newest else suggest(env_id, [*gym.registry, *KNOWN, *tensor_env_ids()], listed)
         raise ValueError(f"unknown environment {env_id!r}; {hint}")
     entry = gym.registry[env_id].entry_point
     # Gymnasium keeps the ids of versions that it has given away, with a function that raises

@@ -129,6 +129,8 @@ def search_space(algorithm: type, config: str, entries: Any) -> list[Dimension]:
         hint = "it is not searched." if name in NOT_SEARCHED else suggest(name, arguments)
         raise ValueError(f"settings file {config}, {SEARCH}: {algorithm.__name__} cannot be searched over {name!r}; {hint}")
     replaced = {dimension.name for dimension in own}
+    if "n_minibatches" in arguments:  # from which the size of a batch follows
+        replaced.add("batch_size")
     return [common for name, common in COMMON.items() if name in arguments and name not in replaced] + own
 
 

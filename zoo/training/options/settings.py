@@ -24,6 +24,11 @@ FILE = "effective.yml"
 FAMILY = "dm_control"
 """Entry of a file for all tasks of the DeepMind Control Suite that have none of their own."""
 
+TENSOR_FAMILY = "tensor"
+"""Entry of a file for all environments that speak tensors and have none of their own."""
+PRESET = "preset"
+"""Key of an entry that stands for settings of the algorithm, by the name of one of its presets."""
+
 NOT_SHOWN = ("self", "env", "policy_kwargs", "_init_setup_model", "observation_space", "action_space", "lr_schedule")
 OPTIONS = {
     "seed": "--seed",
@@ -127,6 +132,30 @@ def choose_entry(config: str, entries: Mapping[str, Any], candidates: Iterable[s
     if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
         raise ValueError(f"settings file {config}: the entry {name!r} must have names and values, not {entry!r}.")
     return with_origin(entry, f"{'/'.join(Path(config).parts[-2:])}, entry {name}")
+
+
+def expand_preset(algorithm: type, given: Settings) -> Settings:
+    """
+    Put settings in the place of the name of a preset. What is given beside it counts more, in ``policy_kwargs`` one by one.
+
+    :param algorithm: The algorithm
+    :param given: Settings from one source
+    :raises ValueError: If the algorithm has no such preset
+    """
+    if PRESET not in given:
+        return given
+    name, origin = given[PRESET].value, given[PRESET].origin
+    if not hasattr(algorithm, "preset"):
+        raise ValueError(f"preset={name!r} ({origin}): {algorithm.__name__} has no presets; leave it out.")
+    try:
+        found = with_origin(plain(algorithm.preset(name)), f"preset {name} of {algorithm.__name__}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"preset={name!r} ({origin}): {error}") from error
+    own = {key: setting for key, setting in given.items() if key != PRESET}
+    if "policy_kwargs" in found and "policy_kwargs" in own:
+        both = {**found["policy_kwargs"].value, **_dictionary(own["policy_kwargs"].value)}
+        own["policy_kwargs"] = Setting(both, f"{found['policy_kwargs'].origin}; {own['policy_kwargs'].origin}")
+    return found | own
 
 
 def with_origin(values: Mapping[str, Any], origin: str) -> Settings:

@@ -96,6 +96,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=seed, default=-1, help="seed of everything (default: a random one)")
     group.add_argument("--device", default="auto", help="PyTorch device: auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--num-threads", type=whole_number(1, every), default=-1, help="threads of PyTorch")
+    group.add_argument(
+        "--n-envs", type=whole_number(1), metavar="N", help="environments at once (default: as in the settings)"
+    )
     group.add_argument("--vec-env", choices=["dummy", "subproc"], default="dummy", help="environments here, or in processes")
     group.add_argument("-i", "--trained-agent", default="", metavar="FILE", help="start from this agent (.zip)")
     # without effect in rl-zoo3's releases since the offline HER buffer
@@ -129,7 +132,8 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("evaluation")
     group.add_argument("--eval-freq", type=whole_number(), default=25000, help="evaluate every so many steps (-1: never)")
     group.add_argument("--eval-episodes", type=whole_number(0), default=5, help="episodes of an evaluation")
-    group.add_argument("--n-eval-envs", type=whole_number(1), default=1, help="environments of an evaluation")
+    copies = "environments of an evaluation (default: 1; of environments that speak tensors one for each episode, at most 16)"
+    group.add_argument("--n-eval-envs", type=whole_number(1), default=1, help=copies)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

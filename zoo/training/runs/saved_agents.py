@@ -14,11 +14,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 from sb3_diffusion import load_normalization
 from sb3_diffusion.checkpoints.agents import NORMALIZATION
 from sb3_diffusion.checkpoints.archives import open_archive
+from sb3_diffusion.tensor_names import is_tensor_env
 
 from .folders import Name, owner, run_folders
 from .resume import checkpoint_steps, finished, resumable
 from .text_files import saved_env_kwargs
 from .started_with import original
+from ..environments import tensor
 from ..options.which_agent import Which
 
 
@@ -76,7 +78,17 @@ class SavedAgent:
             hyperparams["normalize"] = False
         elif hyperparams.get("normalize") and not self.is_last:
             print(f"{self.archive} holds no statistics of its own: the normalisation is that at the end of the run.")
-        env = create_test_env(
+        make = self._make_tensors if is_tensor_env(self.env_id) else self._make_one_by_one
+        env = make(n_envs, seed, render, log_dir, hyperparams, env_kwargs)
+        if own:
+            env = normalized = load_normalization(self.archive, env)
+            assert isinstance(normalized, VecNormalize)
+            normalized.norm_reward = norm_reward
+        return VecFrameStack(env, n_stack) if n_stack else env
+
+    def _make_one_by_one(self, n_envs: int, seed: int, render: bool, log_dir: str | None, *settings: dict[str, Any]) -> VecEnv:
+        hyperparams, env_kwargs = settings
+        return create_test_env(
             self.env_id,
             n_envs=n_envs,
             stats_path=str(self.settings) if self.settings.is_dir() else None,
@@ -87,11 +99,9 @@ class SavedAgent:
             env_kwargs=env_kwargs,
             vec_env_cls=DummyVecEnv,  # worker processes cost more than these simulators
         )
-        if own:
-            env = normalized = load_normalization(self.archive, env)
-            assert isinstance(normalized, VecNormalize)
-            normalized.norm_reward = norm_reward
-        return VecFrameStack(env, n_stack) if n_stack else env
+
+    def _make_tensors(self, n_envs: int, seed: int, render: bool, log_dir: str | None, *settings: dict[str, Any]) -> VecEnv:
+        return tensor.make_for_agent(self.env_id, n_envs, *settings, seed=seed, log_dir=log_dir)
 
     def load(self, env: VecEnv, *, device: str = "auto", seed: int | None = None, attach: bool = False) -> BaseAlgorithm:
         """

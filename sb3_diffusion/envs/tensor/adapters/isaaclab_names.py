@@ -53,6 +53,15 @@ def resolve_isaac_task(task: str, registered: Collection[str]) -> str:
     raise ValueError(f"Isaac Lab has no task {task!r}, under its old or its new name; {hint}.")
 
 
+def isaac_names_agree(one: str, other: str) -> bool:
+    """
+    :param one: Name of a task
+    :param other: Name of a task
+    :return: Whether both are names of the same task, in whatever release
+    """
+    return one == other or one in _other_names(other) or other in _other_names(one)
+
+
 def _other_names(task: str) -> list[str]:
     """What the task may be called in another release, the likeliest first."""
     if task.endswith("-v0"):

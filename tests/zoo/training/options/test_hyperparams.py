@@ -12,16 +12,18 @@ import yaml
 from rl_zoo3.utils import ALGOS
 
 from sb3_diffusion.envs import DMC_TASKS
+from sb3_diffusion.envs.tensor import tensor_env_ids
 from sb3_diffusion.taxonomy import available_methods, get_method
 from tests.cases import case
 from zoo.training.manager import Manager
 from zoo.training.options.registry import register_algorithms
 from zoo.training.options.search_space import SEARCH
-from zoo.training.options.settings import hyperparameter_file
+from zoo.training.options.settings import PRESET, TENSOR_FAMILY, hyperparameter_file
 
 register_algorithms()
 
 OURS = [method.zoo_name for method in available_methods()]
+ON_POLICY = [method.zoo_name for method in available_methods() if method.setting == "on-policy"]
 NAMES = [*OURS, "sac", "td3", "ppo"]
 GYM_TASKS = ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d")
 ENVIRONMENTS = [
@@ -31,9 +33,13 @@ ENVIRONMENTS = [
     *(f"{task}-v5" for task in GYM_TASKS),
     *(f"dm_control/{task}-v0" for task in DMC_TASKS),
 ]
+ISAAC = [f"Isaac-{task}-v0" for task in ("Ant", "Humanoid", "Lift-Cube-Franka", "Velocity-Flat-Anymal-D")]
+"""The tasks of the paper's last row."""
+TENSORS = [*tensor_env_ids(), *ISAAC, TENSOR_FAMILY]
+"""Further entries of on-policy methods."""
 # Read by the zoo itself; every other key goes to the constructor.
-ZOO_KEYS = {"n_timesteps", "n_envs", "normalize", "env_wrapper", "noise_type", "noise_std"}
-SOURCES = re.compile(r"(Table 3|A\.3|Gym|DMC|SB3|authors|RL Zoo, \S|ours: \S)")
+ZOO_KEYS = {"n_timesteps", "n_envs", "normalize", "env_wrapper", "env_kwargs", "noise_type", "noise_std"}
+SOURCES = re.compile(r"(Table [34]|A\.3|Gym|DMC|Isaac Lab|SB3|authors|RL Zoo, \S|ours: \S)")
 STRUCTURE = re.compile(r"\s*\S+:( [&*]\w+)?")  # opens a mapping, or refers to one
 
 
@@ -60,7 +66,7 @@ def distinct_entries() -> Iterator[tuple[str, str]]:
     for name in NAMES:
         entries = load(name) if hyperparameter_file(name).is_file() else {}  # a missing file is another test's to report
         seen: list[tuple[dict[str, Any], bool]] = []
-        for env_id in filter(entries.__contains__, ENVIRONMENTS):
+        for env_id in filter(entries.__contains__, [*ENVIRONMENTS, *tensor_env_ids()]):
             key = (entries[env_id], env_id.startswith("dm_control/"))
             if key not in seen:
                 seen.append(key)
@@ -69,7 +75,7 @@ def distinct_entries() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_entries_are_complete(name: str) -> None:
-    entries = {"default", "dm_control", *ENVIRONMENTS}
+    entries = {"default", "dm_control", *ENVIRONMENTS, *(TENSORS if name in ON_POLICY else [])}
     learns_from_data = name in OURS and get_method(name).setting == "offline"  # then names of data sets follow
     assert entries <= set(load(name)) if learns_from_data else entries == set(load(name))
 
@@ -85,7 +91,7 @@ def test_every_value_says_where_it_comes_from(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_key_is_known(name: str) -> None:
-    known = constructor_arguments(ALGOS[name]) | ZOO_KEYS
+    known = constructor_arguments(ALGOS[name]) | ZOO_KEYS | ({PRESET} if name in ON_POLICY else set())
     aliases = ALGOS[name].policy_aliases
     known_policy = constructor_arguments(next(iter(aliases.values())) if name in OURS else aliases["MlpPolicy"])
     for env_id, entry in load(name).items():
@@ -108,7 +114,7 @@ def test_budget_is_the_benchmarks(name: str) -> None:
     entries = load(name)
     assert entries["Hopper-v5"]["n_timesteps"] == 1_000_000
     assert entries["dm_control/dog-run-v0"]["n_timesteps"] == 500_000
-    assert entries["dm_control/dog-run-v0"]["batch_size"] == 512
+    assert name in ON_POLICY or entries["dm_control/dog-run-v0"]["batch_size"] == 512
 
 
 @pytest.mark.parametrize(("name", "env_id"), list(distinct_entries()), ids=lambda value: value)
@@ -119,7 +125,7 @@ def test_every_entry_trains(name: str, env_id: str, tmp_path: Path) -> None:
 
         register_dmc()
     small: dict[str, float] = {"buffer_size": 100, "learning_starts": 2, "batch_size": 4}
-    if name == "ppo":
+    if name == "ppo" or name in ON_POLICY:
         small = {"n_steps": 4, "batch_size": 4, "n_epochs": 1, "n_envs": 1}
     elif name in OURS:
         small |= {key: value for key, value in case(get_method(name)).tiny.items() if value is not None}

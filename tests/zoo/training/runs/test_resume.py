@@ -96,9 +96,9 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
-def assert_same_run(left: Path, right: Path) -> None:
+def assert_same_run(left: Path, right: Path, monitored: bool = True) -> None:
     monitors = sorted(path.name for path in left.glob("*.monitor.csv"))
-    assert monitors and monitors == sorted(path.name for path in right.glob("*.monitor.csv"))
+    assert bool(monitors) == monitored and monitors == sorted(path.name for path in right.glob("*.monitor.csv"))
     for name in monitors:
         rows = rows_without_times(left / name)
         assert len(rows) > 1 and rows == rows_without_times(right / name)
@@ -112,7 +112,7 @@ def assert_same_run(left: Path, right: Path) -> None:
 
 
 def interrupted_equals_uninterrupted(
-    tmp_path: Path, arguments: Sequence[str], steps: int, kills: Sequence[int], every: int, clock: int = STEPS
+    tmp_path: Path, arguments: Sequence[str], steps: int, kills: Sequence[int], every: int, clock: int = STEPS, **same: bool
 ) -> None:
     options = [*arguments, "-n", str(steps), "--eval-freq", str(steps // 5), "--eval-episodes", "2", "--seed", "1"]
     options += ["--resume-freq", str(every), "-tb", "tb"]
@@ -120,7 +120,7 @@ def interrupted_equals_uninterrupted(
     for folder in (whole, pieces):
         folder.mkdir()
     reference = start(*options, cwd=whole)
-    algo, env = options[1], options[options.index("--env") + 1]
+    algo, env = options[1], options[options.index("--env") + 1].replace("/", "-")
     run = pieces / "logs" / algo / f"{env}_1"
     chance = random.Random(0)
     process = start(*options, cwd=pieces)
@@ -134,7 +134,7 @@ def interrupted_equals_uninterrupted(
     assert finished(run) and not resumable(run)
     if clock == STEPS:
         assert checkpoint_steps(run) == [steps]
-    assert_same_run(whole / "logs" / algo / f"{env}_1", run)
+    assert_same_run(whole / "logs" / algo / f"{env}_1", run, **same)
     logged = [[found for folder in (root / "tb" / env).iterdir() if (found := scalars(folder))] for root in (whole, pieces)]
     assert len(logged[1]) == 1, "one TensorBoard run"
     assert logged[0] == logged[1]
@@ -143,6 +143,13 @@ def interrupted_equals_uninterrupted(
 def test_killed_twice(tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     interrupted_equals_uninterrupted(tmp_path, [*DACER, "--env", "Hopper-v5"], steps=400, kills=[0, 200], every=20)
+
+
+def test_tensors_killed_once(tmp_path: Path) -> None:
+    """All copies of an environment are one object, of which nobody keeps a monitor file."""
+    settings = ["-params", "n_steps:10", "desired_kl:0.01", "policy_kwargs:dict(net_arch=[8],diffusion_steps=2)"]
+    options = ["--algo", "dppo", "--env", "torch/Pendulum-v0", "--n-envs", "20", "--env-kwargs", "max_episode_length:30", *settings]
+    interrupted_equals_uninterrupted(tmp_path, options, steps=4000, kills=[1000], every=1000, monitored=False)
 
 
 @pytest.mark.expensive

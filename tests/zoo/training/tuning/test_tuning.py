@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 
-from sb3_diffusion.taxonomy import available_methods
+from sb3_diffusion.taxonomy import available_methods, get_method
 from tests.environments import PointEnv
 from tests.zoo.processes import ROOT, TINY, check, run, script
 from zoo.training.manager import Manager
@@ -35,7 +35,10 @@ from ..options.test_hyperparams import load
 register_algorithms()
 
 TINY_POLICY = "policy_kwargs:dict(net_arch=[16],diffusion_steps=2)"
-NOT_SAMPLED = ("n_timesteps", "policy", "policy_kwargs", "buffer_size", "n_envs", "normalize", "env_wrapper")
+NOT_SAMPLED = (
+    *("n_timesteps", "policy", "policy_kwargs", "buffer_size", "n_envs", "normalize", "env_wrapper", "env_kwargs"),
+    *("preset", "n_steps"),
+)
 """Entries of the files that the zoo reads, or that this test makes small."""
 
 
@@ -77,7 +80,8 @@ def test_every_sample_of_a_search_space_constructs(name: str, n_samples: int) ->
         policy = next(iter(algorithm.policy_aliases))
         known = inspect.signature(algorithm.policy_aliases[policy]).parameters
         small = {key: value for key, value in tiny.items() if key in known}
-        algorithm(policy, env, buffer_size=10, device="cpu", policy_kwargs=small, **settings)
+        memory = {"buffer_size": 10} if get_method(name).setting != "on-policy" else {}
+        algorithm(policy, env, device="cpu", policy_kwargs=small, **memory, **settings)
 
 
 # -- a study shared by workers -----------------------------------------------------------------------------------------------

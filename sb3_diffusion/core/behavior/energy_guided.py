@@ -1,9 +1,7 @@
-"""Methods whose actions are guided when they are asked for, and those of them that guide the behaviour by an energy."""
+"""Methods that imitate the data and guide what they imitate by an energy, whenever an action is asked for."""
 
-import io
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch as th
@@ -11,55 +9,18 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
-from sb3_diffusion.core.algorithm import DiffusionAlgorithm, PartSchedule
+from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.off_policy import CommonArguments
 from sb3_diffusion.core.arguments.schedules import check_schedule
+from sb3_diffusion.core.guided_acting import ActsGuided
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, optional
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.guided import GUIDED_POLICIES, GuidedPolicy, check_scale
+from sb3_diffusion.policies.guided import GUIDED_POLICIES
 from sb3_diffusion.policies.values.energy import Energy
-
-
-class GuidanceScale:
-    """
-    The attribute ``guidance_scale`` of an algorithm: that of its policy, as soon as there is one. Either may be assigned, and
-    files keep the last one.
-    """
-
-    def __get__(self, model: DiffusionAlgorithm | None, owner: type | None = None) -> Any:
-        if model is None:
-            return self
-        attributes = vars(model)
-        policy = attributes.get("policy")
-        if isinstance(policy, GuidedPolicy):
-            return policy.guidance_scale
-        try:
-            return attributes["guidance_scale"]
-        except KeyError:
-            raise AttributeError(f"{type(model).__name__} has no guidance_scale yet.") from None
-
-    def __set__(self, model: DiffusionAlgorithm, scale: float) -> None:
-        attributes = vars(model)
-        attributes["guidance_scale"] = check_scale(scale)
-        if isinstance(attributes.get("policy"), GuidedPolicy):
-            attributes["policy"].guidance_scale = scale
-
-
-class ActsGuided(DiffusionAlgorithm):
-    """A base class beside another one: the method's actions are guided, by a scale that may be changed at any time."""
-
-    guidance_scale = GuidanceScale()
-
-    @override
-    def save(
-        self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
-    ) -> None:
-        vars(self)["guidance_scale"] = self.guidance_scale  # somebody may have told the policy alone
-        super().save(path, exclude, include)
 
 
 class EnergyArguments(CommonArguments, total=False):

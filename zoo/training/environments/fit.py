@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.dqn import DQN
 
+from sb3_diffusion.core.on_policy import OnPolicyDiffusion
 from sb3_diffusion.names import suggest
 
 Wrapper = Callable[[gym.Env], gym.Env]
@@ -54,7 +55,7 @@ def check(
     :raises ValueError: If they do not fit
     """
     name = f"environment {env.spec.id}" if env.spec is not None else "this environment"
-    _check_actions(algorithm, env.action_space, name)
+    check_actions(algorithm, env.action_space, name)
     if normalize is None:
         return
     # Stable-Baselines3 replays what it was before it was normalised: not stacked, and not transposed
@@ -72,8 +73,14 @@ def check(
         )
 
 
-def _check_actions(algorithm: type, space: spaces.Space, name: str) -> None:
-    if not issubclass(algorithm, OffPolicyAlgorithm):
+def check_actions(algorithm: type, space: spaces.Space, name: str) -> None:
+    """
+    :param algorithm: The algorithm
+    :param space: Its actions
+    :param name: The environment in words
+    :raises ValueError: If it cannot act so
+    """
+    if not issubclass(algorithm, OffPolicyAlgorithm | OnPolicyDiffusion):
         return  # these take actions of every kind
     if _chooses(algorithm):
         if not isinstance(space, spaces.Discrete):

@@ -12,8 +12,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
+from sb3_diffusion.core.behavior.support import DrawsSupport, in_support_values
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.core.support import DrawsSupport, in_support_values
 from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
 from tests.environments import PointEnv
@@ -63,7 +63,7 @@ def test_what_they_are_worth() -> None:
 
 
 def test_a_batch_has_those_of_its_states_and_of_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_diffusion.core.support.ROWS_AT_ONCE", {"cpu": 21})  # several pieces
+    monkeypatch.setattr("sb3_diffusion.core.behavior.support.ROWS_AT_ONCE", {"cpu": 21})  # several pieces
     model = supported(n_steps=2).learn_offline(3)
     table = model.state_tables["support"]
     assert table.shape == (len(DATA.states), 3, 2) and table.dtype == th.float32 and table.abs().max() <= 1.0
