@@ -123,7 +123,9 @@ def main() -> None:
     report_load([{"load": load.read()}], args.max_load)
     if args.output is not None:
         about = {key: value for key, value in vars(args).items() if key not in ("output", "against")}
-        args.output.write_text(json.dumps({"settings": about, "machine": conditions(args), "results": results}, indent=2) + "\n")
+        args.output.write_text(
+            json.dumps({"settings": about, "machine": conditions(args), "results": results}, indent=2) + "\n"
+        )
 
 
 def _measure(name: str, args: argparse.Namespace, other: External | None) -> dict[str, Any]:

@@ -48,7 +48,15 @@ def agent(trained: Path) -> SavedAgent:
 
 def manager(tmp_path: Path, algo: str, env_id: str = ENV, **options: Any) -> Manager:
     small = {"n_steps": 4, "batch_size": 10, "policy_kwargs": {"net_arch": [8]}, **options.pop("hyperparams", {})}
-    settings = {"n_timesteps": 80, "eval_freq": 40, "n_eval_episodes": 3, "verbose": 0, "log_interval": -1, "seed": 1, **options}
+    settings = {
+        "n_timesteps": 80,
+        "eval_freq": 40,
+        "n_eval_episodes": 3,
+        "verbose": 0,
+        "log_interval": -1,
+        "seed": 1,
+        **options,
+    }
     args = argparse.Namespace(n_envs=5, vec_env="dummy")
     return Manager(args, algo, env_id, str(tmp_path / "logs"), hyperparams=small, **settings)
 
@@ -89,12 +97,21 @@ MISTAKES = [
     ("--env torch/Pendulm-v0", "unknown environment 'torch/Pendulm-v0'; did you mean torch/Pendulum-v0?"),
     (f"--env {ENV} --n-envs 0", "argument --n-envs: 0 is too small; give at least 1"),
     (f"--env {ENV} --vec-env subproc", f"--vec-env subproc: {ENV} steps all of its copies itself; leave the option out."),
-    (f"--env {ENV} --env-kwargs lenght:3", "cannot be made with --env-kwargs lenght:3: it has no argument 'lenght'; known are"),
+    (
+        f"--env {ENV} --env-kwargs lenght:3",
+        "cannot be made with --env-kwargs lenght:3: it has no argument 'lenght'; known are",
+    ),
     (f"--env {ENV} --env-kwargs max_episode_length:0", "max_episode_length=0 must be at least 1"),
     (f"--env {ENV} -params normalize:true", "would go through NumPy; leave it out, normalize_observations does that"),
     (f"--env {ENV} -params frame_stack:2", "frame_stack: the tensors of torch/Pendulum-v0 would go through NumPy"),
-    (f"--env {ENV} -params env_wrapper:gymnasium.wrappers.ClipAction", "is one object of many copies, around which none can be"),
-    (f"--env {ENV} -params preset:flowrl", "preset='flowrl' (-params): Unknown name='flowrl'; known are flowrl_paper, flowrl_code."),
+    (
+        f"--env {ENV} -params env_wrapper:gymnasium.wrappers.ClipAction",
+        "is one object of many copies, around which none can be",
+    ),
+    (
+        f"--env {ENV} -params preset:flowrl",
+        "preset='flowrl' (-params): Unknown name='flowrl'; known are flowrl_paper, flowrl_code.",
+    ),
     ("--env mjlab/Cartpole", "mjlab is not installed; it needs a virtual environment without dm-control"),
     ("--env Isaac-Ant-v0", "Isaac-Ant-v0 needs Isaac Lab, which is not installed: release 3.0 runs on Python 3.12"),
     ("--env CartPole-v1", "environment CartPole-v1 has actions Discrete(2), but PPO acts with continuous ones (Box)"),
@@ -226,14 +243,22 @@ def test_training_goes_on_from_an_agent(trained: Path, agent: SavedAgent, tmp_pa
 
 
 def test_a_wrapper_around_all_copies(agent: SavedAgent, tmp_path: Path) -> None:
-    made = manager(tmp_path, "ppo", hyperparams={"vec_env_wrapper": "stable_baselines3.common.vec_env.VecMonitor"}, dry_run=True)
+    made = manager(
+        tmp_path, "ppo", hyperparams={"vec_env_wrapper": "stable_baselines3.common.vec_env.VecMonitor"}, dry_run=True
+    )
     model, _ = made.setup_experiment()  # type: ignore[misc]
     assert isinstance(model.get_env().venv, VecMonitor)
 
 
 def test_a_search_makes_its_own(tmp_path: Path) -> None:
     made = manager(
-        tmp_path, "tensor_ppo", optimize_hyperparameters=True, n_trials=1, n_evaluations=1, sampler="random", no_optim_plots=True
+        tmp_path,
+        "tensor_ppo",
+        optimize_hyperparameters=True,
+        n_trials=1,
+        n_evaluations=1,
+        sampler="random",
+        no_optim_plots=True,
     )
     assert made.setup_experiment() is None
     made.hyperparameters_optimization()
