@@ -121,7 +121,8 @@ class DPPO(ImitatesFirst, OnPolicyDiffusion):
 
     @override
     def policy_settings(self) -> dict[str, Any]:
-        networks = {"net_arch": [256, 256, 256], "activation_fn": "mish", "state_arch": ()}
+        # a fresh policy without an opinion: with one of its own it would explore nothing else
+        networks = {"net_arch": [256, 256, 256], "activation_fn": "mish", "state_arch": (), "output_gain": 0.01}
         chain = {"process": "discrete", "diffusion_steps": 10, "variance": "posterior"}
         return {**networks, **chain, "time_embedding": "sinusoidal", "time_dim": 32}
 
