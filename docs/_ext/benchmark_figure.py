@@ -47,17 +47,19 @@ def draw_curves(rows: Sequence[dict[str, str]], algos: Sequence[str], scheme: st
     groups = group(rows)
     envs = list(dict.fromkeys(env for env, _ in groups))
     panels = [(env, algo) for env in envs for algo in algos if (env, algo) in groups]
-    n_rows = -(-len(panels) // COLUMNS)
+    columns = min(COLUMNS, len(panels))
+    n_rows = -(-len(panels) // columns)
     with rc_context({**colours, "font.size": 9, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(PANEL[0] * COLUMNS, PANEL[1] * n_rows + 0.4), layout="constrained")
-        axes = figure.subplots(n_rows, COLUMNS, squeeze=False, sharex=True, sharey=len(envs) == 1).flat
-        for panel, (env, algo) in zip(axes, panels, strict=False):
+        shared: Any = {"squeeze": False, "sharex": True, "sharey": len(envs) == 1}
+        places = list(figure.subplots(n_rows, columns, **shared).flat)
+        for axes, (env, algo) in zip(places, panels, strict=False):
             others = [curves for key, curves in groups.items() if key[0] == env and key[1] != algo]
             name = title(algo) if len(envs) == 1 else f"{title(algo)}, {env}"
             colour = COLOURS[scheme][algos.index(algo) % len(COLOURS[scheme])]
-            _draw_panel(panel, name, groups[env, algo], others, colour, grey)
-        for empty in list(axes)[len(panels) :]:
-            empty.set_axis_off()
+            _draw_panel(axes, name, groups[env, algo], others, colour, grey)
+        for empty in places[len(panels) :]:
+            empty.remove()
         figure.supylabel("mean return of an evaluation", fontsize=9)
         figure.supxlabel(_legend(groups), fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
