@@ -177,7 +177,7 @@ def protocol(grid: Grid) -> str:
     of_data = any(run["dataset"] for run in done)
     lines = [
         f"* Budget: {settings.n_timesteps:,} {'updates' if of_data else 'environment steps'} per training.",
-        f"* Seeds: {', '.join(map(str, description.seeds))}. An interval, the range that holds 95 % of the means when the seeds "
+        f"* Seeds: {', '.join(map(str, description.seeds))}. An interval, which holds 95 % of the means when the seeds "
         "are drawn anew (bootstrap), needs at least three; a number with less is one that the next seed may overturn.",
         f"* Evaluation: {settings.eval_episodes} {_kinds(done)} episodes every {settings.eval_freq:,}, and at the end; ± is "
         "the standard deviation over the episodes of one agent.",
