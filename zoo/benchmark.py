@@ -107,8 +107,10 @@ def make_cells(args: argparse.Namespace) -> list[Cell]:
         raise ValueError(f"--seeds {min(args.seeds)} is negative; seeds are 0, 1, 2, ...")
     for word in (*given.get("hyperparams", ()), *given.get("env_kwargs", ())):
         parse_assignment(word)
-    lists = {OPTIONS[name]: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    settings = Settings(**lists)
+    values: dict[str, Any] = {
+        OPTIONS[name]: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    settings = Settings(**values)
     _check_names(settings, args.algos, args.envs)
     return expand(_folder(args).resolve(), args.algos, args.envs, args.seeds, settings)
 

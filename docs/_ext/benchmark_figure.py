@@ -47,17 +47,20 @@ def draw_curves(rows: Sequence[dict[str, str]], algos: Sequence[str], scheme: st
     groups = group(rows)
     envs = list(dict.fromkeys(env for env, _ in groups))
     panels = [(env, algo) for env in envs for algo in algos if (env, algo) in groups]
-    n_rows = -(-len(panels) // COLUMNS)
+    columns = min(COLUMNS, len(panels))
+    n_rows = -(-len(panels) // columns)
     with rc_context({**colours, "font.size": 9, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(PANEL[0] * COLUMNS, PANEL[1] * n_rows + 0.4), layout="constrained")
-        axes = figure.subplots(n_rows, COLUMNS, squeeze=False, sharex=True, sharey=len(envs) == 1).flat
-        for panel, (env, algo) in zip(axes, panels, strict=False):
+        shared: Any = {"squeeze": False, "sharex": True, "sharey": len(envs) == 1}
+        places = list(figure.subplots(n_rows, columns, **shared).flat)
+        for index, (axes, (env, algo)) in enumerate(zip(places, panels, strict=False)):
             others = [curves for key, curves in groups.items() if key[0] == env and key[1] != algo]
             name = title(algo) if len(envs) == 1 else f"{title(algo)}, {env}"
             colour = COLOURS[scheme][algos.index(algo) % len(COLOURS[scheme])]
-            _draw_panel(panel, name, groups[env, algo], others, colour, grey)
-        for empty in list(axes)[len(panels) :]:
-            empty.set_axis_off()
+            _draw_panel(axes, name, groups[env, algo], others, colour, grey)
+            axes.tick_params(labelbottom=index + columns >= len(panels))  # nothing is drawn below
+        for empty in places[len(panels) :]:
+            empty.remove()
         figure.supylabel("mean return of an evaluation", fontsize=9)
         figure.supxlabel(_legend(groups), fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,15 +83,9 @@ def _draw_panel(axes: Axes, name: str, curves: list[Curve], others: list[list[Cu
 
 
 def _legend(groups: Groups) -> str:
-    """What is drawn, in words."""
+    """What is drawn, in words, on two lines."""
     n_runs = [len(curves) for curves in groups.values()]
-    parts = [
-        "environment steps",
-        "thick: mean over seeds" if max(n_runs) > 1 else "thick: the only seed",
-        "grey: the other methods",
-    ]
-    if max(n_runs) > 1:
-        parts.insert(2, "thin: single seeds")
-    if max(n_runs) >= MIN_RUNS:
-        parts.append(f"band: {CONFIDENCE:.0%} interval of the mean".replace("%", " %"))
-    return "; ".join(parts)
+    below = ["thick: mean over seeds", "thin: single seeds"] if max(n_runs) > 1 else []
+    below += [f"band: {CONFIDENCE:.0%} interval of the mean".replace("%", " %")] if max(n_runs) >= MIN_RUNS else []
+    below += ["grey: the other methods"] if len(groups) > 1 else []
+    return "\n".join(["environment steps", *(["; ".join(below)] if below else [])])

@@ -8,9 +8,9 @@ Directives ``benchmark`` and ``leaderboard``: what has come out of a grid in ``d
     ```
 
 Both read ``<name>.yml``, which describes the grid, and the files ``<name>/runs.csv``, ``means.csv`` and ``curves.csv`` that
-``python zoo/benchmark.py report --grid docs/data/benchmark/<name>.yml --export docs/data/benchmark`` writes. ``benchmark`` shows
-learning curves and returns, ``leaderboard`` methods x data sets with the scores on the scale of each; both then say how the
-numbers came about, and name every training that has none.
+``python zoo/benchmark.py report --grid docs/data/benchmark/<name>.yml --export docs/data/benchmark`` writes. ``benchmark``
+shows learning curves and returns, ``leaderboard`` methods x data sets with the scores on the scale of each; both then say how
+the numbers came about, and name every training that has none.
 """
 
 import csv
@@ -143,26 +143,30 @@ def leaderboard(grid: Grid) -> str:
 def returns(grid: Grid) -> str:
     """A row for every algorithm on every environment."""
     rows = []
-    for env in grid.description.environments:
+    envs = grid.description.environments
+    for env in envs:
         for algo in grid.description.algorithms:
             row = grid.mean(algo, env)
             best = number(row["best_mean"]) if row["best_mean"] else ""
             cpu = minutes(row["cpu_seconds_mean"]) if row["n_done"] != "0" else ""
-            rows.append([name_of(algo), env, outcome(row, "iqm"), outcome(row, "final"), best, cpu])
-    header = ["Method", "Environment", "Interquartile mean of final returns", "Mean", "Best", "CPU minutes"]
-    return markdown_table(header, rows, n_text=2)
+            where = [f"`{env}`"] if len(envs) > 1 else []
+            rows.append([name_of(algo), *where, outcome(row, "iqm"), outcome(row, "final"), best, cpu])
+    names = ["Method", *(["Environment"] if len(envs) > 1 else [])]
+    header = [*names, "Interquartile mean of final returns", "Mean", "Best evaluation", "CPU minutes"]
+    return markdown_table(header, rows, n_text=len(names))
 
 
 def trainings(grid: Grid) -> str:
     """A row for every training that has a result, with what makes it again."""
     rows = []
+    scored = any(run["score"] for run in grid.done)
     for run in grid.done:
         final = f"{number(run['final_return'])} ± {number(run['final_std'])}"
-        score = f"{number(run['score'])} ± {number(run['score_std'])}" if run["score"] else ""
+        score = [f"{number(run['score'])} ± {number(run['score_std'])}" if run["score"] else ""] if scored else []
         again = f"`--algos {run['algorithm']} --envs {run['environment']} --seeds {run['seed']}`"
         time = [minutes(run["cpu_seconds"]), minutes(run["seconds"])]
-        rows.append([title(run["algorithm"]), again, f"`{run['commit']}`", final, score, *time])
-    header = ["Method", "Options", "Commit", "Return", "Score", "CPU minutes", "Minutes by the clock"]
+        rows.append([title(run["algorithm"]), again, f"`{run['commit']}`", final, *score, *time])
+    header = ["Method", "Options", "Commit", "Return", *(["Score"] if scored else []), "CPU minutes", "Minutes by the clock"]
     return markdown_table(header, rows, n_text=3)
 
 
@@ -173,10 +177,10 @@ def protocol(grid: Grid) -> str:
     of_data = any(run["dataset"] for run in done)
     lines = [
         f"* Budget: {settings.n_timesteps:,} {'updates' if of_data else 'environment steps'} per training.",
-        f"* Seeds: {', '.join(map(str, description.seeds))}. An interval, the range that holds 95 % of the means when the seeds are "
-        "drawn anew (bootstrap), needs at least three; a number with less is one that the next seed may overturn.",
-        f"* Evaluation: {settings.eval_episodes} {_kinds(done)} episodes every {settings.eval_freq:,}, and at the end; ± is the "
-        "standard deviation over the episodes of one agent.",
+        f"* Seeds: {', '.join(map(str, description.seeds))}. An interval, which holds 95 % of the means when the seeds "
+        "are drawn anew (bootstrap), needs at least three; a number with less is one that the next seed may overturn.",
+        f"* Evaluation: {settings.eval_episodes} {_kinds(done)} episodes every {settings.eval_freq:,}, and at the end; ± is "
+        "the standard deviation over the episodes of one agent.",
         *(f"* Differs from `hyperparams/`, all methods: {_change(change)}" for change in description.changes),
         *(
             f"* Differs from `hyperparams/`, {title(algo)}: {_change(change)}"
@@ -219,9 +223,8 @@ def problems(grid: Grid) -> str:
         if run["state"] in ("failed", "damaged")
     ]
     n_missing = sum(run["state"] == "missing" for run in grid.runs)
-    heading = f"{len(grid.done)} of {len(grid.runs)} trainings have a result"
-    heading += f", {len(lines)} failed" if lines else ", none failed"
-    return "\n".join([f"{heading}; {n_missing} have not been done yet or are under way.", "", *lines])
+    counts = f"{len(grid.done)} with a result, {len(lines)} failed, {n_missing} not done yet or under way"
+    return "\n".join([f"Of {len(grid.runs)} trainings: {counts}.", "", *lines])
 
 
 # -- directives ------------------------------------------------------------------------------------------------------------
@@ -244,7 +247,10 @@ class Benchmark(SphinxDirective):
         description = grid.description
         begin = f"**{description.question}** {description.why}"
         command = f"```bash\n{COMMAND}/{name}.yml\n```"
-        again = f"At the commit of a row, `{COMMAND}/{name}.yml` with its options makes this training again:"
+        again = (
+            f"`{COMMAND}/{name}.yml` with the options of a row makes this training again; "
+            f"`docs/data/benchmark/{name}/runs.csv` has the command of `zoo/train.py` as well."
+        )
         table = leaderboard(grid) if self.shows_scores else returns(grid)
         end = [problems(grid), protocol(grid), *([again, trainings(grid)] if grid.done else [])]
         parts = [self.parse_text_to_nodes("\n\n".join([begin, command]))]

@@ -20,7 +20,7 @@ A grid that is described in a YAML file: what is asked, which trainings answer i
 No value without a reason: ``value`` and ``why`` go together. Text is read as on the command line, such as ``lin_3e-4``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -252,7 +252,7 @@ class _Reader:
             raise self._wrong(key, wrong[0], "a name")
         return values
 
-    def _list(self, key: str, example: str) -> Sequence[Any]:
+    def _list(self, key: str, example: str) -> list[Any]:
         values = self.values[key]
         if not isinstance(values, list) or not values:
             raise self._wrong(key, values, f"a list {example}")

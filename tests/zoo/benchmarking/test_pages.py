@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from tests.zoo.benchmarking.test_export import cell, finish
+from tests.zoo.benchmarking.test_export import finish
 from tests.zoo.processes import ROOT
 from zoo.benchmarking.cells import plan, write
 from zoo.benchmarking.description import read_description
@@ -76,7 +76,7 @@ def data(tmp_path: Path) -> Path:
 
 def rows(table: str) -> dict[str, list[str]]:
     """First cell of each row -> the others."""
-    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if line.startswith("|")]
+    lines = [[word.strip() for word in line.strip("|").split(" | ")] for line in table.splitlines() if line.startswith("|")]
     return {first: others for first, *others in lines}
 
 
@@ -110,7 +110,7 @@ def test_every_training_and_every_problem_is_named(pages: ModuleType, data: Path
     assert f"`--algos dql --envs {ENV} --seeds 2`" in listed
     assert "| 10.0 ± 10.0 | 1.0 | 1.5 |" in listed  # score, processor time, clock
     problems = pages.problems(grid)
-    assert "6 of 30 trainings have a result, 2 failed; 22 have not been done yet" in problems
+    assert "Of 30 trainings: 6 with a result, 2 failed, 22 not done yet or under way." in problems
     assert f"* IQL on `{ENV}`, seed 1: failed, the training ended with exit status 1" in problems
 
 
@@ -141,7 +141,7 @@ def test_figures_in_both_colour_schemes(pages: ModuleType, data: Path, tmp_path:
         pages.draw_curves(grid.curves, list(grid.description.algorithms), scheme, path)
         drawings[scheme] = path.read_text(encoding="utf-8")
     assert drawings["light"] != drawings["dark"]
-    assert drawings["light"].count('<g id="axes_') == 4  # three methods have curves, the fourth place is empty
+    assert drawings["light"].count('<g id="axes_') == 3  # methods with a curve; nothing is drawn in the fourth place
 
 
 @pytest.mark.parametrize("name", [path.parent.name for path in sorted((DOCS / "data" / "benchmark").glob("*/runs.csv"))])
