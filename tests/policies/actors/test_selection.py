@@ -17,15 +17,16 @@ VALUES = th.tensor([[3.0, 1.0, 4.0, 2.0], [0.0, 5.0, 5.5, 6.0]])
 
 def chosen(rule: Any, values: th.Tensor = VALUES) -> list[float]:
     actions = Selection.of(rule).choose(CANDIDATES, values, Randomness(), "act")
-    assert actions.shape == (2, 3) and th.equal(actions[:, 0], actions[:, 2])
+    assert actions.shape == (2, 3)
+    th.testing.assert_close(actions[:, 0], actions[:, 2])  # the whole action, though columns of a mean may round differently
     return actions[:, 0].tolist()
 
 
 def test_rules_without_randomness() -> None:
     assert chosen("argmax") == [2.0, 3.0]
     assert chosen("none") == [0.0, 0.0]
-    assert chosen({"rule": "topk_mean", "top": 2}) == [1.0, 2.5]
-    assert chosen({"rule": "topk_mean", "top": 99}) == [1.5, 1.5]  # there are no more than four
+    assert chosen({"rule": "topk_mean", "top": 2}) == pytest.approx([1.0, 2.5])
+    assert chosen({"rule": "topk_mean", "top": 99}) == pytest.approx([1.5, 1.5])  # there are no more than four
 
 
 def test_frequencies_of_a_softmax() -> None:
@@ -72,7 +73,9 @@ def test_gumbel_noise_has_its_mean_and_spread() -> None:
 
 def test_critics_are_reduced() -> None:
     values = th.tensor([[1.0, 4.0], [3.0, 2.0]])
-    assert reduce_critics(values).tolist() == [1.0, 2.0] and reduce_critics(values, "mean").tolist() == [2.0, 3.0]
+    assert reduce_critics(values).tolist() == [1.0, 2.0] and reduce_critics(values, "mean").tolist() == pytest.approx(
+        [2.0, 3.0]
+    )
 
 
 @pytest.mark.parametrize(
