@@ -40,10 +40,10 @@ class GenPO(OnPolicyDiffusion):
     Paper: Ding et al. 2025, GenPO: Generative Diffusion Models Meet On-Policy Reinforcement Learning,
     https://arxiv.org/abs/2505.18763
 
-    Differences from the reference implementation: the density of the policy that acted is that of the inverse as well, computed
-    when the rollout is complete, so that ratios begin at one; learning rates are adapted before the step that the divergence
-    belongs to, as in the authors' code, not behind it; every epoch sees the whole rollout. The last layer begins near zero
-    (``policy_kwargs=dict(output_gain=2**0.5)`` for the reference's). In the paper's runs the first half was executed
+    Differences from the reference implementation: the density of the policy that acted is that of the inverse as well,
+    computed when the rollout is complete, so that ratios begin at one; learning rates are adapted before the step that the
+    divergence belongs to, as in the authors' code, not behind it; every epoch sees the whole rollout. The last layer begins
+    near zero (``policy_kwargs=dict(output_gain=2**0.5)`` for the reference's). In the paper's runs the first half was executed
     (``executed="first"``). The authors have one optimizer for both networks, and their evaluation draws noise.
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it, or SB3's names, which stand for it with their features extractor

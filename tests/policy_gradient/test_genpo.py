@@ -221,7 +221,7 @@ def test_rates_are_adapted_by_default() -> None:
 
 
 def test_other_methods_refuse_doubled_actions() -> None:
-    with pytest.raises(ValueError, match="process='coupled' has a network of coupled velocity.*FQL"):
+    with pytest.raises(ValueError, match=r"process='coupled' has a network of coupled velocity.*FQL"):
         FQL("DiffusionPolicy", BanditEnv(), policy_kwargs={"process": "coupled"}, device="cpu")
 
 
