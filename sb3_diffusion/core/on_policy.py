@@ -69,6 +69,8 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
     :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
     :param random_phases: Whether environments that let us begin their first episodes in the middle, so that not all of them
         end at once
+    :param value_warmup: Rollouts after an imitation of data from which the value learns alone: what it says of a policy that
+        it has never seen would destroy the policy
     :param privileged: Entries of a ``Dict`` observation that the value sees and the actor does not; ``None`` for what the
         environment says of itself
     :param execution: How the update runs: ``"eager"``, ``"compile"`` (``torch.compile``), ``"cuda_graph"``,
@@ -101,6 +103,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
     """Settings of others by name; those of a subclass come on top, see :meth:`preset`."""
     actor: Any
     value: StateValue
+    _n_pretraining_updates: int = 0
     value_lr_schedule = PartSchedule()
 
     def __init__(
@@ -126,6 +129,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         target_kl: float | None = None,
         max_grad_norm: float | None = 1.0,
         random_phases: bool = True,
+        value_warmup: int = 2,
         privileged: Sequence[str] | None = None,
         execution: str = "auto",
         stats_window_size: int = 100,
@@ -176,6 +180,8 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             max_grad_norm = optional(real, "max_grad_norm", max_grad_norm, above=0, remedy="None is for no clipping")
         self.max_grad_norm = max_grad_norm
         self.random_phases = random_phases
+        self.value_warmup = integer("value_warmup", value_warmup, low=0)
+        self._n_warmup_rollouts = 0
         self.privileged = None if privileged is None else tuple(privileged)
         self.execution = check_execution(execution)
         if _init_setup_model:
@@ -265,21 +271,22 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             order = self.randomness.permutation(buffer.size, "minibatches", like=buffer["rewards"])
             if not self._epoch(buffer.minibatches(size, order), log):
                 break
+        self._n_warmup_rollouts = max(0, self._n_warmup_rollouts - 1)
         means = log.means(
             f"timestep {self.num_timesteps}",
             lambda untrained: cause_of_rollout(self.returned(), rates, untrained),
         )
         self.review(means)
         self._report(means)
-        if self.normalize_observations:
+        if self.normalize_observations and not self._n_pretraining_updates:
             # at the very end: the next rollout and all of its updates see the same statistics
             update_observation_statistics(self.policy, buffer.flat("observations"))
 
     def _epoch(self, minibatches: Any, log: MetricLog) -> bool:
         for batch in minibatches:
-            metrics = self.update(batch)
+            metrics = self.update(batch, ("value",) if self._n_warmup_rollouts else None)
             log.append(metrics)
-            if self.target_kl is not None and float(metrics["approx_kl"]) > 1.5 * self.target_kl:
+            if self.target_kl is not None and float(metrics.get("approx_kl", 0.0)) > 1.5 * self.target_kl:
                 return False
         return True
 

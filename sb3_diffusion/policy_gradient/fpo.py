@@ -8,9 +8,9 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments.on_policy import CommonArguments
-from sb3_diffusion.core.flow_matching_ratio import FlowMatchingRatio
+from sb3_diffusion.core.ratios.flow_matching import FlowMatchingRatio
+from sb3_diffusion.core.ratios.surrogate import clipped_surrogate, divergence_estimate
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.core.surrogate import clipped_surrogate, divergence_estimate
 from sb3_diffusion.data.rollout import RolloutBatch
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 

@@ -9,8 +9,8 @@ from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments.on_policy import CommonArguments
 from sb3_diffusion.core.on_policy import OnPolicyDiffusion
+from sb3_diffusion.core.ratios.surrogate import clipped_surrogate
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.core.surrogate import clipped_surrogate
 from sb3_diffusion.data.rollout import RolloutBatch
 from sb3_diffusion.generative.coupled_flow import CoupledSampler
 from sb3_diffusion.networks.denoiser import BoundDenoiser

@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 
-from sb3_diffusion.core.surrogate import clipped_surrogate, divergence_estimate
+from sb3_diffusion.core.ratios.surrogate import clipped_surrogate, divergence_estimate
 from sb3_diffusion.core.update.adaptive_rate import adapt_learning_rates
 from sb3_diffusion.data.advantages import TIMEOUT_BOOTSTRAPS, following_values, generalized_advantages, standardized
 from sb3_diffusion.networks.gaussian import gaussian_divergence

@@ -165,7 +165,7 @@ def test_sigma_vanishes_at_time_zero_and_time_is_limited() -> None:
         assert float(schedule.alpha_sigma(zero)[1]) == 0.0
     alpha, _ = CosineSchedule().alpha_sigma(late)
     assert float(alpha.min()) > 0.008
-    assert len(set(alpha.tolist())) == 1
+    close(alpha, alpha[:1].expand(3), 1e-6, 0.0)  # without a limit, the second would be a fiftieth of the first
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_diffusion.core.flow_matching_ratio import FlowMatchingRatio
+from sb3_diffusion.core.ratios.flow_matching import FlowMatchingRatio
 from sb3_diffusion.data.rollout import RolloutBatch
 from tests.bandits import BanditEnv
 

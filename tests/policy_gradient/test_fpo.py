@@ -6,7 +6,7 @@ import pytest
 import torch as th
 
 from sb3_diffusion import FPO
-from sb3_diffusion.core.flow_matching_ratio import REDUCTIONS
+from sb3_diffusion.core.ratios.flow_matching import REDUCTIONS
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.data.rollout import RolloutBatch
 from sb3_diffusion.envs.tensor.tasks.pendulum import Pendulum

@@ -8,8 +8,8 @@ import pytest
 import torch as th
 
 from sb3_diffusion import FPO, FPOpp
+from sb3_diffusion.core.ratios.surrogate import asymmetric_surrogate, clipped_surrogate
 from sb3_diffusion.core.reporting.metrics import Metrics
-from sb3_diffusion.core.surrogate import asymmetric_surrogate, clipped_surrogate
 from sb3_diffusion.data.rollout import RolloutBatch
 from sb3_diffusion.envs.tensor.tasks.pendulum import Pendulum
 from tests.bandits import BanditEnv

@@ -120,7 +120,8 @@ def test_both_ways_are_mirror_images() -> None:
     action = 2.0 * th.rand(500, 2, generator=generator) - 1.0
     after, reward, over = task.transition(state, action)
     other, other_reward, other_over = task.transition(mirrored(state), mirrored(action))
-    assert th.equal(other, mirrored(after)) and th.equal(other_over, over) and th.equal(other_reward, reward)
+    assert th.equal(other, mirrored(after)) and th.equal(other_over, over)  # sums and products only
+    th.testing.assert_close(other_reward, reward)  # of distances, whose last bit nothing promises
     assert {True, False} == set(over.tolist())
 
 

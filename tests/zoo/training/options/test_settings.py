@@ -17,8 +17,8 @@ from stable_baselines3 import PPO, SAC
 
 from sb3_diffusion import DACER
 from zoo import train
-from zoo.training.manager import Manager
 from zoo.training.environments import fit
+from zoo.training.manager import Manager
 from zoo.training.options import hyperparameters
 from zoo.training.options.registry import register_algorithms
 from zoo.training.options.settings import with_origin
