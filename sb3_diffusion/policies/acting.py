@@ -44,6 +44,8 @@ class ActingPolicy(BasePolicy):
 
     acting: str
     """Name of the actor that acts."""
+    evaluating: str
+    """Name of the actor of deterministic actions."""
     trained: dict[str, nn.Module]
     """The networks that are trained, by name."""
     critic: ObservationCritic

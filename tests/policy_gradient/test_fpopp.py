@@ -187,7 +187,7 @@ def test_the_average_waits_and_then_lags_behind() -> None:
 
 
 def test_the_average_evaluates_and_the_actor_explores() -> None:
-    model = FPOpp("DiffusionPolicy", BanditEnv(), seed=0, output_std=0.0, policy_kwargs=TINY, device="cpu")
+    model: Any = FPOpp("DiffusionPolicy", BanditEnv(), seed=0, output_std=0.0, policy_kwargs=TINY, device="cpu")
     observation = np.zeros((5, *model.observation_space.shape), np.float32)
 
     def both() -> list[np.ndarray]:
