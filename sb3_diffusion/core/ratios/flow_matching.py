@@ -80,12 +80,12 @@ class FlowMatchingRatio(ImitatesFirst, OnPolicyDiffusion):
     @override
     def policy_requirements(self) -> dict[str, Any]:
         ending = {"clip_target": "state" if self.clip_states else "output", "output_std": self.output_std}
-        return {**super().policy_requirements(), "sampler_kwargs": ending}
+        return {**super().policy_requirements(), "process": "flow", "sampler_kwargs": ending}
 
     @override
     def policy_settings(self) -> dict[str, Any]:
-        networks = {"net_arch": [256, 256, 256], "state_arch": (), "time_dim": 16, "time_activation": "mish"}
-        return {**networks, "process": "flow", "time_embedding": "fourier"}
+        times = {"time_embedding": "fourier", "time_dim": 16, "time_activation": "mish"}
+        return {"net_arch": [256, 256, 256], "state_arch": (), **times}
 
     @override
     def act(self, observations: Any) -> tuple[th.Tensor, dict[str, th.Tensor]]:
