@@ -146,7 +146,9 @@ def test_a_density_integrates_to_one(model: Any) -> None:
     axis = th.linspace(-9.0, 9.0, 361)
     grid = th.cartesian_prod(axis, axis)
     area = float(axis[1] - axis[0]) ** 2
-    assert float(model.remember(rows(th.zeros(len(grid), 3), {"doubled": grid}))["log_prob"].exp().sum()) * area == pytest.approx(1.0, abs=0.01)
+    assert float(
+        model.remember(rows(th.zeros(len(grid), 3), {"doubled": grid}))["log_prob"].exp().sum()
+    ) * area == pytest.approx(1.0, abs=0.01)
 
 
 @th.no_grad()
@@ -163,7 +165,9 @@ def test_the_entropy_of_doubled_actions_is_the_same_for_every_policy(model: Any)
     for policy in (model, trained(policy_kwargs={"output_gain": 2.0})):
         observations = th.zeros(20_000, 3)
         _, fields = policy.act(observations)
-        assert float(-policy.remember(rows(observations, fields))["log_prob"].mean()) == pytest.approx(entropy, abs=4.0 / 20_000**0.5)
+        assert float(-policy.remember(rows(observations, fields))["log_prob"].mean()) == pytest.approx(
+            entropy, abs=4.0 / 20_000**0.5
+        )
 
 
 @th.no_grad()

@@ -1,10 +1,10 @@
 """
-What an on-policy method makes of one rollout: ``python zoo/speed/rollout_updates.py`` (or ``python -m zoo.speed.rollout_updates``).
+What an on-policy method makes of one rollout: ``python zoo/speed/rollout_updates.py``.
 
 Values, advantages, what the method remembers of the policy that acted, and all epochs of updates, for a rollout of the paper's
-size whose numbers are random. ``--against "<command>"`` measures another implementation in the same turns, on the same cores; it
-is asked as in ``benchmark.py`` (docs: guide/speed), with ``n_envs`` and ``n_steps`` among the settings and one rollout as one
-update.
+size whose numbers are random. ``--against "<command>"`` measures another implementation in the same turns, on the same cores;
+it is asked as in ``benchmark.py`` (docs: guide/speed), with ``n_envs`` and ``n_steps`` among the settings and one rollout as
+one update.
 """
 
 import argparse

@@ -120,8 +120,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         default="",
         metavar="FILE_OR_NAME",
-        help="learn from these data; -n counts updates then, but for on-policy methods. --env may be left out where the data have a name, and --env "
-        "hopper-medium-v2 stands for both",
+        help="learn from these data; -n counts updates then, unless the method is on-policy. --env may be left out where the "
+        "data have a name, and --env hopper-medium-v2 stands for both",
     )
     group.add_argument(
         "--pretrain-updates",
