@@ -22,8 +22,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_diffusion import load_agent
 from sb3_diffusion.checkpoints.trainings.callback import TrainingCheckpoints
 from sb3_diffusion.core.on_policy import OnPolicyDiffusion
-from sb3_diffusion.envs.tensor.tasks.pendulum import Pendulum
-from tests.cases import case_of, wrong_arguments
+from tests.cases import wrong_arguments
 from tests.conftest import ON_POLICY
 from tests.environments import PointEnv, vector_env
 from tests.golden_tools import close
@@ -34,32 +33,17 @@ from tests.helpers import (
     first_policy,
     flat_parameters,
     observations,
-    tiny_policy,
     to_tensors,
 )
+from tests.rollouts import N_ENVS, N_STEPS, ROLLOUT, make, tensor_env
 
 Algorithm = type[OnPolicyDiffusion]
-N_ENVS, N_STEPS = 4, 8
-ROLLOUT = N_ENVS * N_STEPS
 
 
 @pytest.fixture(params=ON_POLICY, ids=lambda method: method.zoo_name)
 def algorithm(request: pytest.FixtureRequest) -> Algorithm:
     """Every method that learns from what it did last."""
     return request.param.load()  # type: ignore[no-any-return]
-
-
-def tensor_env(n_envs: int = N_ENVS) -> Pendulum:
-    return Pendulum(n_envs, "cpu", max_episode_length=5)
-
-
-def make(algorithm: Algorithm, env: Any = None, policy: Any = None, **kwargs: Any) -> Any:
-    """A model whose whole training takes a fraction of a second."""
-    defaults = {"n_steps": N_STEPS, "n_epochs": 2, "n_minibatches": 2, "learning_rate": 1e-3, "seed": 0, "device": "cpu"}
-    policy_kwargs = {**tiny_policy(algorithm), **kwargs.pop("policy_kwargs", {})}
-    policy = first_policy(algorithm).general_name if policy is None else policy
-    env = tensor_env() if env is None else env
-    return algorithm(policy, env, policy_kwargs=policy_kwargs, **{**defaults, **case_of(algorithm).tiny, **kwargs})
 
 
 # -- constructor ------------------------------------------------------------------------------------------------------

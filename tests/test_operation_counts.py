@@ -19,9 +19,11 @@ from sb3_diffusion import kernels
 from sb3_diffusion.taxonomy import Method, available_methods, get_method
 from tests.cases import ROOT, case, file_of
 from tests.helpers import make_filled, with_logger
+from tests.rollouts import make
 from zoo.speed.flops import FlopCounter
 
 METHODS = [method for method in available_methods() if method.setting == "off-policy"]
+ON_POLICY = [method for method in available_methods() if method.setting == "on-policy"]
 # operations that make the host wait for the device
 SYNCHRONISING = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
 UPDATES = 4
@@ -58,15 +60,22 @@ def operations_of(call: Callable[[], Any]) -> int:
     return sum(event.count for event in profiler.key_averages() if event.key.startswith("aten::"))
 
 
+def training(method: Method) -> Callable[[], Any]:
+    """``UPDATES`` updates: on transitions, or what is made of a rollout in two epochs of two minibatches."""
+    if method in ON_POLICY:
+        return with_logger(make(method.load()).learn(1)).train  # type: ignore[no-any-return]
+    return partial(with_logger(make_filled(method.load())).train, UPDATES, batch_size=8)
+
+
 def measure(method: Method) -> dict[str, int]:
     """Totals of ``UPDATES`` updates: the numbers of PyTorch's operations and kilo-FLOP, and of synchronisations."""
-    model = with_logger(make_filled(method.load()))
-    model.train(UPDATES, batch_size=8)  # the first updates build the optimizers' state
+    train = training(method)
+    train()  # the first updates build the optimizers' state
     with kernels.switched_off():
         with OperationCounter() as operations:
-            model.train(UPDATES, batch_size=8)
+            train()
         with FlopCounter() as flop:
-            model.train(UPDATES, batch_size=8)
+            train()
     return {
         "operations": sum(operations.counts.values()),
         "kflop": flop.total // 1000,
@@ -74,7 +83,7 @@ def measure(method: Method) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [*METHODS, *ON_POLICY], ids=lambda method: method.name)
 def test_an_update_does_not_get_more_expensive(method: Method) -> None:
     bounds, counts = case(method).operation_counts, measure(method)
     assert bounds.keys() == counts.keys(), f"write operation_counts={counts} in CASE of {file_of(method).relative_to(ROOT)}"
@@ -131,5 +140,5 @@ def test_backpropagation_through_a_chain_is_one_compiled_node(monkeypatch: pytes
 
 
 if __name__ == "__main__":
-    for chosen in map(get_method, sys.argv[1:] or [method.name for method in METHODS]):
+    for chosen in map(get_method, sys.argv[1:] or [method.name for method in (*METHODS, *ON_POLICY)]):
         print(f"{chosen.name}: operation_counts={measure(chosen)},")

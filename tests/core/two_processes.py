@@ -58,7 +58,14 @@ class Stop(BaseCallback):
 
 
 def model(first: int, n_envs: int, **kwargs: Any) -> Any:
-    settings = {"n_steps": 8, "n_epochs": 3, "desired_kl": 1e-3, "random_phases": False, "seed": 0, "device": "cpu"}
+    settings: dict[str, Any] = {
+        "n_steps": 8,
+        "n_epochs": 3,
+        "desired_kl": 1e-3,
+        "random_phases": False,
+        "seed": 0,
+        "device": "cpu",
+    }
     made: Any = PPO("GaussianPolicy", Part(first, n_envs), n_minibatches=1, policy_kwargs={"net_arch": [8]}, **settings)
     made.randomness = Rows(first, n_envs)
     return made

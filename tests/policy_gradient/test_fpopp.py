@@ -37,6 +37,7 @@ CASE = MethodCase(
         ({"average_start": -1}, ["average_start=-1", "at least 0"]),
         ({"policy_kwargs": {"evaluating": "actor"}}, ["evaluating='actor'", "requires"]),
     ],
+    operation_counts={"operations": 954, "kflop": 290, "synchronisations": 1},
 )
 TINY = {"net_arch": [16], "diffusion_steps": 4, "time_dim": 8}
 

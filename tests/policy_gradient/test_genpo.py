@@ -32,6 +32,7 @@ CASE = MethodCase(
         ({"policy_kwargs": {"sampler_kwargs": {"executed": "first"}}}, ["sampler_kwargs", "GenPO"]),
         ({"policy_kwargs": {"exploration_noise": 0.5}}, ["exploration_noise=0.5", "requires"]),
     ],
+    operation_counts={"operations": 2151, "kflop": 253, "synchronisations": 1},
 )
 TINY = {"net_arch": [16], "diffusion_steps": 4, "time_dim": 8}
 

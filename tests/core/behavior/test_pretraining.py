@@ -89,7 +89,7 @@ def test_the_frozen_part_is_the_clone_until_training_moves_the_rest(clone: Any, 
         assert np.array_equal(loaded.predict(seen, deterministic=True)[0], model.predict(seen, deterministic=True)[0])
         close(drawn(loaded), actions, atol=1e-6)
         with th.no_grad():
-            explored = loaded.policy.explore(th.zeros(4000, 2))[:, 0]
+            explored = loaded.policy.explore(th.zeros(4000, 2))[:, 0]  # type: ignore[operator]
         assert float((explored > 0).float().mean()) > 0.9
 
 
