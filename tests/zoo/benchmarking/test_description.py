@@ -221,8 +221,8 @@ def test_the_same_cells_as_by_hand(grid: Write, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-n", "10"], "-n is said by the file of --grid; change it there"),
-        (["-params", "gamma:0.9"], "-params is said by the file of --grid"),
+        (["-n", "10"], "--n-timesteps is said by the file of --grid; change it there"),
+        (["-params", "gamma:0.9"], "--hyperparams is said by the file of --grid"),
         (["--eval-freq", "10"], "--eval-freq is said by"),
         (["--algos", "qsm"], "--algos qsm is not in"),
     ],
