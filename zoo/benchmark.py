@@ -139,7 +139,7 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _option(name: str) -> str:
-    return {"n_timesteps": "-n", "hyperparams": "-params"}.get(name, f"--{name.replace('_', '-')}")
+    return f"--{name.replace('_', '-')}"
 
 
 def run_command(args: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_diffusion.names import suggest
@@ -148,7 +149,9 @@ def read_description(path: Path) -> Description:
         beside = sorted(str(other) for other in path.parent.glob("*.yml"))
         there = f"there are {', '.join(beside)}" if beside else "give the path of a YAML file"
         raise ValueError(f"--grid {path}: there is no such file; {there}.")
-    content = _Reader(path, read_yaml(path), "")
+    values = read_yaml(path)
+    _refuse_twice(path)
+    content = _Reader(path, values, "")
     content.refuse_unknown((*REQUIRED, *OPTIONAL))
     if missing := [key for key in REQUIRED if key not in content.values]:
         raise ValueError(f"{path} lacks {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}.")
@@ -167,6 +170,26 @@ def read_description(path: Path) -> Description:
     if n_cells > MAX_CELLS:
         raise ValueError(f"{path} has {n_cells:,} trainings, more than {MAX_CELLS:,}; divide it into several files.")
     return description
+
+
+def _refuse_twice(path: Path) -> None:
+    """Of two entries with the same name, YAML takes the second without a word. The file is known to be small and readable."""
+    stack, seen = [yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)], set()
+    while stack:
+        node = stack.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if not isinstance(node, yaml.MappingNode):
+            stack += node.value
+            continue
+        names: set[Any] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                where = f"line {key.start_mark.line + 1}"
+                raise ValueError(f"{path}, {where}: {quoted(key.value)} is there twice; put both into one entry.")
+            names |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+            stack.append(value)
 
 
 def check_changes(description: Description) -> None:

@@ -159,6 +159,16 @@ def test_hostile_files_are_refused(tmp_path: Path, text: str, words: str) -> Non
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("twice", ["seeds: [0]\nseeds: [1]", "algorithms:\n  sac:\n  sac: {gamma: {value: 0.9, why: x}}"])
+def test_names_that_are_there_twice(tmp_path: Path, twice: str) -> None:
+    path = tmp_path / "twice.yml"
+    path.write_text(f"title: x\n{twice}\n", encoding="utf-8")
+    line = 2 + twice.count("\n")
+    name = twice.splitlines()[-1].strip().partition(":")[0]
+    with pytest.raises(ValueError, match=rf"twice.yml, line {line}: '{name}' is there twice; put both into one entry"):
+        read_description(path)
+
+
 def test_a_missing_file_says_what_there_is(tmp_path: Path, grid: Write) -> None:
     path = grid()
     with pytest.raises(ValueError, match=r"no such file; there are .*rings\.yml"):
@@ -211,8 +221,8 @@ def test_the_same_cells_as_by_hand(grid: Write, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-n", "10"], "-n is said by the file of --grid; change it there"),
-        (["-params", "gamma:0.9"], "-params is said by the file of --grid"),
+        (["-n", "10"], "--n-timesteps is said by the file of --grid; change it there"),
+        (["-params", "gamma:0.9"], "--hyperparams is said by the file of --grid"),
         (["--eval-freq", "10"], "--eval-freq is said by"),
         (["--algos", "qsm"], "--algos qsm is not in"),
     ],
