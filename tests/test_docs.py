@@ -133,11 +133,10 @@ def test_every_method_has_a_page_in_the_index(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", available_methods(), ids=lambda method: method.name)
-def test_every_online_method_is_compared(method: Method) -> None:
+def test_every_method_is_compared(method: Method) -> None:
     comparison = documentation_extension("comparison")
     for name, n_cells in comparison.COMPARISONS.items():
-        if method.setting == "off-policy":
-            assert len(comparison.row(method, name)) == n_cells
+        assert len(comparison.row(method, name)) == n_cells
 
 
 def test_a_page_without_a_comparison_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

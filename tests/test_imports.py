@@ -16,7 +16,9 @@ HEAVY = ("rl_zoo3", "optuna", "huggingface_hub", "mujoco", "matplotlib", "pandas
 
 # An import may only point to a lower floor or stay within its own folder.
 FLOORS = {
-    **dict.fromkeys(["kernels", "files", "numeric", "names", "printable", "clock", "tensor_names", "signature"], 0),
+    **dict.fromkeys(
+        ["kernels", "files", "numeric", "names", "printable", "clock", "tensor_names", "signature", "processes"], 0
+    ),
     **dict.fromkeys(["generative", "data"], 1),
     **dict.fromkeys(["taxonomy", "networks", "envs"], 2),
     "policies": 3,

@@ -13,9 +13,10 @@ from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
 
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.core.on_policy import OnPolicyDiffusion
 from sb3_diffusion.policies.actor_critic import ActorCritic
 
-ROOTS = (OffPolicyDiffusion, ActorCritic)
+ROOTS = (OffPolicyDiffusion, OnPolicyDiffusion, ActorCritic)
 FIELD = re.compile(r":param (\w+):")
 
 

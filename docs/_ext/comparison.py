@@ -9,7 +9,7 @@ Directive ``comparison``: one row per method, from the page of each.
 
 shows what a line ``% sampling: policy | one $a'$`` says on the pages of the methods (a comment, which is not rendered there),
 then the rows of its content. ``:numbers:`` sets the columns flush right, ``:setting: offline`` takes those that learn from
-data instead.
+data instead, ``:setting: on-policy`` those that learn from rollouts.
 """
 
 import re

@@ -9,9 +9,11 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments.on_policy import OnPolicyArguments
+from sb3_diffusion.core.behavior.pretraining import ImitatesFirst
 from sb3_diffusion.core.on_policy import OnPolicyDiffusion
 from sb3_diffusion.core.ratios.surrogate import clipped_surrogate
 from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.rollout import RolloutBatch
 from sb3_diffusion.networks import gaussian
 from sb3_diffusion.networks.gaussian import gaussian_divergence, gaussian_entropy
@@ -20,7 +22,7 @@ from sb3_diffusion.policies.actors.gaussian import GaussianActor
 from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES, GaussianPolicy
 
 
-class PPO(OnPolicyDiffusion):
+class PPO(ImitatesFirst, OnPolicyDiffusion):
     r"""
     Proximal Policy Optimization (PPO) for thousands of environments that speak tensors.
 
@@ -107,6 +109,10 @@ class PPO(OnPolicyDiffusion):
         entropy = gaussian_entropy(std).mean()
         metrics |= {"approx_kl": moved, "entropy": entropy.detach(), "std": std.detach().mean()}
         return loss - self.ent_coef * entropy, metrics
+
+    @override
+    def imitation_error(self, batch: Batch) -> th.Tensor:
+        return self.actor.imitation_error(batch.observations, batch.actions)
 
     @property
     def density(self) -> gaussian.GaussianActor:

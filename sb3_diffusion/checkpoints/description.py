@@ -29,6 +29,9 @@ COUNTERS = (
     "_n_updates",
     "_episode_num",
     "_n_offline_updates",
+    "_n_pretraining_updates",
+    "_n_warmup_rollouts",
+    "_n_rollouts",
 )
 
 

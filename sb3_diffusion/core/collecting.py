@@ -18,6 +18,7 @@ from sb3_diffusion.envs.tensor.adapters.vec_env import VecEnvAdapter, as_tensor_
 from sb3_diffusion.envs.tensor.contract import TensorVecEnv
 from sb3_diffusion.envs.tensor.observations import each, to_tensor
 from sb3_diffusion.envs.tensor.step import TensorStep
+from sb3_diffusion.processes import all_agree, n_processes
 
 
 class CollectsRollouts(OnPolicyAlgorithm):
@@ -111,17 +112,20 @@ class CollectsRollouts(OnPolicyAlgorithm):
             with th.no_grad():
                 actions, fields = self.act(observation)
                 happened = tensor_env.step_tensor(self._executed(actions))
-            self.num_timesteps += tensor_env.num_envs
+            self.num_timesteps += tensor_env.num_envs * n_processes()
             infos = tensor_env.infos if isinstance(tensor_env, VecEnvAdapter) else ()
             rewards, dones, new_obs = happened.reward, happened.done, happened.observation
             callback.update_locals(locals())
             if not callback.on_step():
+                all_agree(False, self.device)  # the others hear of it at the end of their rollout
                 return False
             if infos:
                 self._update_info_buffer(list(infos), dones.cpu().numpy())  # type: ignore[arg-type]
             rollout_buffer.add(step, observations=observation, actions=actions, **self._told(happened))
             rollout_buffer.add_fields(step, fields)
             self._last_obs = observation = self._on_device(happened.observation)
+        if not all_agree(True, self.device):
+            return False
         self._count_episodes(tensor_env)
         self._value_rollout(observation)
         callback.update_locals(locals())

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
@@ -32,8 +33,11 @@ from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actor_critic import ActorCritic
 from sb3_diffusion.policies.features import update_observation_statistics
 from sb3_diffusion.policies.values.state_value import StateValue
+from sb3_diffusion.processes import average, n_processes, rank, share_weights
 
 NORMALIZATIONS = (True, False, "minibatch")
+_SEEDS_APART = 100_003
+"""Between the seeds of two processes, more than there are environments in one."""
 
 
 class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
@@ -69,6 +73,8 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
     :param max_grad_norm: Clip the norm of each network's gradient, ``None`` for no clipping
     :param random_phases: Whether environments that let us begin their first episodes in the middle, so that not all of them
         end at once
+    :param value_warmup: Rollouts after an imitation of data from which the value learns alone: what it says of a policy that
+        it has never seen would destroy the policy
     :param privileged: Entries of a ``Dict`` observation that the value sees and the actor does not; ``None`` for what the
         environment says of itself
     :param execution: How the update runs: ``"eager"``, ``"compile"`` (``torch.compile``), ``"cuda_graph"``,
@@ -101,6 +107,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
     """Settings of others by name; those of a subclass come on top, see :meth:`preset`."""
     actor: Any
     value: StateValue
+    _n_pretraining_updates: int = 0
     value_lr_schedule = PartSchedule()
 
     def __init__(
@@ -126,6 +133,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         target_kl: float | None = None,
         max_grad_norm: float | None = 1.0,
         random_phases: bool = True,
+        value_warmup: int = 2,
         privileged: Sequence[str] | None = None,
         execution: str = "auto",
         stats_window_size: int = 100,
@@ -176,6 +184,8 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             max_grad_norm = optional(real, "max_grad_norm", max_grad_norm, above=0, remedy="None is for no clipping")
         self.max_grad_norm = max_grad_norm
         self.random_phases = random_phases
+        self.value_warmup = integer("value_warmup", value_warmup, low=0)
+        self._n_warmup_rollouts = 0
         self.privileged = None if privileged is None else tuple(privileged)
         self.execution = check_execution(execution)
         if _init_setup_model:
@@ -265,22 +275,25 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             order = self.randomness.permutation(buffer.size, "minibatches", like=buffer["rewards"])
             if not self._epoch(buffer.minibatches(size, order), log):
                 break
+        self._n_warmup_rollouts = max(0, self._n_warmup_rollouts - 1)
         means = log.means(
             f"timestep {self.num_timesteps}",
             lambda untrained: cause_of_rollout(self.returned(), rates, untrained),
         )
         self.review(means)
         self._report(means)
-        if self.normalize_observations:
+        if self.normalize_observations and not self._n_pretraining_updates:
             # at the very end: the next rollout and all of its updates see the same statistics
             update_observation_statistics(self.policy, buffer.flat("observations"))
 
     def _epoch(self, minibatches: Any, log: MetricLog) -> bool:
         for batch in minibatches:
-            metrics = self.update(batch)
+            metrics = self.update(batch, ("value",) if self._n_warmup_rollouts else None)
             log.append(metrics)
-            if self.target_kl is not None and float(metrics["approx_kl"]) > 1.5 * self.target_kl:
-                return False
+            if self.target_kl is not None and "approx_kl" in metrics:
+                average([metrics["approx_kl"]])
+                if float(metrics["approx_kl"]) > 1.5 * self.target_kl:
+                    return False
         return True
 
     def _report(self, means: dict[str, float]) -> None:
@@ -291,8 +304,14 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
 
+    @override
+    def limit_gradients(self, part: Part) -> None:
+        average(parameter.grad for parameter in part.parameters if parameter.grad is not None)
+        super().limit_gradients(part)
+
     def _adapt_learning_rates(self, metrics: Metrics) -> None:
         assert self.desired_kl is not None
+        average([metrics["approx_kl"]])
         optimizers = [part.optimizer for part in self.parts()]
         adapt_learning_rates(optimizers, metrics["approx_kl"], self.desired_kl, self.learning_rate_bounds)
 
@@ -361,6 +380,10 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         check_surroundings(self.device)
         if total_timesteps != math.inf:  # until a callback ends it
             total_timesteps = real("total_timesteps", total_timesteps, low=0)  # type: ignore[assignment]  # 1e6 is a number
+        if n_processes() > 1:
+            self._join_others()
+            if rank() > 0:  # one process writes and evaluates
+                callback, progress_bar = None, False
         return super().learn(
             total_timesteps=total_timesteps,
             callback=callback,
@@ -369,6 +392,22 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
+
+    def _join_others(self) -> None:
+        """What processes that train together have to have in common before they begin."""
+        share_weights(self.policy)
+        if rank() > 0:
+            self.set_logger(Logger(folder=None, output_formats=[]))
+            self.verbose = 0
+
+    @override
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything. Processes that train together draw different numbers, and their environments begin differently.
+
+        :param seed: Seed of the first process
+        """
+        super().set_random_seed(None if seed is None else (seed + rank() * _SEEDS_APART) % 2**32)
 
     @override
     def _excluded_save_params(self) -> list[str]:

@@ -2,6 +2,8 @@
 
 import torch as th
 
+from sb3_diffusion.processes import moments
+
 TIMEOUT_BOOTSTRAPS = ("final_obs", "current", "next_obs", "off")
 """Whose value stands for the future where an episode was cut off, see :func:`following_values`."""
 
@@ -72,9 +74,10 @@ def generalized_advantages(
 
 def standardized(advantages: th.Tensor) -> th.Tensor:
     """
-    Advantages of mean 0 and standard deviation 1 (of the population, as if there were no others).
+    Advantages of mean 0 and standard deviation 1 (of the population, as if there were no others), over all processes that
+    train together.
 
     :param advantages: Of any shape
     """
-    std, mean = th.std_mean(advantages, correction=0)
-    return (advantages - mean) / (std + 1e-8)
+    mean, variance = moments(advantages)
+    return (advantages - mean) / (variance.sqrt() + 1e-8)

@@ -115,8 +115,8 @@ class CompiledDenoiser(nn.Module):
 
     def trunk_kernel(self) -> Network | None:
         """
-        The network behind the encoders in compiled form; None where there is none, this module's calls are hooked, or something
-        follows the trunk.
+        The network behind the encoders in compiled form; None where there is none, this module's calls are hooked, or
+        something follows the trunk.
         """
         trunk: Any = self._modules["trunk"]
         if not isinstance(trunk, MLP) or hooked(self) or "forward" in self.__dict__ or self.output_scale != 1.0:

@@ -136,7 +136,7 @@ class ActorCritic(ActingPolicy):
 
     for_methods: ClassVar[frozenset[str]] = frozenset(
         ("critic_head", "critic_kwargs", "critics", "target_critics", "actor_target", "multipliers", "exploration_multiplier")
-    ) | {"networks", "acting", "evaluating", "standardize_observations", "privileged"}
+    ) | {"networks", "acting", "evaluating", "standardize_observations", "privileged", "finetune_steps"}
     """Arguments that are for the method to decide, not for its user."""
 
     __signature__: ClassVar[Signature]

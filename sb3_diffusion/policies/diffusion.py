@@ -60,6 +60,7 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
     :param time_activation: Activation behind the layers of ``time_arch``; ``None`` for the actor's
     :param time_input: What is embedded: ``"t"`` for the diffusion time, ``"logsnr"`` for the log signal-to-noise ratio
         (diffusions only)
+    :param finetune_steps: Last steps of the chain that the actor takes, behind those of a frozen copy; ``None`` for all
     :param output_gain: Gain of the initialisation of the denoiser's last layer; ``None`` for the backbone's own
     :param output_scale: Factor of the denoiser's prediction
     :param dropout: Share of the denoiser's hidden units that is dropped while it is trained
@@ -97,6 +98,7 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
         time_arch: Sequence[int] | None = None,
         time_activation: Callable[[], nn.Module] | str | None = None,
         time_input: str = "t",
+        finetune_steps: int | None = None,
         output_gain: float | None = None,
         output_scale: float = 1.0,
         dropout: float = 0.0,
@@ -119,6 +121,7 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
             "clip_target": clip_target,
             "sampler_kwargs": sampler_kwargs,
             "time_input": time_input,
+            "finetune_steps": finetune_steps,
             "net_arch": [256, 256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
             "activation": per_network(activation_fn, "pi", "mish"),
             "backbone": per_network(backbone, "pi", "mlp"),

@@ -12,6 +12,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from typing_extensions import override
 
+from sb3_diffusion.processes import moments, n_processes
+
 _SMALLEST_STD = 1e-4
 """An entry that varies less than this is only centred: divided by it, a first change would be an explosion."""
 
@@ -164,15 +166,16 @@ def update_observation_statistics(policy: nn.Module, observations: Any) -> None:
     parts = observations if isinstance(observations, dict) else {"": observations}
     for extractor in policy.modules():
         if isinstance(extractor, RunningStandardizedExtractor):
+            n = len(next(iter(parts.values()))) * n_processes()
             for name in _vector_parts(extractor._observation_space):
-                _merge_statistics(extractor, name, parts[name].float())
-            extractor.count += len(next(iter(parts.values())))
+                _merge_statistics(extractor, name, parts[name].float(), n)
+            extractor.count += n
 
 
-def _merge_statistics(extractor: RunningStandardizedExtractor, name: str, values: Tensor) -> None:
+def _merge_statistics(extractor: RunningStandardizedExtractor, name: str, values: Tensor, n: int) -> None:
     mean, variance = getattr(extractor, f"mean_{name}"), getattr(extractor, f"variance_{name}")
-    new_variance, new_mean = th.var_mean(values, 0, correction=0)
-    share = (len(values) / (extractor.count + len(values))).float()  # type: ignore[union-attr]  # a tensor divides
+    new_mean, new_variance = moments(values, 0)
+    share = (n / (extractor.count + n)).float()  # type: ignore[union-attr]  # a tensor divides
     shift = new_mean - mean
     variance.lerp_(new_variance, share).add_(share * (1.0 - share) * shift.square())
     mean.add_(share * shift)

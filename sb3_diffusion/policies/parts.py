@@ -26,10 +26,13 @@ def frozen_copy(network: Module) -> Module:
 def own_parameters(network: nn.Module) -> list[nn.Parameter]:
     """
     :param network: A network of a policy
-    :return: The parameters that its optimizer steps: all but those of an extractor that another network trains
+    :return: The parameters that its optimizer steps: all but those of an extractor that another network trains, and of a copy
+        that is kept as it is
     """
     shares = getattr(network, "share_features_extractor", False)
     shared = {id(parameter) for parameter in network.features_extractor.parameters()} if shares else set()  # type: ignore[union-attr]
+    if (clone := getattr(network, "clone", None)) is not None:
+        shared |= {id(parameter) for parameter in clone.parameters()}
     return [parameter for parameter in network.parameters() if id(parameter) not in shared]
 
 

@@ -8,14 +8,16 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments.on_policy import OnPolicyArguments
+from sb3_diffusion.core.behavior.pretraining import ImitatesFirst
 from sb3_diffusion.core.on_policy import OnPolicyDiffusion
 from sb3_diffusion.core.ratios.surrogate import clipped_surrogate, divergence_estimate
 from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.rollout import RolloutBatch
 from sb3_diffusion.generative.solvers.sampler import Sampler
 from sb3_diffusion.names import choice
 from sb3_diffusion.networks.gaussian import gaussian_log_density
-from sb3_diffusion.numeric import optional, real
+from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 
@@ -27,7 +29,7 @@ _AS_THE_REFERENCE = {"min_sampling_std": 0.0, "clip_density": False, "log_prob_l
 _REFERENCE_CHAIN = {"process": "continuous", "variance": "beta", "time_embedding": "fourier", "output_gain": 2.0**0.5}
 
 
-class DPPO(OnPolicyDiffusion):
+class DPPO(ImitatesFirst, OnPolicyDiffusion):
     r"""
     Diffusion Policy Policy Optimization (DPPO): the steps of the reverse chain as steps of a Markov decision process.
 
@@ -63,6 +65,8 @@ class DPPO(OnPolicyDiffusion):
     :param clip_range_base: Range of the ratios of the first, noisiest step, from which it grows to ``clip_range`` in the last;
         ``None`` for the same range everywhere
     :param clip_range_rate: How steeply it grows
+    :param finetune_steps: Last steps of the chain that are learned, behind those of the policy as it was after
+        :meth:`pretrain`, which stay as they are; ``None`` for all of them
     :param kwargs: See :class:`~sb3_diffusion.core.on_policy.OnPolicyDiffusion`
     """
 
@@ -95,6 +99,7 @@ class DPPO(OnPolicyDiffusion):
         log_prob_limit: str = "dimension",
         clip_range_base: float | None = None,
         clip_range_rate: float = 3.0,
+        finetune_steps: int | None = None,
         **kwargs: Unpack[OnPolicyArguments],
     ):
         self.gamma_denoising = real("gamma_denoising", gamma_denoising, 0, 1)
@@ -105,26 +110,29 @@ class DPPO(OnPolicyDiffusion):
         self.log_prob_limit = choice("log_prob_limit", log_prob_limit, LIMITED)
         self.clip_range_base = optional(real, "clip_range_base", clip_range_base, above=0)
         self.clip_range_rate = real("clip_range_rate", clip_range_rate, above=0)
+        self.finetune_steps = optional(integer, "finetune_steps", finetune_steps, low=1, remedy="None is for all of them")
         super().__init__(policy, env, learning_rate, **kwargs)
 
     @override
     def policy_requirements(self) -> dict[str, Any]:
         noise = self.min_std if self.min_sampling_std is None else self.min_sampling_std
-        return {**super().policy_requirements(), "solver": "ddpm", "sampler_kwargs": {"min_std": noise}}
+        chain = {"solver": "ddpm", "sampler_kwargs": {"min_std": noise}, "finetune_steps": self.finetune_steps}
+        return {**super().policy_requirements(), **chain}
 
     @override
     def policy_settings(self) -> dict[str, Any]:
-        networks = {"net_arch": [256, 256, 256], "activation_fn": "mish", "state_arch": ()}
+        # a fresh policy without an opinion: with one of its own it would explore nothing else
+        networks = {"net_arch": [256, 256, 256], "activation_fn": "mish", "state_arch": (), "output_gain": 0.01}
         chain = {"process": "discrete", "diffusion_steps": 10, "variance": "posterior"}
         return {**networks, **chain, "time_embedding": "sinusoidal", "time_dim": 32}
 
     @override
     def act(self, observations: Any) -> tuple[th.Tensor, dict[str, th.Tensor]]:
         actor, chain = self.actor, self.actor.acting_chain
-        context = actor.encode(observations)
-        shape = len(context), actor.action_dim
-        states = chain.chain(actor.bind(context, chain.times), shape, self.randomness, "act", clip_output=False)
-        return states[-1], {"chain": states.transpose(0, 1)}
+        denoise = actor.bind_observations(observations, chain.times)
+        shape = len(denoise.features), actor.action_dim
+        states = chain.chain(denoise, shape, self.randomness, "act", clip_output=False)
+        return states[-1], {"chain": states[-self.n_steps_learned - 1 :].transpose(0, 1)}
 
     @override
     def remember(self, batch: RolloutBatch) -> dict[str, th.Tensor]:
@@ -135,7 +143,7 @@ class DPPO(OnPolicyDiffusion):
         Log-density of every step of chains.
 
         :param observations: Batch of observations
-        :param states: Chains ``(batch, T + 1, action_dim)``, the noise first
+        :param states: Chains ``(batch, T + 1, action_dim)``, the noise first; with ``finetune_steps``, their ends
         :return: Log-densities ``(batch, T)``
         """
         return self._log_prob(states, self._predictions(observations, states))
@@ -143,12 +151,13 @@ class DPPO(OnPolicyDiffusion):
     def _predictions(self, observations: Any, states: th.Tensor) -> th.Tensor:
         """What the denoiser says at every state but the last, in one pass."""
         actor = self.actor
-        times = actor.encode_time(self.density.times.unsqueeze(-1)).unsqueeze(0)
+        times = actor.encode_time(self.density.times[-self.n_steps_learned :].unsqueeze(-1)).unsqueeze(0)
         return actor.denoiser(states[:, :-1], actor.encode(observations), times)  # type: ignore[no-any-return]
 
     def _log_prob(self, states: th.Tensor, predictions: th.Tensor) -> th.Tensor:
         means = self.density.means(states[:, :-1], predictions)
-        log_prob = gaussian_log_density(states[:, 1:], means, self.density.step_std.unsqueeze(-1))
+        std = self.density.step_std[-self.n_steps_learned :].unsqueeze(-1)
+        log_prob = gaussian_log_density(states[:, 1:], means, std)
         if self.log_prob_limit == "dimension":
             log_prob = log_prob.clamp(*LOG_PROB_LIMITS)
         log_prob = log_prob.sum(-1) if self.log_prob_reduction == "sum" else log_prob.mean(-1)
@@ -172,6 +181,15 @@ class DPPO(OnPolicyDiffusion):
         return self.clip_range_base + (self.clip - self.clip_range_base) * self.clip_growth
 
     @override
+    def imitation_error(self, batch: Batch) -> th.Tensor:
+        context = self.actor.encode(batch.observations)
+        return self.actor.denoising_error(batch.actions, context, self.randomness, "actor")
+
+    @override
+    def after_pretraining(self) -> None:
+        self.actor.copy_to_clone()
+
+    @override
     def _setup_model(self) -> None:
         super()._setup_model()
         actor, steps = self.actor, self.actor.acting_chain.steps
@@ -179,6 +197,7 @@ class DPPO(OnPolicyDiffusion):
         if self.min_sampling_std is not None or not self.clip_density:
             clip = {} if self.clip_density else {"clip": False}
             self.density = actor.make_chain(steps, min_std=self.min_std, **clip).to(self.device)
+        self.n_steps_learned = steps = steps if self.finetune_steps is None else self.finetune_steps
         k = th.arange(steps, device=self.device)
         self.step_weights = self.gamma_denoising ** (steps - 1 - k).float()
         progress = self.clip_range_rate * k / max(steps - 1, 1)
@@ -186,4 +205,4 @@ class DPPO(OnPolicyDiffusion):
 
     @override
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "density", "step_weights", "clip_growth"]
+        return [*super()._excluded_save_params(), "density", "step_weights", "clip_growth", "n_steps_learned"]

@@ -22,17 +22,17 @@ class FPO(FlowMatchingRatio):
     Flow Policy Optimization (FPO): PPO with a ratio that is made of flow-matching errors.
 
     The density of a flow's actions is expensive. But the error :math:`\ell(\epsilon, t)` of its velocity at a point of the
-    straight way from noise :math:`\epsilon` to an action bounds minus the log-density, up to a constant, in the mean over noise
-    and times. So the action has become likelier where the error, of the same ``n_draws`` pairs, has become smaller:
+    straight way from noise :math:`\epsilon` to an action bounds minus the log-density, up to a constant, in the mean over
+    noise and times. So the action has become likelier where the error, of the same ``n_draws`` pairs, has become smaller:
 
-    .. math:: \mathrm{mean}\,\min(\rho A,\ \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A), \qquad
+    .. math:: \mathrm{mean}\,\min(\rho A,\ \mathrm{clip}(\rho, 1 - \varepsilon, 1 + \varepsilon) A), \qquad
         \rho = \exp\big(\mathrm{mean}_j\,\ell_{\mathrm{old}}(\epsilon_j, t_j) - \mathrm{mean}_j\,\ell(\epsilon_j, t_j)\big)
 
     The flow may be integrated by any solver, with as many steps as one likes.
 
     **Negative advantages.** An error is no log-density: it has no upper bound, and nothing that it gains elsewhere has to be
-    lost here. Where ``A < 0``, the objective can be improved forever by making the velocity worse; the clipped ratio stops that
-    within the updates from one rollout, and those from the next begin anew. With many epochs or a high learning rate the
+    lost here. Where ``A < 0``, the objective can be improved forever by making the velocity worse; the clipped ratio stops
+    that within the updates from one rollout, and those from the next begin anew. With many epochs or a high learning rate the
     velocity explodes and the policy collapses. ``positive_only=True`` learns from actions with a positive advantage alone; so
     did the FlowRL paper. :class:`~sb3_diffusion.policy_gradient.fpopp.FPOpp` keeps the others and bounds them. Watch
     ``train/flow_error``.
@@ -40,9 +40,9 @@ class FPO(FlowMatchingRatio):
     Paper: McAllister et al. 2025, Flow Matching Policy Gradients, https://arxiv.org/abs/2507.21053
 
     Differences from the reference implementation, each with the argument that undoes it: all advantages count
-    (``positive_only=True``), as in the paper of the method; nothing is added to the end of the flow (``output_std=0.1``), whose
-    own spread explores; its states are not clipped (``clip_states=True``), since those on the way are noise and rightly exceed
-    the box; the error is that of the velocity (``error="noise"`` weighs it by ``t**2``, so that one of the draws at the
+    (``positive_only=True``), as in the paper of the method; nothing is added to the end of the flow (``output_std=0.1``),
+    whose own spread explores; its states are not clipped (``clip_states=True``), since those on the way are noise and rightly
+    exceed the box; the error is that of the velocity (``error="noise"`` weighs it by ``t**2``, so that one of the draws at the
     beginning of the flow says nothing). A deterministic action begins at zero noise; the reference's evaluation is random. The
     errors of the policy that acted are computed when the rollout is complete, all at once. The authors' code squashes actions
     by a tanh, scales rewards by ten, has one optimizer for both networks, and recomputes advantages in every minibatch.

@@ -32,21 +32,21 @@ class FPOpp(FlowMatchingRatio):
     region is asymmetric (ASPO):
 
     .. math:: \mathrm{mean}\,\begin{cases}
-        \min(\rho_j A,\ \mathrm{clip}(\rho_j, 1 - \epsilon, 1 + \epsilon) A) & A \ge 0 \\
-        \rho_j A - \frac{|A|}{2 \epsilon} (\rho_j - 1)^2 & A < 0 \end{cases}
+        \min(\rho_j A,\ \mathrm{clip}(\rho_j, 1 - \varepsilon, 1 + \varepsilon) A) & A \ge 0 \\
+        \rho_j A - \frac{|A|}{2 \varepsilon} (\rho_j - 1)^2 & A < 0 \end{cases}
 
-    The second line is largest at :math:`\rho_j = 1 - \epsilon`, and what has gone beyond is pulled back: an error cannot be
+    The second line is largest at :math:`\rho_j = 1 - \varepsilon`, and what has gone beyond is pulled back: an error cannot be
     made worse without end, which is how FPO collapses. Errors are limited to ``max_error``, where they have no gradient;
     log-ratios are limited in value only, so that those beyond the limit are still pulled back. ``predict(deterministic=True)``
     acts with a moving average of the actor.
 
     Paper: Yi et al. 2026, https://arxiv.org/abs/2602.02481
 
-    Differences from the reference implementation, each with the argument that undoes it: actions are learned from as the policy
-    answered them, as in the authors' code (``action_limit=2`` cuts them off before); the flow takes 16 steps
-    (``policy_kwargs=dict(diffusion_steps=64)``); the errors of the policy that acted are computed when the rollout is complete,
-    all at once. The authors have one optimizer for both networks, whose gradients are clipped together, and octaves of the time
-    without a network behind (``policy_kwargs=dict(time_embedding="octave", time_dim=8)``).
+    Differences from the reference implementation, each with the argument that undoes it: actions are learned from as the
+    policy answered them, as in the authors' code (``action_limit=2`` cuts them off before); the flow takes 16 steps
+    (``policy_kwargs=dict(diffusion_steps=64)``); the errors of the policy that acted are computed when the rollout is
+    complete, all at once. The authors have one optimizer for both networks, whose gradients are clipped together, and octaves
+    of the time without a network behind (``policy_kwargs=dict(time_embedding="octave", time_dim=8)``).
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it, or SB3's names, which stand for it with their features extractor
     :param env: The environment, or its id if it is registered

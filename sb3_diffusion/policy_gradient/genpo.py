@@ -13,7 +13,7 @@ from sb3_diffusion.core.ratios.surrogate import clipped_surrogate
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.data.rollout import RolloutBatch
 from sb3_diffusion.generative.coupled_flow import CoupledSampler
-from sb3_diffusion.networks.denoiser import BoundDenoiser
+from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.numeric import real
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
@@ -40,10 +40,10 @@ class GenPO(OnPolicyDiffusion):
     Paper: Ding et al. 2025, GenPO: Generative Diffusion Models Meet On-Policy Reinforcement Learning,
     https://arxiv.org/abs/2505.18763
 
-    Differences from the reference implementation: the density of the policy that acted is that of the inverse as well, computed
-    when the rollout is complete, so that ratios begin at one; learning rates are adapted before the step that the divergence
-    belongs to, as in the authors' code, not behind it; every epoch sees the whole rollout. The last layer begins near zero
-    (``policy_kwargs=dict(output_gain=2**0.5)`` for the reference's). In the paper's runs the first half was executed
+    Differences from the reference implementation: the density of the policy that acted is that of the inverse as well,
+    computed when the rollout is complete, so that ratios begin at one; learning rates are adapted before the step that the
+    divergence belongs to, as in the authors' code, not behind it; every epoch sees the whole rollout. The last layer begins
+    near zero (``policy_kwargs=dict(output_gain=2**0.5)`` for the reference's). In the paper's runs the first half was executed
     (``executed="first"``). The authors have one optimizer for both networks, and their evaluation draws noise.
 
     :param policy: ``"DiffusionPolicy"`` or a subclass of it, or SB3's names, which stand for it with their features extractor
@@ -124,33 +124,35 @@ class GenPO(OnPolicyDiffusion):
 
     @override
     def act(self, observations: Any) -> tuple[th.Tensor, dict[str, th.Tensor]]:
-        doubled = self._draw(self._velocity(observations), "act")
+        context = self.actor.encode(observations)
+        doubled = self._draw(context, "act")
         return self.sampler.action(doubled), {"doubled": doubled}
 
     @override
     def remember(self, batch: RolloutBatch) -> dict[str, th.Tensor]:
-        velocity = self._velocity(batch.observations)
-        return {"log_prob": self.sampler.flow.log_prob(velocity, batch.fields["doubled"])}
+        context = self.actor.encode(batch.observations)
+        return {"log_prob": self.sampler.flow.log_prob(self._velocity(context), batch.fields["doubled"])}
 
     @override
     def actor_loss(self, batch: RolloutBatch) -> tuple[th.Tensor, Metrics]:
-        velocity = self._velocity(batch.observations)
-        log_prob = self.sampler.flow.log_prob(velocity, batch.fields["doubled"])
+        context = self.actor.encode(batch.observations)
+        log_prob = self.sampler.flow.log_prob(self._velocity(context), batch.fields["doubled"])
         log_ratio = log_prob - batch.fields["log_prob"]
         loss, metrics = clipped_surrogate(log_ratio, self.advantages(batch), self.clip)
         metrics |= {"approx_kl": -log_ratio.detach().mean(), "log_prob": log_prob.detach().mean()}
         if self.ent_coef:
             loss = loss + self.ent_coef * log_prob.mean()
         if self.compression_coef:
-            z, y = self._draw(velocity, "compress").chunk(2, dim=-1)
+            z, y = self._draw(context, "compress").chunk(2, dim=-1)
             distance = ((z - y).square().sum(-1) + 1e-8).sqrt().mean()
             loss = loss + self.compression_coef * distance
             metrics["distance_of_halves"] = distance.detach()
         return loss, metrics
 
-    def _velocity(self, observations: Any) -> BoundDenoiser:
-        return self.actor.bind(self.actor.encode(observations), self.sampler.times)
+    def _velocity(self, context: th.Tensor) -> Denoise:
+        return self.actor.bind(context, self.sampler.times)
 
-    def _draw(self, velocity: BoundDenoiser, label: str) -> th.Tensor:
+    def _draw(self, context: th.Tensor, label: str) -> th.Tensor:
         """Doubled actions, one for each observation."""
-        return self.sampler.draw(velocity, (len(velocity.c), self.actor.action_dim), self.randomness, label)
+        shape = len(context), self.actor.action_dim
+        return self.sampler.draw(self._velocity(context), shape, self.randomness, label)

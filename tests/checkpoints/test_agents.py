@@ -585,7 +585,6 @@ J = "sb3_diffusion.json"
 REFUSED: list[tuple[str, Edit, str]] = [
     ("no description", drop(J), r"has no sb3_diffusion.json.*save_agent.*Algo.load"),
     ("algorithm", edit_json(algorithm="os.system"), f"{J}: algorithm='os.system' is not in the registry"),
-    ("planned algorithm", edit_json(algorithm="dppo"), f"{J}: algorithm='dppo' is not in the registry.*not available"),
     ("no algorithm", edit_json(algorithm=None), f"{J}: algorithm='None' is not in the registry"),
     ("policy", edit_json(policy={":class": "subprocess.Popen"}), f"{J}: policy names the class 'subprocess.Popen'"),
     ("policy name", edit_json(policy="os.system"), f"{J}: QSM cannot be built .*Unknown policy='os.system'"),

@@ -176,7 +176,7 @@ def test_sizes_of_rollouts_and_minibatches(settings: dict[str, Any], size: int, 
     model = PPO("GaussianPolicy", vector_env(2), n_epochs=1, policy_kwargs=SMALL, device="cpu", **settings)
     assert model.rollout_buffer.size == size
     seen: list[int] = []
-    model.update = watched(model.update, lambda rows: seen.append(len(rows.actions)))  # type: ignore[method-assign]
+    model.update = watched(model.update, lambda rows, *_: seen.append(len(rows.actions)))  # type: ignore[method-assign]
     model.learn(size)
     assert seen == [batch] * (size // batch)
 

@@ -14,8 +14,7 @@ SHARED_WRONG_ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"error": "score"}, ["error='score'", "velocity, noise"]),
     ({"error_reduction": "max"}, ["error_reduction='max'", "mean, sum, sqrt"]),
     ({"output_std": -0.1}, ["output_std=-0.1", "at least 0"]),
-    ({"policy_kwargs": {"process": "meanflow"}}, ["average velocity"]),
-    ({"policy_kwargs": {"process": "coupled"}}, ["coupled velocity"]),
+    ({"policy_kwargs": {"process": "meanflow"}}, ["process='meanflow'", "'flow'", "requires"]),
     ({"policy_kwargs": {"sampler_kwargs": {"output_std": 0.5}}}, ["sampler_kwargs"]),
     ({"policy_kwargs": {"exploration_noise": 0.5}}, ["exploration_noise=0.5", "requires"]),
 ]

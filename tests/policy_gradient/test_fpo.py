@@ -18,7 +18,7 @@ from tests.policy_gradient.error_ratios import SHARED_WRONG_ARGUMENTS, first_bat
 
 CASE = MethodCase(
     tiny={"n_draws": 2},
-    wrong_arguments=[*SHARED_WRONG_ARGUMENTS, ({"policy_kwargs": {"process": "continuous"}}, ["noise", "FPO", "velocity"])],
+    wrong_arguments=[*SHARED_WRONG_ARGUMENTS, ({"policy_kwargs": {"solver": "ddpm"}}, ["solver='ddpm'", "flow: euler"])],
 )
 TINY = {"net_arch": [16], "diffusion_steps": 4, "time_dim": 8}
 
@@ -65,7 +65,7 @@ def test_actions_beside_the_reference() -> None:
 
 
 def test_actions_that_were_no_better_than_expected_teach_nothing() -> None:
-    model, case = golden_fpo()
+    model, _ = golden_fpo()
     batch = model.rollout_buffer.rows(slice(None))
     bad = batch._replace(advantages=-batch.advantages.abs())
     loss, _ = model.actor_loss(bad)

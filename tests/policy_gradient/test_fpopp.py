@@ -30,10 +30,10 @@ CASE = MethodCase(
         ({"max_error": 0.0}, ["max_error=0.0", "positive"]),
         ({"max_error_negative": -1.0}, ["max_error_negative=-1.0", "positive"]),
         ({"max_log_ratio": 0.0}, ["max_log_ratio=0.0", "positive"]),
-        ({"min_log_ratio": 1.0}, ["min_log_ratio=1.0", "negative"]),
+        ({"min_log_ratio": 1.0}, ["min_log_ratio=1.0", "smaller than 0"]),
         ({"max_advantage": 0.0}, ["max_advantage=0.0", "positive"]),
         ({"action_limit": 0.5}, ["action_limit=0.5", "at least 1"]),
-        ({"average_decay": 1.0}, ["average_decay=1.0", "below 1"]),
+        ({"average_decay": 1.0}, ["average_decay=1.0", "[0, 1)"]),
         ({"average_start": -1}, ["average_start=-1", "at least 0"]),
         ({"policy_kwargs": {"evaluating": "actor"}}, ["evaluating='actor'", "requires"]),
     ],
@@ -187,7 +187,7 @@ def test_the_average_waits_and_then_lags_behind() -> None:
 
 
 def test_the_average_evaluates_and_the_actor_explores() -> None:
-    model = FPOpp("DiffusionPolicy", BanditEnv(), seed=0, output_std=0.0, policy_kwargs=TINY, device="cpu")
+    model: Any = FPOpp("DiffusionPolicy", BanditEnv(), seed=0, output_std=0.0, policy_kwargs=TINY, device="cpu")
     observation = np.zeros((5, *model.observation_space.shape), np.float32)
 
     def both() -> list[np.ndarray]:

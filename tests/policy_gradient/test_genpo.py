@@ -87,13 +87,18 @@ def test_actions_beside_the_reference(name: str) -> None:
     model.randomness = RecordedDraws({"act.x_T": halves(case["noise/act.x_0"])})
     with th.no_grad():
         actions, fields = model.act(observations)
-        rows = model.rollout_buffer.rows(slice(0, 4))._replace(fields=fields)
-        log_prob = model.remember(rows)["log_prob"]
+        log_prob = model.remember(model.rollout_buffer.rows(slice(0, 4))._replace(fields=fields))["log_prob"]
     close(actions, case["expected/act/action"])
     close(fields["doubled"], case["expected/act/aug_action"])
     close(log_prob, case["expected/act/log_prob"].squeeze(-1), rtol=0.0, atol=1e-4)
     evaluated, _ = model.policy.predict(observations.numpy(), deterministic=True)
     close(th.from_numpy(evaluated), case["expected/act_deterministic/action"].clamp(-1.0, 1.0))
+
+
+def rows(observations: th.Tensor, fields: dict[str, th.Tensor]) -> RolloutBatch:
+    """Rows of which nothing but these is asked."""
+    none = th.zeros(len(observations))
+    return RolloutBatch(observations, none, none, none, none, none.bool(), fields)
 
 
 def trained(**kwargs: Any) -> Any:
@@ -140,9 +145,10 @@ def _times(actor: Any) -> th.Tensor:
 def test_a_density_integrates_to_one(model: Any) -> None:
     axis = th.linspace(-9.0, 9.0, 361)
     grid = th.cartesian_prod(axis, axis)
-    rows = RolloutBatch(*[th.zeros(len(grid), 3)] * 6, fields={"doubled": grid})
     area = float(axis[1] - axis[0]) ** 2
-    assert float(model.remember(rows)["log_prob"].exp().sum()) * area == pytest.approx(1.0, abs=0.01)
+    assert float(
+        model.remember(rows(th.zeros(len(grid), 3), {"doubled": grid}))["log_prob"].exp().sum()
+    ) * area == pytest.approx(1.0, abs=0.01)
 
 
 @th.no_grad()
@@ -159,8 +165,9 @@ def test_the_entropy_of_doubled_actions_is_the_same_for_every_policy(model: Any)
     for policy in (model, trained(policy_kwargs={"output_gain": 2.0})):
         observations = th.zeros(20_000, 3)
         _, fields = policy.act(observations)
-        rows = RolloutBatch(*[observations] * 6, fields=fields)
-        assert float(-policy.remember(rows)["log_prob"].mean()) == pytest.approx(entropy, abs=4.0 / 20_000**0.5)
+        assert float(-policy.remember(rows(observations, fields))["log_prob"].mean()) == pytest.approx(
+            entropy, abs=4.0 / 20_000**0.5
+        )
 
 
 @th.no_grad()
@@ -189,11 +196,13 @@ def test_the_first_minibatch_sees_the_policy_that_acted() -> None:
 
 @pytest.mark.parametrize("executed", ["mean", "first"])
 def test_what_is_executed(executed: str) -> None:
-    model = GenPO("DiffusionPolicy", BanditEnv(action_dim=2), seed=0, executed=executed, policy_kwargs=TINY, device="cpu")
+    env = BanditEnv(action_dim=2)
+    model: Any = GenPO("DiffusionPolicy", env, seed=0, executed=executed, policy_kwargs=TINY, device="cpu")
     observations = th.randn(64, *model.observation_space.shape, generator=th.Generator().manual_seed(0))
     with th.no_grad():
         actions, fields = model.act(observations)
-        silent = model.sampler.flow(model._velocity(observations), th.zeros(64, 4))
+        velocity = model.actor.bind(model.actor.encode(observations), model.sampler.times)
+        silent = model.sampler.flow(velocity, th.zeros(64, 4))
     z, y = fields["doubled"].chunk(2, dim=-1)
     close(actions, z if executed == "first" else (z + y) / 2, 0.0, 0.0)
     assert (z - y).abs().max() > 0.1
@@ -221,7 +230,7 @@ def test_rates_are_adapted_by_default() -> None:
 
 
 def test_other_methods_refuse_doubled_actions() -> None:
-    with pytest.raises(ValueError, match="process='coupled' has a network of coupled velocity.*FQL"):
+    with pytest.raises(ValueError, match=r"process='coupled' has a network of coupled velocity.*FQL"):
         FQL("DiffusionPolicy", BanditEnv(), policy_kwargs={"process": "coupled"}, device="cpu")
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import zipfile
@@ -23,11 +22,10 @@ from ..training.ending import FINAL_EVALUATION
 from ..training.runs.folders import run_folders
 from ..training.runs.resume import drop_checkpoints, finished, resumable
 from .cells import FORMAT, Cell, CellFileError, check, read, read_result, write
+from .training_process import TrainingProcess
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 TAIL_LINES = 15
-GRACE_SECONDS = 10.0
-"""A training that is told to stop gets so much time before it is killed."""
 
 
 class Stopped(Exception):
@@ -76,7 +74,7 @@ def work(cell: Cell, *, retries: int, wait: bool, stop: Callable[[], bool] = lam
     try:
         if has_result(cell):  # the one that was doing it has finished
             return Outcome("present", "has a result")
-        return _try(cell, retries, lambda: stop() or lock.compromise is not None, train)
+        return _try(cell, retries, stop, lambda: lock.compromise is not None, train)
     except Stopped:
         return Outcome("stopped", "was stopped") if stop() else Outcome("busy", "was taken over by somebody else")
     except OSError as error:
@@ -97,7 +95,10 @@ def has_result(cell: Cell) -> bool:
     return True
 
 
-def _try(cell: Cell, retries: int, stop: Callable[[], bool], train: Path) -> Outcome:
+def _try(cell: Cell, retries: int, told: Callable[[], bool], lost: Callable[[], bool], train: Path) -> Outcome:
+    def stop() -> bool:
+        return told() or lost()
+
     damaged = cell.folder / "result.json"
     if damaged.is_file():
         print(f"{cell}: {damaged} is damaged, the cell is done again (the file is kept as result.damaged)", flush=True)
@@ -110,9 +111,13 @@ def _try(cell: Cell, retries: int, stop: Callable[[], bool], train: Path) -> Out
             attempt: dict[str, Any] = {"started": _now(), "seconds": None, "resumed": resumed, "error": None}
             attempts.append(attempt)
             write(cell.folder, "attempts", attempts)
-            begin, start = time.monotonic(), log.tell()
-            status = _train(cell, command, log, stop) if command else 0
-            attempt["seconds"] = round(time.monotonic() - begin, 1)
+            start = log.tell()
+            try:
+                status = _train(cell, command, log, attempt, stop)
+            except Stopped:
+                if not lost():  # the files of a cell that is lost are somebody else's
+                    write(cell.folder, "attempts", attempts)
+                raise
         try:
             if status != 0:
                 raise CellFileError(f"the training ended with {_describe(status)}")
@@ -195,42 +200,27 @@ def _wait_for_orphan(cell: Cell, log: BinaryIO, stop: Callable[[], bool]) -> Non
         return
 
 
-def _train(cell: Cell, command: list[str], log: BinaryIO, stop: Callable[[], bool]) -> int:
+def _train(cell: Cell, command: list[str], log: BinaryIO, attempt: dict[str, Any], stop: Callable[[], bool]) -> int:
     """
+    :param command: What to run, empty if nothing is left to be done
+    :param attempt: Is told the time that it took, whatever becomes of it
     :return: Exit status
     """
+    if not command:
+        attempt |= {"seconds": 0.0, "cpu_seconds": 0.0}
+        return 0
     log.write(f"=== {_now()} {' '.join(command)}\n".encode())
     log.flush()
     print(f"{cell}: training, output in {cell.log}", flush=True)
-    threads = str(cell.settings.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-    # A session of its own: Ctrl-C is for the runner, which stops the training and all that it has started.
-    # SIGTERM makes it write a checkpoint first, from which the next attempt continues.
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-    )
+    begin, process = time.monotonic(), TrainingProcess(command, log, cell.settings.threads)
     try:
-        while process.poll() is None:
+        while (status := process.wait()) is None:
             if stop():
                 raise Stopped
-            try:
-                process.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                continue
     finally:
-        _end(process)
-    return process.returncode
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(timeout=GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        process.end()
+        attempt |= {"seconds": round(time.monotonic() - begin, 1), "cpu_seconds": process.cpu_seconds}
+    return status
 
 
 def collect(cell: Cell) -> dict[str, Any]:

@@ -8,6 +8,7 @@ and the page forbids scripts and connections.
 import base64
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from markupsafe import Markup
 from sb3_diffusion import __version__
 
 from ..figures import CONFIDENCE, MIN_RUNS, title
-from .cells import DATA
+from .cells import DATA, Cell
 from .pictures import address, aggregate_pictures, count, curves
 from .scores import (
     Aggregate,
@@ -40,7 +41,7 @@ CARD, VIDEO = "README.md", "replay.mp4"
 MAX_CARD_CHARACTERS = 100_000
 
 
-def make_report(root: Path, output: Path, heading: str, max_video_mb: float) -> Path:
+def make_report(root: Path, output: Path, heading: str, max_video_mb: float, grid: Sequence[Cell] = ()) -> Path:
     """
     Read the results, write ``curves.csv``, ``scores.csv``, ``environments.csv``, ``aggregates.csv`` and ``index.html``.
 
@@ -48,9 +49,10 @@ def make_report(root: Path, output: Path, heading: str, max_video_mb: float) -> 
     :param output: Folder of the report
     :param heading: Heading of the page
     :param max_video_mb: Larger videos are not put into the page
+    :param grid: What belongs to the benchmark; without it, whatever is there
     :return: The page
     """
-    cells = read_benchmark(root)
+    cells = read_benchmark(root, grid)
     scores = score_table(cells)
     environments, aggregates = environment_table(scores), aggregate(scores)
     output.mkdir(parents=True, exist_ok=True)
@@ -199,7 +201,8 @@ def _aggregate_rows(aggregates: list[Aggregate]) -> list[dict[str, Any]]:
 
 def _run_row(cell: CellState, row: dict[str, Any]) -> dict[str, Any]:
     done = cell.state == "done"
-    minutes, seconds = divmod(round(row["seconds"]) if done else 0, 60)
+    known = done and not pd.isna(row["seconds"])
+    minutes, seconds = divmod(round(row["seconds"]) if known else 0, 60)
     hours, minutes = divmod(minutes, 60)
     return {
         "name": title(cell.algo),
@@ -210,7 +213,7 @@ def _run_row(cell: CellState, row: dict[str, Any]) -> dict[str, Any]:
         "final": f"{_number(row['final_return'])} ± {_number(row['final_std'])}" if done else ABSENT,
         "best": _number(row["best_return"]),
         "best_step": _number(row["best_timesteps"], 0) if done else ABSENT,
-        "time": f"{hours}:{minutes:02d}:{seconds:02d}" if done else ABSENT,
+        "time": f"{hours}:{minutes:02d}:{seconds:02d}" if known else ABSENT,
         "starts": row["attempts"] if done else ABSENT,
     }
 

@@ -6,7 +6,7 @@ returns but no normalised scores, and is not part of any aggregate. Cells withou
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from arch.bootstrap import IIDBootstrap, IndependentSamplesBootstrap
 from scipy.stats import trim_mean
 
 from ..figures import CONFIDENCE, MIN_RUNS
-from .cells import DATA, CellFileError, read, read_result
+from .cells import DATA, Cell, CellFileError, read, read_result
 
 N_RESAMPLES = 2000
 CURVE_COLUMNS = ("algorithm", "environment", "seed", "timesteps", "mean_return", "std_return", "n_episodes")
@@ -54,6 +54,20 @@ class CellState:
         return None if self.result is None else float(np.mean(self.result["final"]["returns"]))
 
     @property
+    def scores(self) -> list[float]:
+        """Scores of the episodes of the trained agent on the scale of its data; none if there is no such scale."""
+        return [] if self.result is None else self.result["final"].get("scores", [])
+
+    def spent(self, clock: str) -> float | None:
+        """
+        :param clock: ``"seconds"`` or ``"cpu_seconds"``
+        :return: What all attempts took together, ``None`` if one of them does not say it
+        """
+        attempts = [] if self.result is None else self.result["attempts"]
+        spent = [attempt.get(clock) for attempt in attempts]
+        return sum(spent) if spent and None not in spent else None
+
+    @property
     def best(self) -> tuple[float, int] | None:
         """Largest mean return of an evaluation, and the step at which it was found."""
         if self.result is None:
@@ -63,17 +77,30 @@ class CellState:
         return max([*evaluations, (float(np.mean(final["returns"])), int(final["timesteps"]))], key=lambda pair: pair[0])
 
 
-def read_benchmark(root: Path) -> list[CellState]:
+def read_benchmark(root: Path, grid: Sequence[Cell] = ()) -> list[CellState]:
     """
     :param root: Folder of a benchmark
-    :return: Its cells in the order of algorithm, environment and seed
-    :raises ValueError: If there is none
+    :param grid: What belongs to it; those that nobody has planned yet are missing. Without it, whatever is there
+    :return: Its cells in the order of algorithm, environment and seed, or in that of the grid
+    :raises ValueError: If there is none, or one has other settings than the grid
     """
+    if grid:
+        return [_read_cell_of(cell) for cell in grid]
     folders = sorted(path.parent for path in root.glob("*/*/seed-*/cell.json"))
     if not folders:
         raise ValueError(f"{root} holds no benchmark; make one with: python zoo/benchmark.py run -f {root} ...")
     cells = [_read_cell(folder) for folder in folders]
     return sorted(cells, key=lambda cell: (cell.algo, cell.env, cell.seed))
+
+
+def _read_cell_of(cell: Cell) -> CellState:
+    asked = cell.describe()
+    if not (cell.folder / "cell.json").is_file():
+        return CellState(cell.folder, cell.algo, cell.env, cell.seed, asked["settings"], "missing", "not planned yet")
+    state = _read_cell(cell.folder)
+    if state.settings and state.settings != asked["settings"]:
+        raise ValueError(f"{cell.folder} was trained with other settings than those of the grid; give its own --folder.")
+    return state
 
 
 def _read_cell(folder: Path) -> CellState:
@@ -187,7 +214,11 @@ def score_table(cells: list[CellState]) -> pd.DataFrame:
                 "best_timesteps": best_timesteps,
                 "maximum_return": maximum,
                 "normalised_final": cell.final / maximum if cell.final is not None and maximum else None,
-                "seconds": sum(attempt["seconds"] or 0.0 for attempt in result["attempts"]) if result else None,
+                "score": float(np.mean(cell.scores)) if cell.scores else None,
+                "score_std": float(np.std(cell.scores)) if cell.scores else None,
+                "scale": result["final"].get("scale") if result else None,
+                "seconds": cell.spent("seconds"),
+                "cpu_seconds": cell.spent("cpu_seconds"),
                 "attempts": len(result["attempts"]) if result else None,
             }
         )
@@ -198,26 +229,28 @@ def score_table(cells: list[CellState]) -> pd.DataFrame:
 
 def environment_table(scores: pd.DataFrame) -> pd.DataFrame:
     """
-    One row for every algorithm on every environment: mean of the final returns over seeds with its interval, mean of the best.
+    One row for every algorithm on every environment: over seeds, means of the final returns, of the scores on the scale of the
+    data where there is one, and of the best returns; the interquartile mean of the final returns; what a training costs.
 
     :param scores: See :func:`score_table`
     """
     rows = []
     for (algo, env), group in scores.groupby(["algorithm", "environment"], sort=False):
+        row: dict[str, Any] = {"algorithm": algo, "environment": env, "n_planned": len(group)}
+        row["n_done"] = int((group["state"] == "done").sum())
+        row["n_failed"] = int(group["state"].isin(["failed", "damaged"]).sum())
+        for name, column in {"final": "final_return", "score": "score"}.items():
+            values = group[column].dropna().to_numpy(float)
+            low, high = mean_interval(values) or (None, None)
+            row |= {f"{name}_mean": values.mean() if len(values) else None, f"{name}_low": low, f"{name}_high": high}
         finals = group["final_return"].dropna().to_numpy(float)
-        low, high = mean_interval(finals) or (None, None)
-        rows.append(
-            {
-                "algorithm": algo,
-                "environment": env,
-                "n_planned": len(group),
-                "n_done": len(finals),
-                "final_mean": finals.mean() if len(finals) else None,
-                "final_low": low,
-                "final_high": high,
-                "best_mean": group["best_return"].dropna().mean() if len(finals) else None,
-            }
-        )
+        ends = stratified_interval([finals], interquartile_mean)
+        row["final_iqm"] = interquartile_mean(finals) if len(finals) else None
+        row |= {"iqm_low": ends[0][0] if ends else None, "iqm_high": ends[1][0] if ends else None}
+        for column in ("best_return", "seconds", "cpu_seconds"):
+            values = group[column].dropna().to_numpy(float)
+            row[f"{column.removesuffix('_return')}_mean"] = values.mean() if len(values) else None
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -1,10 +1,10 @@
 """
-What an on-policy method makes of one rollout: ``python zoo/speed/rollout_updates.py`` (or ``python -m zoo.speed.rollout_updates``).
+What an on-policy method makes of one rollout: ``python zoo/speed/rollout_updates.py``.
 
 Values, advantages, what the method remembers of the policy that acted, and all epochs of updates, for a rollout of the paper's
-size whose numbers are random. ``--against "<command>"`` measures another implementation in the same turns, on the same cores; it
-is asked as in ``benchmark.py`` (docs: guide/speed), with ``n_envs`` and ``n_steps`` among the settings and one rollout as one
-update.
+size whose numbers are random. ``--against "<command>"`` measures another implementation in the same turns, on the same cores;
+it is asked as in ``benchmark.py`` (docs: guide/speed), with ``n_envs`` and ``n_steps`` among the settings and one rollout as
+one update.
 """
 
 import argparse
@@ -123,7 +123,9 @@ def main() -> None:
     report_load([{"load": load.read()}], args.max_load)
     if args.output is not None:
         about = {key: value for key, value in vars(args).items() if key not in ("output", "against")}
-        args.output.write_text(json.dumps({"settings": about, "machine": conditions(args), "results": results}, indent=2) + "\n")
+        args.output.write_text(
+            json.dumps({"settings": about, "machine": conditions(args), "results": results}, indent=2) + "\n"
+        )
 
 
 def _measure(name: str, args: argparse.Namespace, other: External | None) -> dict[str, Any]:

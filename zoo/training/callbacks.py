@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalizati
 
 from sb3_diffusion.checkpoints.agents import save_agent
 from sb3_diffusion.clock import logged_time
+from sb3_diffusion.envs.tensor.contract import TensorVecEnv
 from sb3_diffusion.files import write_atomically
 
 from ..lease import Taken
@@ -93,6 +94,9 @@ class Evaluation(EvalCallback):
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq != 0 or is_warming_up(self.model):
             return True
+        return self._evaluate()
+
+    def _evaluate(self) -> bool:
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, self.eval_env)
         self._is_success_buffer = []
@@ -164,3 +168,29 @@ class Evaluation(EvalCallback):
         if self.verbose > 0:
             with going_on("the output"):
                 print(text)
+
+
+class EvaluationBetweenRollouts(Evaluation):
+    """
+    The same for a simulator that allows one simulation only: in the environments of the training, between two rollouts, after
+    which new episodes begin everywhere.
+    """
+
+    _evaluated_at = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.eval_freq <= 0 or self.n_calls - self._evaluated_at < self.eval_freq:
+            return
+        self._evaluated_at = self.n_calls
+        self._evaluate()
+        model: Any = self.model
+        model._last_obs = self.training_env.reset()
+        model._last_episode_starts = np.ones(self.training_env.num_envs, dtype=bool)
+        simulation = self.training_env.unwrapped
+        assert isinstance(simulation, TensorVecEnv)
+        simulation.episodes.pop()  # those of the evaluation are none of the training's
+        if getattr(model, "random_phases", False):
+            simulation.randomize_phases()

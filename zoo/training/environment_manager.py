@@ -38,10 +38,12 @@ class EnvironmentManager(ExperimentManager):
 
     @staticmethod
     def is_atari(env_id: str) -> bool:
+        """Whether rl-zoo3 treats it as one; it looks names up that only ordinary environments have."""
         return not is_tensor_env(env_id) and ExperimentManager.is_atari(env_id)
 
     @staticmethod
     def is_minigrid(env_id: str) -> bool:
+        """The same for that family."""
         return not is_tensor_env(env_id) and ExperimentManager.is_minigrid(env_id)
 
     def check_environment(

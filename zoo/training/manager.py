@@ -17,12 +17,13 @@ from typing_extensions import override
 from sb3_diffusion import OfflineDataset, load_dataset, load_normalization
 from sb3_diffusion.checkpoints.trainings import CannotContinue
 from sb3_diffusion.checkpoints.trainings.restoration import SnapshotServer
+from sb3_diffusion.core.behavior.pretraining import ImitatesFirst
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import registered_methods
 
 from ..lease import Taken
-from .callbacks import Checkpoints, Evaluation, Ownership, Progress, SaveNormalization
+from .callbacks import Checkpoints, Evaluation, EvaluationBetweenRollouts, Ownership, Progress, SaveNormalization
 from .ending import Ending
 from .options import hyperparameters, settings
 from .options.commands import own_command
@@ -84,6 +85,8 @@ class Manager(SearchManager):
             raise ValueError(f"there are no settings for {algo}; give --conf-file, or register it with settings=... .")
         self.dataset_name: str = getattr(args, "dataset", "")
         self.online_steps: int = getattr(args, "online_steps", 0)
+        self.pretrain_updates: int = getattr(args, "pretrain_updates", 0)
+        self.demonstrations: OfflineDataset | None = None
         self.asked_n_envs = getattr(args, "n_envs", None)
         args.resume_freq = resume_freq if run is None else run.every  # is stored with the other arguments
         super().__init__(args, algo, env_id, *positional, **kwargs)
@@ -113,7 +116,9 @@ class Manager(SearchManager):
             # Ours take the name, those of Stable-Baselines3 the class
             hyperparams["policy_kwargs"] = {**(policy_kwargs or {}), "activation_fn": resolve_activation(activation)}
         hyperparams, wrap, callbacks, wrap_vector = super()._preprocess_hyperparams(hyperparams)
-        if self.dataset_name:
+        if self.imitates_data:
+            self.demonstrations = self._read_data()
+        elif self.dataset_name:
             hyperparams["dataset"] = self._read_data()
         if self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = self.env_kwargs  # also where they are from the settings
@@ -139,11 +144,25 @@ class Manager(SearchManager):
         if self.folder is not None:
             self.folder.discard()
 
+    @property
+    def imitates_data(self) -> bool:
+        """Whether the actor imitates data before it learns from what it does."""
+        return bool(self.dataset_name) and issubclass(ALGOS[self.algo], ImitatesFirst)
+
+    @property
+    def learns_from_data(self) -> bool:
+        """Whether the training is one on data."""
+        return bool(self.dataset_name) and not self.imitates_data
+
     def _read_data(self) -> OfflineDataset:
-        if not issubclass(ALGOS[self.algo], OffPolicyDiffusion):
+        if not issubclass(ALGOS[self.algo], (OffPolicyDiffusion, ImitatesFirst)):
             raise ValueError(
-                f"--dataset {self.dataset_name}: {self.algo} does not learn from data; all our off-policy methods do."
+                f"--dataset {self.dataset_name}: {self.algo} does not learn from data; all our off-policy methods do, and "
+                "tensor_ppo, dppo, fpo and fpopp imitate them first."
             )
+        if self.imitates_data and (self.online_steps or self.optimize_hyperparameters):
+            option = "--online-steps" if self.online_steps else "-optimize"
+            raise ValueError(f"{option} with --dataset: {self.algo} is on-policy, -n counts its steps; leave {option} out.")
         dataset = load_dataset(self.dataset_name)
         print(f"Learning from {dataset}")
         return dataset
@@ -164,14 +183,14 @@ class Manager(SearchManager):
 
     @override
     def create_callbacks(self) -> None:
-        if self.show_progress and not self.dataset_name:
+        if self.show_progress and not self.learns_from_data:
             self.callbacks.append(Progress())
         if self.save_freq > 0:
             self.save_freq = max(self.save_freq // self.n_envs, 1)
             self.callbacks.append(Checkpoints(self.save_freq, self.save_path))
         if self.eval_freq > 0 and not self.optimize_hyperparameters:
             self.eval_freq = max(self.eval_freq // self.n_envs, 1)
-            evaluation = Evaluation(
+            evaluation = (EvaluationBetweenRollouts if self.has_one_simulation else Evaluation)(
                 self.create_envs(self.n_eval_envs, eval_env=True),
                 callback_on_new_best=SaveNormalization(Path(self.params_path, "vecnormalize.pkl")),
                 best_model_save_path=self.save_path,
@@ -191,13 +210,14 @@ class Manager(SearchManager):
         self.callbacks = [*(self.callbacks or [ConvertCallback(None)]), Ownership(self.folder), self.checkpoints]
         if self.run is not None:
             note_extension(self.run)
-        if not self.dataset_name:
+        if not self.learns_from_data:
             announce_warm_up(getattr(model, "learning_starts", 0), int(self.n_timesteps))
         self.signals.listen(self.checkpoints)
         try:
-            if self.dataset_name:
+            if self.learns_from_data:
                 self._learn_from_data(model)
             else:
+                self._imitate(model)
                 super().learn(model)
         except (CannotContinue, Taken) as error:
             self.folder.release()
@@ -209,6 +229,12 @@ class Manager(SearchManager):
             raise
         finally:
             self.signals.listen(None)
+
+    def _imitate(self, model: Any) -> None:
+        """What comes before the first step, unless a checkpoint has it already."""
+        if self.demonstrations is not None and self.checkpoints.store.latest()[0] is None:
+            model.pretrain(self.demonstrations, self.pretrain_updates, progress_bar=self.show_progress)
+            print(f"{self.pretrain_updates} updates of the imitation are done")
 
     def _learn_from_data(self, model: Any) -> None:
         """Updates on the data, then steps of the environment."""

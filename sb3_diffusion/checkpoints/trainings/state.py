@@ -29,6 +29,7 @@ from sb3_diffusion.checkpoints.trainings.snapshot import Node, Snapshot
 from sb3_diffusion.checkpoints.trainings.store import Checkpoint, Entry
 from sb3_diffusion.clock import environment_steps, logged_time
 from sb3_diffusion.files import write_atomically
+from sb3_diffusion.processes import n_processes
 
 STATE, ARRAYS, PARAMETERS = "state.json", "arrays.bin", "parameters.pt"
 _STORED_ELSEWHERE = (
@@ -47,6 +48,8 @@ def why_not(model: BaseAlgorithm) -> str | None:
     :param model: An algorithm with its environment
     :return: ``None`` if it can, else the reason why not
     """
+    if n_processes() > 1:
+        return "several processes train together; save the agent, and let each of them load it to go on, in any number"
     if not isinstance(model, OffPolicyAlgorithm | OnPolicyAlgorithm):
         return f"{type(model).__name__} has a training loop of its own"
     if hasattr(model, "_last_lstm_states"):

@@ -32,6 +32,7 @@ class CommonArguments(TypedDict, total=False):
     target_kl: float | None
     max_grad_norm: float | None
     random_phases: bool
+    value_warmup: int
     privileged: Sequence[str] | None
     execution: str
     stats_window_size: int

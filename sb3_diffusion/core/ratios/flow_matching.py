@@ -9,7 +9,9 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments.on_policy import OnPolicyArguments
+from sb3_diffusion.core.behavior.pretraining import ImitatesFirst
 from sb3_diffusion.core.on_policy import OnPolicyDiffusion
+from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.rollout import RolloutBatch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
@@ -26,7 +28,7 @@ REDUCTIONS: dict[str, Callable[[th.Tensor], th.Tensor]] = {
 """What becomes of the squares of all dimensions: with ``"sqrt"``, ratios vary as much in many dimensions as in few."""
 
 
-class FlowMatchingRatio(OnPolicyDiffusion):
+class FlowMatchingRatio(ImitatesFirst, OnPolicyDiffusion):
     """
     Base class of the methods that compare flow-matching errors of the policy before and after updates, in the place of
     log-densities. The errors are those of the same ``n_draws`` pairs of noise and time, which are drawn once for every action:
@@ -78,12 +80,12 @@ class FlowMatchingRatio(OnPolicyDiffusion):
     @override
     def policy_requirements(self) -> dict[str, Any]:
         ending = {"clip_target": "state" if self.clip_states else "output", "output_std": self.output_std}
-        return {**super().policy_requirements(), "sampler_kwargs": ending}
+        return {**super().policy_requirements(), "process": "flow", "sampler_kwargs": ending}
 
     @override
     def policy_settings(self) -> dict[str, Any]:
-        networks = {"net_arch": [256, 256, 256], "state_arch": (), "time_dim": 16, "time_activation": "mish"}
-        return {**networks, "process": "flow", "time_embedding": "fourier"}
+        times = {"time_embedding": "fourier", "time_dim": 16, "time_activation": "mish"}
+        return {"net_arch": [256, 256, 256], "state_arch": (), **times}
 
     @override
     def act(self, observations: Any) -> tuple[th.Tensor, dict[str, th.Tensor]]:
@@ -110,6 +112,10 @@ class FlowMatchingRatio(OnPolicyDiffusion):
         x_t = t * clean + (1.0 - t) * eps
         error = actor.denoise(x_t, t, actor.encode(observations)) - (clean - eps)
         return REDUCTIONS[self.error_reduction]((error if self.error == "velocity" else t * error).square())
+
+    @override
+    def imitation_error(self, batch: Batch) -> th.Tensor:
+        return self.actor.denoising_error(batch.actions, self.actor.encode(batch.observations), self.randomness, "actor")
 
     def errors(self, batch: RolloutBatch) -> tuple[th.Tensor, th.Tensor]:
         """

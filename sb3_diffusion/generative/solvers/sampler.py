@@ -210,7 +210,8 @@ class Sampler(nn.Module):
         Where every step of a chain leads without its noise, all of them at once. With ``ddpm`` the next state is Gaussian
         around it, with the standard deviations :attr:`step_std`.
 
-        :param states: States at which the network was evaluated, in order of execution, ``(..., steps, action_dim)``
+        :param states: States at which the network was evaluated, in order of execution, ``(..., steps, action_dim)``; fewer
+            are those of the last steps
         :param predictions: What it predicted there, of the same shape
         :return: Means of the same shape
         :raises ValueError: If a step depends on more than its state and prediction
@@ -220,7 +221,7 @@ class Sampler(nn.Module):
                 f"The steps of solver={self.solver!r} with clip_target={'state' if self._clip_state else 'x0'!r} have no mean "
                 "of their own; means() is for 'ddpm' and 'ddim', and states that are not clipped."
             )
-        step: Any = CompiledStep(*self.coefficients.unsqueeze(-1).unbind(1))  # type: ignore[arg-type]  # of all steps at once
+        step = self._last_steps(states.shape[-2])
         if not self._steps[0].needs_estimate:
             return states * step.state + predictions * step.noise
         estimate = states * step.estimate_state + predictions * step.estimate_noise
@@ -236,11 +237,15 @@ class Sampler(nn.Module):
         :param predictions: See there
         :return: bool, of the same shape
         """
-        step: Any = CompiledStep(*self.coefficients.unsqueeze(-1).unbind(1))  # type: ignore[arg-type]
         if not self._clip_x0:
             return th.zeros_like(states, dtype=th.bool)
+        step = self._last_steps(states.shape[-2])
         estimate = states * step.estimate_state + predictions * step.estimate_noise
         return (estimate < step.low) | (estimate > step.high)
+
+    def _last_steps(self, n: int) -> Any:
+        """Coefficients of the last steps, all at once, ``(n, 1)`` each."""
+        return CompiledStep(*self.coefficients[-n:].unsqueeze(-1).unbind(1))  # type: ignore[arg-type]
 
     @property
     def step_std(self) -> th.Tensor:

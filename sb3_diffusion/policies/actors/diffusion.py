@@ -15,9 +15,11 @@ from sb3_diffusion.generative.flow import FlowMatching
 from sb3_diffusion.generative.process import GenerativeProcess
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import choice
-from sb3_diffusion.networks.denoiser import Denoiser
+from sb3_diffusion.networks.denoiser import Denoiser, FreshDenoiser
+from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.actors.base import Actor
 from sb3_diffusion.policies.actors.processes import chain_options, make_process
+from sb3_diffusion.policies.parts import frozen_copy
 
 TIME_INPUTS = ("t", "logsnr")
 
@@ -40,6 +42,24 @@ class NoisyActions(NamedTuple):
     alpha: th.Tensor
     sigma: th.Tensor
     eps: th.Tensor
+
+
+class TwoDenoisers:
+    """
+    A network that takes over from another one in the middle of a chain.
+
+    :param first: What begins
+    :param last: What goes on
+    :param n_first: Evaluations of the first
+    """
+
+    def __init__(self, first: FreshDenoiser, last: FreshDenoiser, n_first: int):
+        self.first, self.last, self.n_first = first, last, n_first
+        self.features = last.features
+
+    def __call__(self, x: th.Tensor, k: int) -> th.Tensor:
+        """The prediction at ``x``, at the evaluation number ``k``."""
+        return self.first(x, k) if k < self.n_first else self.last(x, k)
 
 
 class DiffusionActor(Actor):
@@ -65,6 +85,8 @@ class DiffusionActor(Actor):
     :param sampler_kwargs: Further arguments of the process' ``sampler``
     :param time_input: What the denoiser is told about the time: ``"t"`` itself, or ``"logsnr"``, the logarithm of the
         signal-to-noise ratio
+    :param finetune_steps: Last steps of the chain of acting that this actor takes itself. Those before are taken by a frozen
+        actor, ``clone``, which is a copy of this one until :meth:`copy_to_clone`; ``None`` for all steps
     :param normalize_images: Whether to divide images by 255
     :param denoiser_kwargs: Arguments of the :class:`~sb3_diffusion.networks.denoiser.Denoiser` behind the sizes
     """
@@ -88,6 +110,7 @@ class DiffusionActor(Actor):
         clip_target: str = "x0",
         sampler_kwargs: dict[str, Any] | None = None,
         time_input: str = "t",
+        finetune_steps: int | None = None,
         normalize_images: bool = True,
         **denoiser_kwargs: Any,
     ):
@@ -107,6 +130,7 @@ class DiffusionActor(Actor):
             "clip_target": clip_target,
             "sampler_kwargs": sampler_kwargs,
             "time_input": time_input,
+            "finetune_steps": finetune_steps,
             **denoiser_kwargs,
         }
         self.action_dim = action_dim
@@ -119,6 +143,27 @@ class DiffusionActor(Actor):
         chains = {n: self.make_chain(n) for n in steps}
         self.update_chain, self.acting_chain, self.evaluation_chain = (chains[n] for n in steps)
         self.time_input = choice("time_input", time_input, TIME_INPUTS)
+        self.clone: DiffusionActor | None = None
+        if finetune_steps is not None:
+            self.clone = self._make_clone(finetune_steps)
+
+    def _make_clone(self, finetune_steps: int) -> "DiffusionActor":
+        steps = self.acting_chain.steps
+        integer("finetune_steps", finetune_steps, 1, steps, remedy=f"a chain has {steps} steps")
+        if self.evaluation_chain is not self.acting_chain:
+            raise ValueError(
+                f"evaluation_steps={self.evaluation_chain.steps} would act without the frozen steps of finetune_steps="
+                f"{finetune_steps}; leave it out, so that evaluations act as the training does."
+            )
+        self.n_frozen_steps = steps - finetune_steps
+        return frozen_copy(self)
+
+    @th.no_grad()
+    def copy_to_clone(self) -> None:
+        """Let the frozen actor be what this one is now."""
+        if self.clone is not None:
+            own = self.state_dict()
+            self.clone.load_state_dict({name: own[name] for name in self.clone.state_dict()})
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._arguments}
@@ -222,11 +267,24 @@ class DiffusionActor(Actor):
         :return: Actions ``(batch, action_dim)`` or ``(batch, n_candidates, action_dim)``
         """
         chain = self.evaluation_chain if evaluating else self.acting_chain
-        times, features = chain.times, self.extract_features(observations, self.features_extractor)
-        denoise = self.denoiser.bind_features(features, self._network_time(times.view(times.shape[0], -1)))
+        denoise = self.bind_observations(observations, chain.times)
         # not len(): that would be a constant of an exported policy
-        shape = self._sample_shape(features.shape[0], n_candidates)
+        shape = self._sample_shape(denoise.features.shape[0], n_candidates)
         return chain.sample(denoise, shape, randomness, label, clip_output=clip_output)
+
+    def bind_observations(self, observations: PyTorchObs, times: th.Tensor) -> "FreshDenoiser | TwoDenoisers":
+        """
+        The network for observations that nothing else needs encoded, as the chain of acting calls it.
+
+        :param observations: Batch of observations
+        :param times: Diffusion times of the chain, ``(n_evaluations,)`` or ``(n_evaluations, 2)``
+        :return: Function of noisy actions and the number of the evaluation
+        """
+        features = self.extract_features(observations, self.features_extractor)
+        own = self.denoiser.bind_features(features, self._network_time(times.view(times.shape[0], -1)))
+        if self.clone is None:
+            return own
+        return TwoDenoisers(self.clone.bind_observations(observations, times), own, self.n_frozen_steps)  # type: ignore[arg-type]
 
     def sample(
         self,

@@ -1,5 +1,6 @@
 """Environments that speak tensors: one object steps all copies, so that they are made and wrapped differently."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,7 +84,9 @@ def make_for_agent(
     """
     env: VecEnv = make(env_id, n_envs, env_kwargs, seed=seed)
     if log_dir is not None:
-        env = VecMonitor(env, log_dir)
+        with warnings.catch_warnings():  # statistics that would be overwritten; both are the same
+            warnings.simplefilter("ignore", UserWarning)
+            env = VecMonitor(env, log_dir)
     wrap = get_wrapper_class(dict(hyperparams), "vec_env_wrapper")
     return env if wrap is None else wrap(env)  # type: ignore[arg-type, return-value]
 

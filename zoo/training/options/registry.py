@@ -15,8 +15,8 @@ import gymnasium as gym
 from sb3_diffusion.data.stored.catalogue import KNOWN
 from sb3_diffusion.data.stored.tasks import dataset_of, environment_name, register_data_task
 from sb3_diffusion.names import closest, suggest
-from sb3_diffusion.tensor_names import is_tensor_env, tensor_env_ids
 from sb3_diffusion.taxonomy import BASELINES, CONTRIB, available_methods, get_method, load_algorithm, registered_methods
+from sb3_diffusion.tensor_names import is_tensor_env, tensor_env_ids
 
 from .command_line import CommandParser
 from .errors import fail

@@ -120,8 +120,15 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         default="",
         metavar="FILE_OR_NAME",
-        help="learn from these data; -n counts updates then. --env may be left out where the data have a name, and --env "
-        "hopper-medium-v2 stands for both",
+        help="learn from these data; -n counts updates then, unless the method is on-policy. --env may be left out where the "
+        "data have a name, and --env hopper-medium-v2 stands for both",
+    )
+    group.add_argument(
+        "--pretrain-updates",
+        type=whole_number(1),
+        default=10_000,
+        metavar="N",
+        help="of on-policy methods, which imitate the data first and then learn for -n steps (default: 10,000)",
     )
     group.add_argument(
         "--online-steps", type=whole_number(0), default=0, metavar="N", help="afterwards go on for N steps of the environment"

@@ -82,8 +82,9 @@ def test_the_options_are_those_of_rl_zoo3(monkeypatch: pytest.MonkeyPatch) -> No
         rl_zoo3.train.train()
     ours = describe(make_parser())
     assert ours.pop("n_envs") == ({"--n-envs"}, None, None)  # in rl-zoo3 a setting only
-    # rl-zoo3 does not learn from data; these two are stored with the others
+    # rl-zoo3 does not learn from data; these are stored with the others
     assert (ours.pop("dataset"), ours.pop("online_steps")) == (({"--dataset"}, "", None), ({"--online-steps"}, 0, None))
+    assert ours.pop("pretrain_updates") == ({"--pretrain-updates"}, 10_000, None)
     assert ours == describe(theirs[0])
 
 

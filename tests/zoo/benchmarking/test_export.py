@@ -1,0 +1,122 @@
+"""What the documentation shows is what the folders hold: intervals, costs, and every training without a result."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoo.benchmarking.cells import Cell, Settings, plan, read, write
+from zoo.benchmarking.export import export
+from zoo.benchmarking.scores import interquartile_mean, read_benchmark
+
+SETTINGS = Settings(n_timesteps=40, eval_freq=20, eval_episodes=2)
+Row = dict[str, str]
+
+
+def cell(root: Path, algo: str, seed: int) -> Cell:
+    return Cell(root, algo, "rlzoo/hopper-mixed-v0", seed, SETTINGS)
+
+
+def finish(cell: Cell, mean: float, scores: bool = True, **attempt: Any) -> None:
+    """Let a cell have a result with two episodes."""
+    plan([cell])
+    first = {"started": "2026-01-01T00:00:00+00:00", "seconds": 90.0, "cpu_seconds": 60.0, "resumed": False, "error": None}
+    final: dict[str, Any] = {"timesteps": 40, "budget": 40, "deterministic": True, "lengths": [10, 10]}
+    final["returns"] = [mean - 1.0, mean + 1.0]
+    if scores:
+        final |= {"scale": "rlzoo", "low": 0.0, "high": 10.0, "scores": [10 * (mean - 1.0), 10 * (mean + 1.0)]}
+        final |= {"dataset": {"name": "rlzoo/hopper/mixed-v0", "checksum": "0123456789abcdef"}, "task": "Hopper-v5"}
+    result = {
+        "format": 1,
+        "cell": cell.describe(),
+        "command": cell.command,
+        "final": final,
+        "curve": [{"timesteps": 40, "returns": [mean], "lengths": [10]}],
+        "attempts": [{**first, **attempt}],
+        "versions": {"torch": "2.13.0"},
+        "commit": "0123456789",
+        "machine": {"cpu": "test", "cores": 2},
+    }
+    write(cell.folder, "result", result)
+
+
+def exported(folder: Path, name: str) -> list[Row]:
+    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> list[Cell]:
+    """Three seeds of one algorithm, one of another, which failed once and is missing once."""
+    cells = [cell(tmp_path, algo, seed) for seed in range(3) for algo in ("bc", "iql")]
+    for entry in cells:
+        if entry.algo == "bc":
+            finish(entry, [1.0, 2.0, 6.0][entry.seed])
+    finish(cells[1], 3.0)
+    plan([cells[3]])
+    write(cells[3].folder, "attempts", [{"started": "x", "seconds": 1.0, "resumed": False, "error": "exit\nstatus 1"}])
+    return cells
+
+
+def test_means_have_intervals_from_three_seeds_on(grid: list[Cell], tmp_path: Path) -> None:
+    behaviour, iql = exported(export(tmp_path, tmp_path / "out", grid), "means")
+    assert (behaviour["n_planned"], behaviour["n_done"], behaviour["n_failed"]) == ("3", "3", "0")
+    assert (float(behaviour["final_mean"]), float(behaviour["score_mean"])) == (3.0, 30.0)
+    assert 1.0 <= float(behaviour["final_low"]) < 3.0 < float(behaviour["final_high"]) <= 6.0
+    assert float(behaviour["final_iqm"]) == interquartile_mean([1.0, 2.0, 6.0])  # type: ignore[arg-type]
+    assert 10.0 <= float(behaviour["score_low"]) < 30.0 < float(behaviour["score_high"]) <= 60.0
+    assert (iql["n_done"], iql["n_failed"], float(iql["score_mean"])) == ("1", "1", 30.0)
+    assert [iql[key] for key in ("final_low", "final_high", "score_low", "score_high", "iqm_low", "iqm_high")] == [""] * 6
+
+
+def test_runs_say_where_they_are_from(grid: list[Cell], tmp_path: Path) -> None:
+    rows = exported(export(tmp_path, tmp_path / "out", grid), "runs")
+    assert [(row["algorithm"], row["seed"], row["state"]) for row in rows] == [
+        ("bc", "0", "done"),
+        ("iql", "0", "done"),
+        ("bc", "1", "done"),
+        ("iql", "1", "failed"),
+        ("bc", "2", "done"),
+        ("iql", "2", "missing"),
+    ]
+    assert rows[0]["commit"] == "0123456"
+    assert rows[0]["torch"] == "2.13.0"
+    assert rows[0]["command"] == grid[0].command
+    assert (rows[0]["dataset"], rows[0]["checksum"], rows[0]["task"]) == ("rlzoo/hopper/mixed-v0", "0123456789ab", "Hopper-v5")
+    assert (rows[0]["score"], rows[0]["score_std"], rows[0]["scale"]) == ("10", "10", "rlzoo")
+    assert (float(rows[0]["seconds"]), float(rows[0]["cpu_seconds"])) == (90.0, 60.0)
+    assert (rows[3]["problem"], rows[3]["final_return"], rows[3]["commit"]) == ("exit status 1", "", "")
+    assert rows[5]["problem"] == "not planned yet"
+
+
+def test_what_a_training_cost_is_unknown_where_an_attempt_does_not_say_it(tmp_path: Path) -> None:
+    finish(cell(tmp_path, "bc", 0), 1.0, cpu_seconds=None)
+    (row,) = exported(export(tmp_path, tmp_path / "out"), "runs")
+    assert (row["seconds"], row["cpu_seconds"]) == ("90", "")
+    state = read_benchmark(tmp_path)[0]
+    assert (state.spent("seconds"), state.spent("cpu_seconds")) == (90.0, None)
+
+
+def test_without_a_scale_there_is_no_score(tmp_path: Path) -> None:
+    finish(cell(tmp_path, "bc", 0), 1.0, scores=False)
+    (row,) = exported(export(tmp_path, tmp_path / "out"), "means")
+    assert (row["score_mean"], row["final_mean"]) == ("", "1")
+
+
+def test_the_same_results_give_the_same_files(grid: list[Cell], tmp_path: Path) -> None:
+    first, second = (export(tmp_path, tmp_path / name, grid) for name in ("one", "two"))
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes()
+
+
+def test_results_of_other_settings_are_no_part_of_a_grid(tmp_path: Path) -> None:
+    done = cell(tmp_path, "bc", 0)
+    finish(done, 1.0)
+    other = replace(done, settings=replace(SETTINGS, n_timesteps=80))
+    with pytest.raises(
+        ValueError, match=r"seed-0 was trained with other settings than those of the grid; give its own --folder"
+    ):
+        read_benchmark(tmp_path, [other])
+    assert read(done.folder, "cell") == done.describe()

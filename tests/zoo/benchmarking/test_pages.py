@@ -1,0 +1,159 @@
+"""The pages of the documentation say of a benchmark what its files say: seeds, intervals, failures, and what is missing."""
+
+import importlib
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from tests.zoo.benchmarking.test_export import finish
+from tests.zoo.processes import ROOT
+from zoo.benchmarking.cells import plan, write
+from zoo.benchmarking.description import read_description
+from zoo.benchmarking.export import export
+
+DOCS = ROOT / "docs"
+ENV = "rlzoo/hopper-mixed-v0"
+
+
+@pytest.fixture(scope="module")
+def pages() -> ModuleType:
+    """The extension of Sphinx."""
+    pytest.importorskip("sphinx")
+    pytest.importorskip("matplotlib")
+    sys.path.insert(0, str(DOCS / "_ext"))
+    try:
+        return importlib.import_module("benchmark_results")
+    finally:
+        sys.path.remove(str(DOCS / "_ext"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Results: three seeds of BC, one of IQL beside a failure, two of D-QL, a failure of EDP, nothing of FQL."""
+    root, data = tmp_path / "results", tmp_path / "data"
+    data.mkdir()
+    content = {
+        "title": "Offline",
+        "question": "Who is best?",
+        "algorithms": {
+            "bc": None,
+            "iql": {"beta": {"value": 3.0, "why": "it is usual"}},
+            "dql": None,
+            "edp": None,
+            "fql": None,
+        },
+        "environments": [ENV, "dapg/door-human-v0"],
+        "seeds": [0, 1, 2],
+        "budget": 40,
+        "evaluation": {"every": 20, "episodes": 2},
+    }
+    (data / "small.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    grid = read_description(data / "small.yml").cells(root)
+    cells = {(entry.algo, entry.seed): entry for entry in grid if entry.env == ENV}
+    for (algo, seed), mean in {
+        ("bc", 0): 1.0,
+        ("bc", 1): 2.0,
+        ("bc", 2): 6.0,
+        ("iql", 0): -3.0,
+        ("dql", 0): 5.0,
+        ("dql", 2): 6.0,
+    }.items():
+        finish(cells[algo, seed], mean)
+    for key in (("iql", 1), ("edp", 0)):
+        plan([cells[key]])
+        failure = {"started": "x", "seconds": 1.0, "resumed": False, "error": "the training ended with exit status 1"}
+        write(cells[key].folder, "attempts", [failure])
+    export(root, data / "small", grid)
+    (data / "small" / "data.csv").write_text(
+        f"environment,return,score\n{ENV},4,14.8\ndapg/door-human-v0,1,\n", encoding="utf-8"
+    )
+    return data
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    """First cell of each row -> the others."""
+    lines = [[word.strip() for word in line.strip("|").split(" | ")] for line in table.splitlines() if line.startswith("|")]
+    return {first: others for first, *others in lines}
+
+
+def test_leaderboard(pages: ModuleType, data: Path) -> None:
+    text = pages.leaderboard(pages.Grid(data, "small"))
+    table = {name.partition(" <")[0].removeprefix("{doc}`"): cells for name, cells in rows(text).items()}
+    assert table["Method"] == [f"`{ENV}`, score"]
+    assert table["Mean of the data"] == ["14.8"]
+    assert table["BC"][0].startswith("30.0 [1")
+    assert table["BC"][0].endswith("] (3 seeds)")
+    assert table["IQL"] == ["\N{MINUS SIGN}30.0 (1 seed, 1 failed, no interval)"]
+    assert table["D-QL"] == ["55.0 (2 seeds, no interval)"]
+    assert table["EDP"] == ["failed (1 of 3)"]
+    assert table["FQL"] == ["missing"]
+    assert "Nothing has been trained yet on `dapg/door-human-v0`" in text
+
+
+def test_returns_without_a_result_are_no_numbers(pages: ModuleType, data: Path) -> None:
+    lines = pages.returns(pages.Grid(data, "small")).splitlines()
+    (fql,) = (line for line in lines if "/fql>" in line and ENV in line)
+    assert [word.strip() for word in fql.strip("|").split("|")][2:] == ["missing", "missing", "", ""]
+    (behaviour,) = (line for line in lines if "/bc>" in line and ENV in line)
+    assert "3.0 [" in behaviour
+    assert behaviour.endswith("| 3.0 | 1.0 |")  # best return, and a minute of processor time
+
+
+def test_every_training_and_every_problem_is_named(pages: ModuleType, data: Path) -> None:
+    grid = pages.Grid(data, "small")
+    listed = pages.trainings(grid)
+    assert listed.count("`0123456`") == 6
+    assert f"`--algos dql --envs {ENV} --seeds 2`" in listed
+    assert "| 10.0 ± 10.0 | 1.0 | 1.5 |" in listed  # score, processor time, clock
+    problems = pages.problems(grid)
+    assert "Of 30 trainings: 6 with a result, 2 failed, 22 not done yet or under way." in problems
+    assert f"* IQL on `{ENV}`, seed 1: failed, the training ended with exit status 1" in problems
+
+
+def test_protocol(pages: ModuleType, data: Path) -> None:
+    text = pages.protocol(pages.Grid(data, "small"))
+    assert "Budget: 40 updates per training." in text
+    assert "2 deterministic episodes every 20" in text
+    assert "* Differs from `hyperparams/`, IQL: `beta: 3.0` (it is usual)." in text
+    assert "Commit: `0123456`." in text
+    assert "`rlzoo/hopper/mixed-v0` (checksum `0123456789ab`), evaluated in Hopper-v5" in text
+
+
+def test_files_of_another_grid_are_refused(pages: ModuleType, data: Path) -> None:
+    path = data / "small.yml"
+    path.write_text(path.read_text(encoding="utf-8").replace("- 2\n", "- 3\n"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"small/runs.csv has other trainings than small.yml; export the results again"):
+        pages.Grid(data, "small")
+    shutil.rmtree(data / "small")
+    with pytest.raises(ValueError, match=r"lacks small/runs.csv, small/means.csv, small/curves.csv"):
+        pages.Grid(data, "small")
+
+
+def test_figures_in_both_colour_schemes(pages: ModuleType, data: Path, tmp_path: Path) -> None:
+    grid = pages.Grid(data, "small")
+    drawings = {}
+    for scheme in ("light", "dark"):
+        path = tmp_path / f"{scheme}.svg"
+        pages.draw_curves(grid.curves, list(grid.description.algorithms), scheme, path)
+        drawings[scheme] = path.read_text(encoding="utf-8")
+    assert drawings["light"] != drawings["dark"]
+    assert drawings["light"].count('<g id="axes_') == 3  # methods with a curve; nothing is drawn in the fourth place
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in sorted((DOCS / "data" / "benchmark").glob("*/runs.csv"))])
+def test_results_of_the_documentation(pages: ModuleType, name: str) -> None:
+    grid = pages.Grid(DOCS / "data" / "benchmark", name)
+    for run in grid.done:
+        assert all(run[key] for key in ("commit", "torch", "command", "final_return", "final_std", "seconds"))
+        assert f"--seed {run['seed']} " in run["command"]
+    for row in grid.means:
+        own = [run for run in grid.done if (run["algorithm"], run["environment"]) == (row["algorithm"], row["environment"])]
+        assert len(own) == int(row["n_done"])
+        if own:
+            mean = sum(float(run["final_return"]) for run in own) / len(own)
+            assert float(row["final_mean"]) == pytest.approx(mean, rel=1e-4)
+        assert bool(row["final_low"]) == (len(own) >= 3)
