@@ -168,12 +168,12 @@ class Manager(SearchManager):
         return dataset
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if not self.dry_run:
+            trust.mark(self.save_path)  # first: a run with settings can be resumed, whenever the process is killed
         if self.run is None and not self.dry_run:
             super()._save_config(saved_hyperparams)
             Path(self.params_path, "command.txt").write_text(own_command(), encoding="utf-8")
             started_with.keep(Path(self.params_path))
-        if not self.dry_run:
-            trust.mark(self.save_path)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         print("Loading pretrained agent")

@@ -32,12 +32,13 @@ _NOTE = "Together with trained_here.tag this file shows that the run is its user
 
 def mark(folder: str | Path) -> None:
     """
-    Note that a run is the user's own. Without a place for the key, nothing is noted.
+    Note that a run is the user's own. Without a place for the key, nothing is noted. A mark that holds stays as it is: whoever
+    is killed here does not lose a run.
 
     :param folder: Log folder of the run, which exists
     """
     key = _key(make=True)
-    if key is not None:
+    if key is not None and not is_own(folder):
         with contextlib.suppress(OSError):  # a full disk; the training says so when it loses something
             write_atomically(Path(folder, MARK), _NOTE.encode())
             write_atomically(Path(folder, TAG), _tag(Path(folder), key).encode())

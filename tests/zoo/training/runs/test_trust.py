@@ -98,8 +98,25 @@ def test_mark(tmp_path: Path) -> None:
     assert trust.is_own(run)
     run.rename(tmp_path / "renamed")
     assert trust.is_own(tmp_path / "renamed")
+    before = (tmp_path / "renamed" / trust.MARK).stat()
     trust.mark(tmp_path / "renamed")
     assert trust.is_own(tmp_path / "renamed")
+    after = (tmp_path / "renamed" / trust.MARK).stat()
+    assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)  # there is no moment without a mark
+
+
+def test_a_run_is_its_users_before_it_can_be_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However early it is killed."""
+    seen = []
+
+    def save_config(manager: Any, _: Any) -> None:
+        seen.append(trust.is_own(manager.save_path))
+        raise SystemExit(3)
+
+    monkeypatch.setattr("rl_zoo3.exp_manager.ExperimentManager._save_config", save_config)
+    with pytest.raises(SystemExit, match="3"):
+        command(train, monkeypatch, tmp_path, *TRAIN, "-params", *SMALL)
+    assert seen == [True]
 
 
 @pytest.mark.parametrize("copy", [shutil.copytree, lambda a, b: os.system(f"cp -a {a} {b}"), lambda a, b: _tar(a, b)])
