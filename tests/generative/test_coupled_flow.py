@@ -6,7 +6,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_diffusion.generative.coupled_flow import CoupledFlow
+from sb3_diffusion.generative.coupled_flow import CoupledFlow, CoupledProcess
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
 from tests.golden_tools import close
@@ -93,3 +93,17 @@ def test_arguments_are_checked() -> None:
     flow = CoupledFlow(4)
     assert not flow.state_dict()
     assert flow.times.tolist() == [0.0, 0.25, 0.5, 0.75]
+
+
+@th.no_grad()
+@pytest.mark.parametrize("executed", ["mean", "first"])
+def test_a_sampler_hides_that_actions_are_doubled(executed: str) -> None:
+    sampler, velocity = CoupledProcess(0.9).sampler(4, executed), network(3)
+    th.manual_seed(0)
+    doubled = sampler.draw(velocity, (500, 3), Randomness(), "act")
+    th.manual_seed(0)
+    actions = sampler.sample(velocity, (500, 3), Randomness(), "act", clip_output=False)
+    assert doubled.shape == (500, 6) and (sampler.steps, sampler.flow.mixing) == (4, 0.9)
+    close(actions, doubled[:, :3] if executed == "first" else (doubled[:, :3] + doubled[:, 3:]) / 2, 0.0, 0.0)
+    th.manual_seed(0)
+    close(sampler.sample(velocity, (500, 3), Randomness(), "act"), actions.clamp(-1.0, 1.0), 0.0, 0.0)

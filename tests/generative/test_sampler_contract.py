@@ -20,6 +20,7 @@ from sb3_diffusion.generative import (
     Randomness,
     RecordedDraws,
 )
+from sb3_diffusion.generative.coupled_flow import CoupledProcess, CoupledSampler
 from sb3_diffusion.generative.flow import FLOW_SOLVERS
 from sb3_diffusion.generative.solvers.grid import GridPoint
 from sb3_diffusion.generative.solvers.rules import SOLVERS
@@ -203,6 +204,16 @@ def test_noiseless_end_is_reached_with_finite_coefficients(lower_order_final: bo
     close(x, DISCRETE.predicted_clean(before, t, smooth(before, 5)).clamp(-1, 1), 1e-5, 1e-5)
 
 
+@pytest.mark.parametrize("output_std", [0.0, 0.3])
+def test_noise_at_the_end_of_a_flow(output_std: float) -> None:
+    samplers = FLOW.sampler(6), FLOW.sampler(6, output_std=output_std)
+    for kind in ("sample", "chain"):
+        want, got = (getattr(sampler, kind)(smooth, (2000, 2), Logged(), clip_output=False) for sampler in samplers)
+        added = (got - want)[-1] if kind == "chain" else got - want
+        assert float(added.std()) == pytest.approx(output_std, rel=0.05)
+        assert kind == "sample" or th.equal(got[:-1], want[:-1])
+
+
 MODULES: list[nn.Module] = [
     CONTINUOUS,
     ContinuousDiffusion("linear"),
@@ -210,6 +221,8 @@ MODULES: list[nn.Module] = [
     FLOW,
     EDM(),
     CoupledFlow(),
+    CoupledProcess(),
+    CoupledSampler(4),
     Langevin.annealed(),
     *(process.sampler(6, solver) for process, solver in CASES),
 ]

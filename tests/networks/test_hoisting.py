@@ -129,3 +129,16 @@ def test_state_values(critics_class: type[Kind]) -> None:
     critics = randomise(critics_class(FEATURES, 0, net_arch=(16, 16), time_embedding="positional", time_dim=8))
     features, t = th.randn(BATCH, FEATURES), th.rand(BATCH, 1)
     assert_same(critics(None, critics.encode_state(features), critics.encode_time(t)), critics.full(features, None, t))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_factor_of_the_prediction(grad: bool) -> None:
+    sizes: dict[str, Any] = {"net_arch": (16,), "activation": "mish", "time_activation": "relu", "state_arch": (8,)}
+    plain, scaled = (randomise(Denoiser(FEATURES, ACTIONS, **sizes, output_scale=scale)) for scale in (1.0, 0.25))
+    scaled.load_state_dict(plain.state_dict())
+    x, features, t = th.randn(BATCH, ACTIONS), th.randn(BATCH, FEATURES), th.rand(BATCH, 1)
+    with th.set_grad_enabled(grad):
+        outputs = [net(x, net.encode_state(features), net.encode_time(t)) for net in (plain, scaled)]
+        assert_same(outputs[1], 0.25 * outputs[0])
+        assert_same(outputs[1], scaled.full(x, t, features))
+        assert scaled.bind_features(features, t[:1]).run_chain(x, th.zeros(1, 8), None, (-1.0, 1.0)) is None
