@@ -46,6 +46,13 @@ def agent(trained: Path) -> SavedAgent:
     return find_run(trained / "logs", "tensor_ppo", ENV)
 
 
+def built(manager: Manager) -> tuple[Any, dict[str, Any]]:
+    """The agent and its settings; the attributes of the agent are those of its class."""
+    experiment = manager.setup_experiment()
+    assert experiment is not None
+    return experiment
+
+
 def manager(tmp_path: Path, algo: str, env_id: str = ENV, **options: Any) -> Manager:
     small = {"n_steps": 4, "batch_size": 10, "policy_kwargs": {"net_arch": [8]}, **options.pop("hyperparams", {})}
     settings = {
@@ -76,7 +83,7 @@ def test_a_run_has_its_files(trained: Path) -> None:
 @pytest.mark.parametrize("algo", ["tensor_ppo", "ppo"])
 def test_all_copies_are_one_object(algo: str, tmp_path: Path) -> None:
     made = manager(tmp_path, algo)
-    model, _ = made.setup_experiment()  # type: ignore[misc]
+    model, _ = built(made)
     env = model.get_env()
     if algo == "ppo":  # which normalises with what Stable-Baselines3 has
         assert isinstance(env, VecNormalize)
@@ -98,8 +105,8 @@ MISTAKES = [
     (f"--env {ENV} --n-envs 0", "argument --n-envs: 0 is too small; give at least 1"),
     (f"--env {ENV} --vec-env subproc", f"--vec-env subproc: {ENV} steps all of its copies itself; leave the option out."),
     (
-        f"--env {ENV} --env-kwargs lenght:3",
-        "cannot be made with --env-kwargs lenght:3: it has no argument 'lenght'; known are",
+        f"--env {ENV} --env-kwargs limit:3",
+        "cannot be made with --env-kwargs limit:3: it has no argument 'limit'; known are",
     ),
     (f"--env {ENV} --env-kwargs max_episode_length:0", "max_episode_length=0 must be at least 1"),
     (f"--env {ENV} -params normalize:true", "would go through NumPy; leave it out, normalize_observations does that"),
@@ -134,7 +141,7 @@ def test_a_preset_of_an_algorithm_without_any(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_preset_lies_below_what_is_beside_it(tmp_path: Path) -> None:
     made = manager(tmp_path, "tensor_ppo", hyperparams={"preset": "flowrl_paper", "n_epochs": 3}, dry_run=True)
-    model, saved = made.setup_experiment()  # type: ignore[misc]
+    model, saved = built(made)
     assert (model.squash, model.timeout_bootstrap, model.n_epochs, model.n_steps) == (True, "next_obs", 3, 4)
     assert saved["policy_kwargs"] == {"net_arch": [8], "log_std_bounds": [-5.0, 2.0], "output_gain": 2.0**0.5}
     origin = made.effective_settings(model)["PPO"]
@@ -163,10 +170,10 @@ def test_one_simulation_serves_both(
 
     monkeypatch.setattr(tensor, "make_tensor_env", make)
     experiment = manager(tmp_path, "tensor_ppo", env_id, device="cpu")
-    model, _ = experiment.setup_experiment()  # type: ignore[misc]
+    model, _ = built(experiment)
     (env,) = made
     assert model.get_env() is env and env.num_envs == 5
-    assert env.action_space.high.max() == action_bound and model.timeout_bootstrap == bootstrap  # type: ignore[attr-defined]
+    assert env.action_space.high.max() == action_bound and model.timeout_bootstrap == bootstrap
     experiment.learn(model)
     experiment.save_trained_model(model)
     run = Path(experiment.save_path)
@@ -230,7 +237,7 @@ def test_published_agents_act_the_same(agent: SavedAgent, tmp_path: Path) -> Non
     observations = env.reset()
     np.testing.assert_array_equal(observations, own_env.reset())
     actions = [m.predict(observations, deterministic=True)[0] for m in (model, own)]  # type: ignore[arg-type]
-    np.testing.assert_array_equal(*actions)
+    np.testing.assert_array_equal(actions[0], actions[1])
 
 
 def test_training_goes_on_from_an_agent(trained: Path, agent: SavedAgent, tmp_path: Path) -> None:
@@ -246,7 +253,7 @@ def test_a_wrapper_around_all_copies(agent: SavedAgent, tmp_path: Path) -> None:
     made = manager(
         tmp_path, "ppo", hyperparams={"vec_env_wrapper": "stable_baselines3.common.vec_env.VecMonitor"}, dry_run=True
     )
-    model, _ = made.setup_experiment()  # type: ignore[misc]
+    model, _ = built(made)
     assert isinstance(model.get_env().venv, VecMonitor)
 
 
