@@ -166,7 +166,8 @@ def bootstrapped(env: TensorVecEnv, n_steps: int) -> list[float]:
 
 
 def assert_timeouts_bootstrap_from(env: TensorVecEnv, clock: float) -> None:
-    assert set(bootstrapped(env, 12)) == {clock}
+    values = bootstrapped(env, 12)
+    assert values == pytest.approx([clock] * len(values))  # means of clocks, of which the next one is one hundredth away
 
 
 def clocks_only(env: TensorVecEnv) -> TensorVecEnv:
