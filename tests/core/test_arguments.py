@@ -95,6 +95,7 @@ POLICY_NUMBERS: dict[str, list[Any]] = {
     "evaluation_steps": [0, 2.5, 10**7],
     "time_dim": [0, 7, 8.0, "64"],
     "output_gain": [-1.0, NAN, "1"],
+    "output_scale": [0.0, -1.0, NAN, "1"],
     "dropout": [-0.1, 1.0, NAN, "0.1", True],
     "n_action_candidates": [0, 1.5, 10**9, True],
     "n_behavior_candidates": [0, 1.5, NAN],
@@ -109,7 +110,8 @@ def test_numbers_of_the_policy(name: str) -> None:
 
 
 def test_every_number_of_the_policy_is_in_the_table() -> None:
-    assert {name for name, _ in numeric_arguments(DiffusionPolicy)} == set(POLICY_NUMBERS)
+    asked = {name for name, _ in numeric_arguments(DiffusionPolicy)} - DiffusionPolicy.for_methods
+    assert asked == set(POLICY_NUMBERS)
 
 
 @pytest.mark.parametrize("net_arch", [[0], [16, -1], [16.0], ["16"], [True], {"pi": [16], "qf": [0]}])

@@ -116,7 +116,7 @@ class DiffusionActor(Actor):
     ):
         action_dim = get_action_dim(action_space)
         made = make_process(process, noise_schedule, diffusion_steps, action_dim, process_kwargs)
-        _check_time_input(time_input, made)
+        _check_time_input(time_input, process, made)
         super().__init__(observation_space, action_space, features_extractor, normalize_images, squash_output=True)
         self._arguments = {
             "process": process,
@@ -310,8 +310,8 @@ class DiffusionActor(Actor):
         return chain.sample(denoise, shape, randomness, label, clip_output=clip_output)
 
 
-def _check_time_input(time_input: str, process: GenerativeProcess | ControlledDiffusion | CoupledProcess) -> None:
+def _check_time_input(time_input: str, name: str, process: GenerativeProcess | ControlledDiffusion | CoupledProcess) -> None:
     if time_input == "logsnr" and not isinstance(process, GenerativeProcess):
-        raise ValueError("time_input='logsnr' needs a signal-to-noise ratio, which this process has not; use 't'.")
+        raise ValueError(f"time_input='logsnr' needs a signal-to-noise ratio, which process={name!r} has not; use 't'.")
     if time_input == "logsnr" and isinstance(process, FlowMatching):
         raise ValueError("time_input='logsnr' is infinite at the pure noise where a flow begins; use 't'.")

@@ -47,7 +47,6 @@ def test_search_space_gives_constructor_arguments(name: str) -> None:
         ("dacr", "did you mean dacer?"),
         ("SDAC", "did you mean sdac?"),
         ("zzz", "known are "),
-        ("fpo", "FPO is part of the taxonomy but not available yet"),
     ],
 )
 def test_wrong_algorithm_is_explained(name: str, message: str) -> None:

@@ -53,7 +53,6 @@ gym.register("Odd-v0", Odd)
 MISTAKES: list[tuple[str, str]] = [
     # names
     ("--algo dacr --env Hopper-v5", "unknown algorithm 'dacr'; did you mean dacer?"),
-    ("--algo fpo --env Hopper-v5", "FPO is part of the taxonomy but not available yet"),
     ("--algo dacer --env Hoper-v5", "unknown environment 'Hoper-v5'; did you mean Hopper-v5?"),
     ("--algo dacer --env Hopper-v2", "'Hopper-v2' is no longer part of Gymnasium; take Hopper-v5."),
     ("--algo dacer --env Pendulum-v0", "unknown environment 'Pendulum-v0'; did you mean Pendulum-v1?"),
