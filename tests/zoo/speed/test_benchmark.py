@@ -145,6 +145,7 @@ def test_ratios_by_hand() -> None:
     assert row == "| qsm | updates/s | 20 | 10 | 2.00 | 1.00 to 3.00 |"
 
 
+@pytest.mark.expensive  # two programs; what they say to each other is tested above
 def test_against_a_program(program: Any, tmp_path: Path) -> None:
     arguments = ["--algo", "qsm", "sac", *TINY, "--repetitions", "2", "--max-load", "1e9", "--against", program(HONEST)]
     result = script(*arguments, cwd=tmp_path)
