@@ -133,7 +133,7 @@ def test_threads_share_trials_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 3
 
 
-@pytest.mark.expensive  # three processes; that trials are shared exactly is tested with threads of one
+@pytest.mark.expensive  # three processes; that workers share trials exactly is tested above
 def test_two_trainings_share_a_study_and_its_best_trial_is_trained(tmp_path: Path) -> None:
     options = ["--algo", "qsm", "--env", "Pendulum-v1", *TINY, TINY_POLICY]
     study = ["--storage", "sqlite:///db/study.db", "--study-name", "demo"]
