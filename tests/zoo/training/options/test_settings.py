@@ -50,7 +50,7 @@ def test_every_setting_of_a_run_has_an_origin(tmp_path: Path) -> None:
     assert algorithm["n_steps"] == {"value": 1, "from": "default of OffPolicyDiffusion"}
     assert policy["net_arch"] == {"value": [8], "from": "-params"}
     assert policy["critic_head"] == {"value": "gaussian", "from": "set by DACER"}
-    assert policy["n_critics"] == {"value": 2, "from": "default of DiffusionPolicy"}
+    assert policy["n_critics"] == {"value": 2, "from": "default of ActorCritic"}
 
 
 def test_settings_of_stable_baselines3_and_of_the_zoo(tmp_path: Path) -> None:
