@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from sb3_diffusion.kernels import loader
 from sb3_diffusion.kernels.guard import is_plain
+from sb3_diffusion.kernels.records import is_large
 from sb3_diffusion.kernels.task import Task
 from sb3_diffusion.kernels.unguarded import Member, UnguardedNetwork
 
@@ -72,6 +73,9 @@ class Evaluation(th.autograd.Function):
             context_gradient = record[..., 1, 0, :, :width]
             if contexts != rows:
                 context_gradient = context_gradient.unflatten(-2, (contexts, rows // max(contexts, 1))).sum(-2)
+            elif is_large(record):
+                context_gradient = context_gradient.clone()
+        network.records.give_back(record)
         return (
             None,
             x_gradient.sum(0) if needs_x else None,
@@ -131,6 +135,7 @@ class Chain(th.autograd.Function):
             rows,
             threads,
         )
+        network.records.give_back(record)
         return (
             *(None, None),
             gradients[0] if needs_x else None,

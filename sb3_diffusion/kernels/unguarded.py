@@ -9,6 +9,7 @@ from torch import nn
 from sb3_diffusion.kernels import loader
 from sb3_diffusion.kernels.guard import PLAIN_TYPES, is_plain
 from sb3_diffusion.kernels.pieces import Layout, layout_of
+from sb3_diffusion.kernels.records import Records
 from sb3_diffusion.kernels.structures import LayerStruct, NetworkStruct
 from sb3_diffusion.kernels.task import Task
 
@@ -79,6 +80,7 @@ class UnguardedNetwork:
         self.places = weights + [(module._parameters, bias) for module, _, bias in layers if bias is not None]
         self._activation = ACTIVATIONS[activation]
         self.n_members = n_members
+        self.records = Records()
         #: layout of the parameters, and the members that were made of them
         self._views: tuple[Layout | None, list[Member]] = (None, [])
         self._shapes = [parameters[name].shape for parameters, name in self.places]
@@ -145,7 +147,7 @@ class UnguardedNetwork:
 
     def new_record(self, like: th.Tensor, *rows: int) -> th.Tensor:
         """Memory for what a backward pass needs: ``([members,] 2, hidden layers, *rows, width)``, values and slopes."""
-        return like.new_empty((*self._lead, 2, self._n_hidden, *rows, self._width))
+        return self.records.new(like, (*self._lead, 2, self._n_hidden, *rows, self._width))
 
     def new_chain_record(self, x: th.Tensor, n_steps: int) -> tuple[th.Tensor, th.Tensor]:
         """The same for a chain: predictions ``(n_steps, rows, in)``, and the record of all evaluations."""

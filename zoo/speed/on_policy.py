@@ -36,8 +36,6 @@ from .machine import Load, check_load, pin, report_load
 from .report import conditions
 from .timing import synchronize
 
-HIDDEN = [256, 256, 256]
-
 
 class Training(ABC):
     """
@@ -72,13 +70,13 @@ class OurPPO(Training):
 
     name = "ours: PPO"
     algorithm: ClassVar[Any] = PPO
-    settings: ClassVar[dict[str, Any]] = {}
 
     def make(self) -> Any:
         """The algorithm."""
         args = self.args
-        settings = {"n_steps": args.n_steps, "n_minibatches": args.n_minibatches, "n_epochs": args.n_epochs}
-        model = self.algorithm("MlpPolicy", self.env, device=args.device, seed=0, **settings, **self.settings)
+        settings: dict[str, Any] = {"n_steps": args.n_steps, "n_minibatches": args.n_minibatches, "n_epochs": args.n_epochs}
+        settings["policy_kwargs"] = {"net_arch": args.net_arch}
+        model = self.algorithm("MlpPolicy", self.env, device=args.device, seed=0, **settings)
         model.learn(1, log_interval=None)
         return model
 
@@ -102,7 +100,7 @@ class TheirPPO(Training):
     def make(self) -> Any:
         """The algorithm."""
         args = self.args
-        networks = {"net_arch": HIDDEN, "activation_fn": nn.ELU}
+        networks = {"net_arch": args.net_arch, "activation_fn": nn.ELU}
         settings = {"n_steps": args.n_steps, "batch_size": self.rows, "n_epochs": args.n_epochs, "learning_rate": 1e-4}
         model = StablePPO("MlpPolicy", self.env, policy_kwargs=networks, device=args.device, seed=0, **settings)
         model.learn(1, log_interval=1_000_000)
@@ -125,7 +123,7 @@ class RslPPO(Training):
         args = self.args
         network = {
             "class_name": "rsl_rl.models:MLPModel",
-            "hidden_dims": HIDDEN,
+            "hidden_dims": args.net_arch,
             "activation": "elu",
             "obs_normalization": True,
         }
@@ -226,6 +224,7 @@ def main() -> None:
     parser.add_argument("--n-steps", type=int, default=24, help="steps of a rollout")
     parser.add_argument("--n-minibatches", type=int, default=4, help="minibatches of an epoch")
     parser.add_argument("--n-epochs", type=int, default=5, help="passes over a rollout")
+    parser.add_argument("--net-arch", type=int, nargs="+", default=[256, 256, 256], help="hidden units of both networks")
     parser.add_argument("--only", nargs="+", default=[], help="words in the names of what is measured, such as ppo: or rsl")
     parser.add_argument("--turns", type=int, default=7, help="rollouts of each")
     parser.add_argument("--threads", type=int, default=1, help="threads for PyTorch")

@@ -70,10 +70,21 @@ def draw(panels: list[Panel], density: np.ndarray, path: Path, dpi: int, comment
         text: dict[str, Any] = {"transform": axes.transAxes, "va": "baseline", "ha": "left"}
         axes.text(0.0, 1.125, panel.title, color=INK, fontsize=11, fontweight="bold", **text)
         axes.text(0.0, 1.04, panel.subtitle, color=MUTED, fontsize=7.5, **text)
+    save_card(figure, path, dpi, comment)
+
+
+def save_card(figure: Figure, path: Path, dpi: int, comment: str) -> None:
+    """
+    Save a dark card. A palette is enough for one colour map and makes the file three times smaller.
+
+    :param figure: What to save
+    :param path: Where; folders are made
+    :param dpi: Pixels per inch
+    :param comment: Stored in the file
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = BytesIO()
     figure.savefig(buffer, dpi=dpi, facecolor=CARD, format="png")
-    # a palette is enough for one colour map and makes the file three times smaller
     notes = PngInfo()
     notes.add_text("Comment", comment)
     Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True, pnginfo=notes)
