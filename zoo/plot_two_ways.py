@@ -25,6 +25,8 @@ from .training.options.command_line import CommandParser, whole_number
 from .training.options.errors import mistakes
 
 PROG = "plot_two_ways.py"
+FROM_NOTHING = 5
+"""A method that cannot imitate has so many times the steps."""
 METHODS = {method.zoo_name: method for method in available_methods() if method.setting == "on-policy"}
 
 
@@ -32,9 +34,9 @@ def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("--algo", nargs="+", choices=list(METHODS), default=list(METHODS), help="methods (default: all)")
-    parser.add_argument("--demonstrations", type=whole_number(1), default=500, help="episodes that are shown")
-    parser.add_argument("--pretrain-updates", type=whole_number(1), default=5000, help="updates of the imitation")
-    parser.add_argument("--steps", type=whole_number(1), default=200_000, help="steps of the learning that follows")
+    parser.add_argument("--demonstrations", type=whole_number(1), default=1000, help="episodes that are shown")
+    parser.add_argument("--pretrain-updates", type=whole_number(1), default=6000, help="updates of the imitation")
+    parser.add_argument("--steps", type=whole_number(1), default=60_000, help=f"steps of the learning that follows; {FROM_NOTHING} times as many from nothing")
     parser.add_argument("--n-envs", type=whole_number(1), default=128, help="environments")
     parser.add_argument("--episodes", type=whole_number(1), default=200, help="episodes that are counted; 60 are drawn")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of everything")
@@ -70,8 +72,8 @@ def main() -> None:
         if isinstance(model, ImitatesFirst):
             model.pretrain(data, args.pretrain_updates)
             stages.append(("imitation", play_policy(model, args.episodes, args.seed + 1)))
-        model.learn(args.steps, log_interval=None)  # type: ignore[arg-type]  # nothing is logged
-        after = "tuned" if stages else "from nothing"
+        after, times = ("tuned", 1) if stages else ("from nothing", FROM_NOTHING)
+        model.learn(times * args.steps, log_interval=None)  # type: ignore[arg-type]  # nothing is logged
         stages.append((after, play_policy(model, args.episodes, args.seed + 1)))
         for stage, episodes in stages:
             panels.append(Panel(f"{method.name}, {stage}", describe(episodes), episodes))
