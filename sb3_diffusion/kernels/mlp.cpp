@@ -64,7 +64,9 @@ inline vec exponential(vec x) {
     return x < fill(-87.0f) ? vec{} : result;
 }
 
-enum Activation : int64_t { IDENTITY = 0, RELU = 1, MISH = 2 };
+// IDENTITY to MISH are applied while a tile is in registers, the others in a pass of their own over a block in the cache: every
+// one of the former makes all kinds of tiles once more, and compiling takes long enough
+enum Activation : int64_t { IDENTITY = 0, RELU = 1, MISH = 2, ELU = 3, SILU = 4, GELU = 5, TANH = 6 };
 
 struct ValueAndSlope {
     vec value, slope;
@@ -80,12 +82,64 @@ inline ValueAndSlope mish_and_slope(vec x) {
     return {x * ratio, ratio + bounded * (w * (w + fill(1.0f)) * inverse) * (fill(4.0f) * inverse)};
 }
 
+// x if it is positive, else e^x - 1
+inline ValueAndSlope elu_and_slope(vec x) {
+    const vec w = exponential(x > vec{} ? vec{} : x);  // 1 where x is positive
+    return {x > vec{} ? x : w - fill(1.0f), w};
+}
+
+// 1 / (1 + e^-x), without a large exponent
+inline vec logistic(vec x) {
+    const vec w = exponential(x > vec{} ? -x : x);
+    return (x > vec{} ? fill(1.0f) : w) / (fill(1.0f) + w);
+}
+
+// x logistic(x)
+inline ValueAndSlope silu_and_slope(vec x) {
+    const vec s = logistic(x);
+    return {x * s, s + x * s * (fill(1.0f) - s)};
+}
+
+// x logistic(u), where the argument is twice that of the tanh that approximates the error function
+inline ValueAndSlope gelu_and_slope(vec x) {
+    const vec square = x * x;
+    const vec s = logistic(x * (fill(1.59576912f) + fill(0.0713548163f) * square));
+    return {x * s, s + x * s * (fill(1.0f) - s) * (fill(1.59576912f) + fill(0.214064449f) * square)};
+}
+
+inline ValueAndSlope tanh_and_slope(vec x) {
+    const vec w = exponential(x > vec{} ? fill(-2.0f) * x : fill(2.0f) * x);
+    const vec size = (fill(1.0f) - w) / (fill(1.0f) + w);
+    return {x > vec{} ? size : -size, fill(1.0f) - size * size};
+}
+
 // a NaN stays a NaN in all of them
 template <Activation A>
 inline ValueAndSlope activate(vec x) {
     if constexpr (A == MISH) return mish_and_slope(x);
     if constexpr (A == RELU) return {x < vec{} ? vec{} : x, x > vec{} ? fill(1.0f) : vec{}};
     return {x, fill(1.0f)};
+}
+
+template <typename Function>
+void activate_rows(int64_t rows, int64_t columns, float* y, float* slope, int64_t stride, Function function) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t column = 0; column < columns; column += LANES) {
+            float* p = y + r * stride + column;
+            const auto [value, derivative] = function(load(p));
+            store(p, value);
+            if (slope) store(slope + r * stride + column, derivative);
+        }
+}
+
+// the activations that IDENTITY leaves to do, of y (rows, columns) in place
+void activate_rows(int64_t activation, int64_t rows, int64_t columns, float* y, float* slope, int64_t stride) {
+    switch (activation) {
+        case ELU: return activate_rows(rows, columns, y, slope, stride, elu_and_slope);
+        case SILU: return activate_rows(rows, columns, y, slope, stride, silu_and_slope);
+        case GELU: return activate_rows(rows, columns, y, slope, stride, gelu_and_slope);
+        case TANH: return activate_rows(rows, columns, y, slope, stride, tanh_and_slope);
+    }
 }
 
 // ROWS x VECS registers of a matrix product: finish(row, vector, start(row, vector) + in @ weight); the rows of `in` may be
@@ -353,7 +407,7 @@ struct Worker {
     template <Activation A, typename Start>
     void layer(const Matrix& matrix, int64_t rows, const float* x, int64_t x_stride, Start start, float* y, float* slope) {
         const int64_t stride = net.width;
-        if (slope)
+        if (A != IDENTITY && slope)
             matrix.multiply(rows, x, x_stride, start, [&](int64_t r, int64_t column, vec sum) {
                 const auto result = activate<A>(sum);
                 store(y + r * stride + column, result.value), store(slope + r * stride + column, result.slope);
@@ -369,14 +423,20 @@ struct Worker {
     void forward(int64_t rows, const float* x, const float* extra, float* y) {
         const int64_t n_hidden = net.n_hidden(), stride = net.width, out = net.out();
         if (!extra) extra = net.zeros.get();
+        const auto activate_all = [&](int64_t i) {
+            if (A == IDENTITY)
+                activate_rows(net.network.activation, rows, padded(net.network.layers[i].outputs), values[i], slopes[i], stride);
+        };
         layer<A>(
             net.matrices[0], rows, x, net.in(),
             [&](int64_t r, int64_t column) { return load(context[r] + column) + load(extra + column); }, values[0], slopes[0]);
+        activate_all(0);
         for (int64_t i = 1; i <= n_hidden; i++) {
             const float *bias = net.biases[i - 1].get(), *before = values[i - 1];
             const auto start = [&](int64_t, int64_t column) { return load(bias + column); };
             if (i < n_hidden) {
                 layer<A>(net.matrices[i], rows, before, stride, start, values[i], slopes[i]);
+                activate_all(i);
             } else if (net.narrow) {
                 dot_products(rows, out, net.network.layers[i].inputs, before, stride, net.narrow.get(), bias, y);
             } else {
@@ -388,7 +448,11 @@ struct Worker {
     }
 
     void forward(int64_t rows, const float* x, const float* extra, float* y) {
-        net.network.activation == MISH ? forward<MISH>(rows, x, extra, y) : forward<RELU>(rows, x, extra, y);
+        switch (net.network.activation) {
+            case RELU: return forward<RELU>(rows, x, extra, y);
+            case MISH: return forward<MISH>(rows, x, extra, y);
+            default: return forward<IDENTITY>(rows, x, extra, y);
+        }
     }
 
     // After forward(): from the gradient with respect to y (`y_stride` between rows, 0 for one that all rows share) to that with

@@ -14,7 +14,7 @@ from sb3_diffusion.kernels.structures import LayerStruct, NetworkStruct
 from sb3_diffusion.kernels.task import Task
 
 #: Names of the activations, and the numbers that ``mlp.cpp`` gives them.
-ACTIVATIONS = {"relu": 1, "mish": 2}
+ACTIVATIONS = {"relu": 1, "mish": 2, "elu": 3, "silu": 4, "gelu": 5, "tanh": 6}
 PANEL = 32  # columns of the widest tile
 #: A module, and the names of its parameters that are a layer's weight and bias (None for no bias).
 KernelLayer = tuple[nn.Module, str, str | None]

@@ -34,6 +34,7 @@ from sb3_diffusion.networks.layers import Linear
 
 Call = Callable[..., Any]
 Rng = random.Random
+ACTIVATIONS = tuple(kernels.ACTIVATIONS)
 
 
 class _Renamed(th.Tensor):
@@ -225,7 +226,7 @@ def _shape(rng: Rng) -> tuple[int, ...]:
 
 def _mlp(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
     in_dims, widths, n_members = [rng.randint(1, 9) for _ in range(rng.randint(1, 3))], _widths(rng), rng.choice((None, 2))
-    network = MLP(in_dims, widths, rng.choice((1, 3, 20)), rng.choice(("relu", "mish")), n_members)
+    network = MLP(in_dims, widths, rng.choice((1, 3, 20)), rng.choice(ACTIVATIONS), n_members)
     i, shape = rng.randrange(len(in_dims)), _shape(rng)
     lead = () if n_members is None else (n_members,)
     contexts = rng.choice((shape, shape[:1], (1,)))
@@ -237,9 +238,7 @@ def _mlp(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
 
 
 def _critics(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
-    network = rng.choice((ScalarCritics, GaussianCritics))(
-        4, 3, net_arch=_widths(rng), activation=rng.choice(("relu", "mish"))
-    )
+    network = rng.choice((ScalarCritics, GaussianCritics))(4, 3, net_arch=_widths(rng), activation=rng.choice(ACTIVATIONS))
     shape = _shape(rng)
 
     def call(features: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -258,7 +257,7 @@ def _denoiser(rng: Rng) -> Denoiser:
         time_dim=6,
         time_arch=rng.choice((None, (), (8,))),
         time_embedding=rng.choice(("fourier", "sinusoidal", "raw")),
-        activation=rng.choice(("relu", "mish")),
+        activation=rng.choice(ACTIVATIONS),
     )
 
 

@@ -1,6 +1,7 @@
 """The compiled CPU kernels against the same networks and chains in PyTorch's own operations."""
 
 import copy
+import functools
 import pickle
 import platform
 import shutil
@@ -18,11 +19,23 @@ from sb3_diffusion.generative.ddpm import DiscreteDiffusion
 from sb3_diffusion.generative.flow import FlowMatching, MeanFlow
 from sb3_diffusion.generative.randomness import RecordedDraws
 from sb3_diffusion.generative.solvers.rules import SOLVERS
+from sb3_diffusion.networks.activations import GELU, Mish
 from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.critics import ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.networks.distributional_critics import CategoricalCritics, GaussianCritics
 from sb3_diffusion.networks.embeddings import RawTime
+
+FUNCTIONS: dict[type[th.nn.Module], Any] = {
+    th.nn.ReLU: F.relu,
+    Mish: F.mish,
+    th.nn.ELU: F.elu,
+    th.nn.SiLU: F.silu,
+    GELU: functools.partial(F.gelu, approximate="tanh"),
+    th.nn.Tanh: th.tanh,
+}
+OTHERS = ["elu", "silu", "gelu", "tanh"]
+"""Activations that are a pass of their own."""
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="the compiled kernels need a C++ compiler")
 
@@ -42,7 +55,7 @@ def randomize(network: th.nn.Module) -> None:
 
 def by_hand(network: MLP, i: int, part: th.Tensor, others: th.Tensor) -> th.Tensor:
     """The network in float64 with nothing but products and sums."""
-    activate = F.relu if isinstance(network.activation, th.nn.ReLU) else F.mish
+    activate = FUNCTIONS[type(network.activation)]
     members = network.n_members is not None
     weight = getattr(network.first, f"weight_{i}").double()
     if part.dim() == 3:
@@ -391,7 +404,50 @@ def test_the_limits_of_a_backward_pass(chain: bool) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("activation", ["relu", "mish"])
+@pytest.mark.parametrize("activation", OTHERS)
+@pytest.mark.parametrize("n_members", [None, 3])
+@pytest.mark.parametrize("shape", [(1,), (130,), (7, 4)])
+def test_other_activations(activation: str, n_members: int | None, shape: tuple[int, ...]) -> None:
+    test_networks(activation, n_members, (40, 72, 33), 21, 21, shape)
+    test_gradients_of_networks(activation, n_members, (40, 72, 33), 21, 21, shape)
+    if n_members:
+        test_value_gradients(activation, (40, 72, 33), ScalarCritics, "min", shape)
+
+
+@needs_compiler
+@pytest.mark.parametrize("activation", ["relu", "mish", *OTHERS])
+def test_activations_are_right_everywhere(activation: str) -> None:
+    """Close to zero, far out and at infinity, with their derivatives: a network that does nothing else."""
+    network = MLP([1], [32], 1, activation)
+    assert network.output is not None
+    for parameter in network.parameters():
+        th.nn.init.zeros_(parameter)
+    th.nn.init.ones_(network.first.get_parameter("weight_0"))
+    with th.no_grad():
+        network.output.weight[0] = 1.0
+    size = th.logspace(-7, 38, 1000)
+    x = th.cat((-size.flip(0), th.zeros(1), size)).unsqueeze(-1).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    out, want = network.evaluate(0, x, th.zeros(1, 32)), FUNCTIONS[type(network.activation)](exact)
+    th.testing.assert_close(out.double(), want, rtol=1e-6, atol=1e-6)
+    (slope,) = th.autograd.grad(out.sum(), x)
+    (exact_slope,) = th.autograd.grad(want.sum(), exact)
+    if activation == "gelu":  # whose square overflows, as PyTorch's does in float32
+        inside = x.abs() < 1e18
+        slope, exact_slope = slope[inside], exact_slope[inside]
+    th.testing.assert_close(slope.double(), exact_slope, rtol=2e-6, atol=2e-6)
+
+
+@needs_compiler
+def test_an_elu_of_another_kind_is_left_to_pytorch() -> None:
+    """So is the GELU with the error function."""
+    for activation in (functools.partial(th.nn.ELU, alpha=0.5), th.nn.GELU):
+        network = MLP([3], [32, 32], 1, activation)
+        assert network.kernel(0) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("activation", ["relu", "mish", *OTHERS])
 def test_a_nan_stays_visible(activation: str) -> None:
     network = MLP([2], [32, 32], 1, activation)
     part = th.tensor([[0.0, float("nan")], [1.0, 1.0]])
@@ -438,7 +494,6 @@ def test_other_inputs_go_the_ordinary_way() -> None:
     assert network.evaluate(0, part, th.zeros(4, 32)).requires_grad
     with th.no_grad():
         assert network.double().evaluate(0, part.double(), th.zeros(4, 32, dtype=th.float64)).dtype == th.float64
-        assert MLP([3], [32, 32], 1, "silu").kernel(0) is None
         assert MLP([3], [32, 32], 1, layer_norm=True).kernel(0) is None
 
 

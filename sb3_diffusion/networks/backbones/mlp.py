@@ -9,14 +9,21 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.kernels import KernelLayer, Network, Watch, fit_together, hooked, observed
-from sb3_diffusion.networks.activations import Mish, activate, resolve_activation
+from sb3_diffusion.networks.activations import GELU, Mish, activate, resolve_activation
 from sb3_diffusion.networks.backbones.base import Backbone, check_widths
 from sb3_diffusion.networks.layers import Dropout, Initialiser, Linear, SplitLinear, orthogonal_, orthogonal_with
 from sb3_diffusion.networks.norms import BatchRenorm, LayerNorm
 
 LAYER_NORM_PLACES = (False, True, "pre", "post")
 # activations of the compiled kernels
-_COMPILED: dict[type[nn.Module], str] = {nn.ReLU: "relu", Mish: "mish"}
+_COMPILED: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    Mish: "mish",
+    nn.ELU: "elu",
+    nn.SiLU: "silu",
+    GELU: "gelu",
+    nn.Tanh: "tanh",
+}
 
 
 class MLP(Backbone):
@@ -98,6 +105,8 @@ class MLP(Backbone):
         if observed():  # sizes are no numbers while somebody traces
             return None
         activation = _COMPILED.get(type(self.activation))
+        if getattr(self.activation, "alpha", 1.0) != 1.0:  # an ELU of another kind
+            return None
         if not self._is_plain or activation is None or type(self.first) is not SplitLinear:
             return None
         if any(type(layer) is not Linear for layer in self.hidden) or type(output[0]) not in (Linear, SplitLinear):
