@@ -20,6 +20,7 @@ extensions = [
     "benchmark_results",
     "common_parameters",
     "comparison",
+    "gallery",
     "mathml",
     "pretrained_table",
     "results_table",

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from benchmark_figure import SCHEMES, draw_curves
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 from taxonomy_table import link, markdown_table
 
@@ -269,11 +270,22 @@ class Benchmark(SphinxDirective):
         for scheme in SCHEMES:
             path = folder / f"benchmark-{grid.name}-{scheme}.svg"
             draw_curves(grid.curves, list(grid.description.algorithms), scheme, path)
-            page = Path(self.env.doc2path(self.env.docname)).resolve()
-            uri = Path(os.path.relpath(path.resolve(), page.parent)).as_posix()
             alt = f"Learning curves, one panel for every method: {grid.description.title}"
-            figure += nodes.image(uri=uri, alt=alt, classes=[f"only-{scheme}"])
+            figure += image_of(self.env, path, alt, scheme)
         return figure
+
+
+def image_of(env: BuildEnvironment, path: Path, alt: str, scheme: str) -> nodes.image:
+    """
+    :param env: What knows the page that is read
+    :param path: A figure outside the sources
+    :param alt: What it shows, in words
+    :param scheme: Colour scheme of the pages that show it
+    :return: The figure for this page
+    """
+    page = Path(env.doc2path(env.docname)).resolve()
+    uri = Path(os.path.relpath(path.resolve(), page.parent)).as_posix()
+    return nodes.image(uri=uri, alt=alt, classes=[f"only-{scheme}"])
 
 
 class Leaderboard(Benchmark):
