@@ -1,7 +1,9 @@
 """Fixtures of the whole test suite."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -21,7 +23,22 @@ OFF_POLICY = [*ONLINE, *(method for method in available_methods() if method.sett
 ON_POLICY = [method for method in available_methods() if method.setting == "on-policy"]
 """Methods that learn from what they did last."""
 
+LONG_FILES = ("test_contract.py", "test_learning.py", "zoo/", "test_docs.py", "checkpoints/trainings/")
+"""Where the tests are that take longest, which several processes begin with."""
+
 DIFFUSION = [method for method in OFF_POLICY if "DiffusionPolicy" in method.load().policy_aliases]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, then those of many tests: who begins a long one at the end keeps the other processes waiting."""
+    n_tests = Counter(item.path for item in items)
+
+    def rank(item: pytest.Item) -> tuple[int, int, str]:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        place = next((i for i, start in enumerate(LONG_FILES) if name.startswith(start)), len(LONG_FILES))
+        return place, -n_tests[item.path], name
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)

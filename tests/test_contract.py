@@ -1,13 +1,16 @@
 """What every off-policy algorithm of the taxonomy promises to a user of Stable-Baselines3."""
 
 import copy
+import functools
 import inspect
 import json
 import pathlib
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -194,10 +197,20 @@ def test_spaces_that_are_not_supported(algorithm: Algorithm) -> None:
 # -- saving and loading -----------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def trained_once(algorithm: Algorithm) -> Any:
+    """A model after ten updates."""
+    return make(algorithm).learn(20)
+
+
 @pytest.fixture
-def trained(algorithm: Algorithm) -> Any:
-    """A model after a few dozen updates."""
-    return make(algorithm).learn(40)
+def trained(algorithm: Algorithm) -> Iterator[Any]:
+    """A model after ten updates, which the tests of this file share and leave as it is."""
+    model = trained_once(algorithm)
+    policy, before = model.policy, parameters(model.policy)
+    yield model
+    assert model.policy is policy and (model.num_timesteps, model._n_updates, model.verbose) == (20, 10, 0)
+    assert_identical(parameters(model.policy), before)
 
 
 def test_saved_and_loaded_model_is_the_same(trained: Any, tmp_path: pathlib.Path) -> None:
@@ -207,7 +220,7 @@ def test_saved_and_loaded_model_is_the_same(trained: Any, tmp_path: pathlib.Path
     assert_identical(trained.get_parameters(), first.get_parameters())
     assert_identical(first.get_parameters(), second.get_parameters())
     np.testing.assert_array_equal(act(trained, obs), act(first, obs))
-    assert (first.num_timesteps, first._n_updates) == (40, 30)
+    assert (first.num_timesteps, first._n_updates) == (20, 10)
     assert first.policy_kwargs == trained.policy_kwargs
 
     first.save(tmp_path / "again")
@@ -297,11 +310,11 @@ def test_loading_with_other_arguments(trained: Any, tmp_path: pathlib.Path) -> N
 
 
 def test_excluding_and_including_members(trained: Any, tmp_path: pathlib.Path) -> None:
-    trained.verbose = 1
-    trained.save(tmp_path / "model", exclude=["verbose"], include=["replay_buffer"])
+    with mock.patch.object(trained, "verbose", 1):
+        trained.save(tmp_path / "model", exclude=["verbose"], include=["replay_buffer"])
     loaded = type(trained).load(tmp_path / "model", device="cpu")
     assert loaded.verbose == 0
-    assert loaded.replay_buffer.size() == 40
+    assert loaded.replay_buffer.size() == 20
 
 
 def test_learning_goes_on_after_loading(trained: Any, tmp_path: pathlib.Path) -> None:
@@ -309,8 +322,8 @@ def test_learning_goes_on_after_loading(trained: Any, tmp_path: pathlib.Path) ->
     loaded = type(trained).load(tmp_path / "model", env=vector_env(3), device="cpu")  # another number of environments
     assert loaded.n_envs == 3
     before = flat_parameters(loaded.actor)
-    loaded.learn(30, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 70 and not th.equal(flat_parameters(loaded.actor), before)
+    loaded.learn(12, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 32 and not th.equal(flat_parameters(loaded.actor), before)
 
     with pytest.raises(AssertionError, match="set the environment"):
         type(trained).load(tmp_path / "model", device="cpu").learn(10)
@@ -354,16 +367,17 @@ def test_the_policy_can_be_copied(trained: Any) -> None:
     np.testing.assert_array_equal(act(trained, obs), actions)
 
 
-def test_a_policy_compiled_by_the_user(trained: Any, tmp_path: pathlib.Path) -> None:
-    obs = observations(trained.observation_space)
-    expected, names = act(trained, obs), set(trained.policy.state_dict())
-    trained.policy = th.compile(trained.policy, backend="eager")
-    np.testing.assert_array_equal(act(trained, obs), expected)
-    assert set(trained.get_parameters()["policy"]) == names
-    trained.save(tmp_path / "model")
-    loaded = type(trained).load(tmp_path / "model", device="cpu")
+def test_a_policy_compiled_by_the_user(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
+    model = make(algorithm).learn(12)
+    obs = observations(model.observation_space)
+    expected, names = act(model, obs), set(model.policy.state_dict())
+    model.policy = th.compile(model.policy, backend="eager")
+    np.testing.assert_array_equal(act(model, obs), expected)
+    assert set(model.get_parameters()["policy"]) == names
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", device="cpu")
     np.testing.assert_array_equal(act(loaded, obs), expected)
-    trained.learn(20)
+    model.learn(12)
 
 
 # -- acting -----------------------------------------------------------------------------------------------------------
@@ -380,7 +394,7 @@ ACTION_SPACES: dict[str, spaces.Box] = {
 def test_action_spaces(algorithm: Algorithm, name: str) -> None:
     space = ACTION_SPACES[name]
     env = PointEnv(action_space=space)
-    model = make(algorithm, env).learn(40)
+    model = make(algorithm, env).learn(20)
     for deterministic in (True, False):
         batch = act(model, observations(model.observation_space, 40), deterministic)
         assert batch.shape == (40, *space.shape)
@@ -490,7 +504,7 @@ def test_steps_of_acting_change_nothing_else(chain_algorithm: Algorithm, argumen
 
 
 def test_the_seed_fixes_the_training(algorithm: Algorithm) -> None:
-    runs = [make(algorithm, seed=seed).learn(40) for seed in (3, 3, 4)]
+    runs = [make(algorithm, seed=seed).learn(20) for seed in (3, 3, 4)]
     assert_identical(runs[0].get_parameters(), runs[1].get_parameters())
     np.testing.assert_array_equal(runs[0].replay_buffer.actions, runs[1].replay_buffer.actions)
     assert not np.array_equal(runs[0].replay_buffer.actions, runs[2].replay_buffer.actions)
@@ -500,7 +514,7 @@ def test_the_seed_fixes_the_training(algorithm: Algorithm) -> None:
 def test_training_changes_every_network(algorithm: Algorithm) -> None:
     model = make(algorithm)
     before = parameters(model.policy)
-    model.learn(30)
+    model.learn(20)
     after = parameters(model.policy)
     learned = [name for name in after if name.startswith(("actor.", "critic")) and "running_" not in name]
     assert [name for name in learned if th.equal(before[name], after[name])] == []
@@ -509,17 +523,17 @@ def test_training_changes_every_network(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_several_environments(algorithm: Algorithm, n_steps: int) -> None:
-    model = make(algorithm, vector_env(4), gradient_steps=-1, learning_starts=20, n_steps=n_steps).learn(60)
-    assert model._n_updates == 40  # ten vector steps after the 20 random ones, four transitions each
-    assert model.replay_buffer.size() == 15
+    model = make(algorithm, vector_env(4), gradient_steps=-1, learning_starts=20, n_steps=n_steps).learn(32)
+    assert model._n_updates == 12  # three vector steps after the 20 random ones, four transitions each
+    assert model.replay_buffer.size() == 8
     model.gradient_steps = 1
-    model.learn(60, reset_num_timesteps=False)
-    assert model._n_updates == 40 + 15
+    model.learn(24, reset_num_timesteps=False)
+    assert model._n_updates == 12 + 6
 
 
 def test_updates_after_episodes(algorithm: Algorithm) -> None:
-    model = make(algorithm, train_freq=(1, "episode"), gradient_steps=-1, learning_starts=10).learn(40)
-    assert model._n_updates == 30  # three episodes of ten steps
+    model = make(algorithm, train_freq=(1, "episode"), gradient_steps=-1, learning_starts=10).learn(30)
+    assert model._n_updates == 20  # two episodes of ten steps
 
 
 def test_no_gradient_steps(algorithm: Algorithm) -> None:
@@ -548,27 +562,27 @@ def test_n_step_returns(algorithm: Algorithm) -> None:
 
 def test_memory_optimized_buffer(algorithm: Algorithm) -> None:
     kwargs = {"handle_timeout_termination": False}
-    model = make(algorithm, optimize_memory_usage=True, replay_buffer_kwargs=kwargs, buffer_size=30).learn(50)
+    model = make(algorithm, optimize_memory_usage=True, replay_buffer_kwargs=kwargs, buffer_size=15).learn(20)
     assert model.replay_buffer.optimize_memory_usage and model.replay_buffer.full
-    assert model._n_updates == 40 and all_finite(model)
+    assert model._n_updates == 10 and all_finite(model)
 
 
 def test_hindsight_experience_replay(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     env = BitFlippingEnv(n_bits=3, continuous=True)
-    model = make(algorithm, env, policy="MultiInputPolicy", replay_buffer_class=HerReplayBuffer, learning_starts=15).learn(40)
-    assert model._n_updates == 25 and all_finite(model)
+    model = make(algorithm, env, policy="MultiInputPolicy", replay_buffer_class=HerReplayBuffer, learning_starts=15).learn(24)
+    assert model._n_updates == 9 and all_finite(model)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
     loaded = algorithm.load(tmp_path / "model", env=env, device="cpu")
     loaded.load_replay_buffer(tmp_path / "buffer")
     obs = observations(model.observation_space)
     np.testing.assert_array_equal(act(loaded, obs), act(model, obs))
-    loaded.learn(20, reset_num_timesteps=False)
+    loaded.learn(6, reset_num_timesteps=False)
 
 
 def test_vec_normalize(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     env = VecNormalize(vector_env(2))
-    model = make(algorithm, env, learning_starts=20).learn(60)
+    model = make(algorithm, env, learning_starts=20).learn(36)
     buffer = model.replay_buffer
     raw = buffer.observations[: buffer.pos].reshape(-1, 3)
     assert raw[:, 2].min() >= 0.0 and raw[:, 2].max() < 1.0  # the buffer holds what the environment said
@@ -594,23 +608,22 @@ def test_vec_normalize(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     loaded = algorithm.load(tmp_path / "model", env=loaded_env, device="cpu")
     np.testing.assert_array_equal(act(loaded, loaded_env.normalize_obs(raw)), act(model, normalized))
     assert loaded.get_vec_normalize_env() is loaded_env
-    loaded.learn(30)
+    loaded.learn(24)
 
 
-def test_action_noise_is_added_to_the_actions(algorithm: Algorithm) -> None:
+def test_action_noise_is_added_to_the_actions(algorithm: Algorithm, trained: Any) -> None:
     noise = NormalActionNoise(mean=np.full(2, 10.0), sigma=np.zeros(2))
     model = make(algorithm, action_noise=noise).learn(20)
     actions = model.replay_buffer.actions[:20, 0]
     np.testing.assert_array_equal(actions, 1.0)  # the noise is added in the normalised box, and clipped to it
-    quiet = make(algorithm).learn(20).replay_buffer.actions[:20, 0]
-    assert np.abs(quiet).min() < 0.9
+    assert np.abs(trained.replay_buffer.actions[:20, 0]).min() < 0.9
 
 
 def test_learning_rate_schedule(critic_algorithm: Algorithm) -> None:
-    model = make(critic_algorithm, learning_rate=LinearSchedule(1e-2, 0.0, 1.0)).learn(40)
+    model = make(critic_algorithm, learning_rate=LinearSchedule(1e-2, 0.0, 1.0)).learn(16)
     for optimizer in (model.actor.optimizer, model.critic.optimizer):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
-    model.learn(40)
+    model.learn(16)
     model._current_progress_remaining = 0.5
     model.train(1, 8)
     assert model.logger.name_to_value["train/learning_rate"] == pytest.approx(5e-3)
@@ -646,11 +659,11 @@ def test_logged_quantities(critic_algorithm: Algorithm) -> None:
 
 
 def test_environment_can_be_replaced(algorithm: Algorithm) -> None:
-    model = make(algorithm).learn(20)
+    model = make(algorithm).learn(12)
     env = PointEnv(truncate_after=3)
     model.set_env(env)
     model.learn(12, reset_num_timesteps=False)
-    assert model.num_timesteps == 32 and len(env.executed) == 12
+    assert model.num_timesteps == 24 and len(env.executed) == 12
 
 
 # -- callbacks and logs -----------------------------------------------------------------------------------------------
@@ -673,29 +686,34 @@ class ProgressRecorder(BaseCallback):
 def test_callbacks(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
     recorder = ProgressRecorder()
     evaluation = EvalCallback(
-        vector_env(1), eval_freq=15, n_eval_episodes=2, best_model_save_path=str(tmp_path), log_path=str(tmp_path), verbose=0
+        vector_env(1, truncate_after=3),
+        eval_freq=8,
+        n_eval_episodes=2,
+        best_model_save_path=str(tmp_path),
+        log_path=str(tmp_path),
+        verbose=0,
     )
-    checkpoints = CheckpointCallback(20, str(tmp_path), save_replay_buffer=True)
+    checkpoints = CheckpointCallback(10, str(tmp_path), save_replay_buffer=True)
     model = make(algorithm, gradient_steps=1)
-    assert model.learn(40, callback=[recorder, evaluation, checkpoints]) is model
-    assert recorder.steps == list(range(1, 41)) and recorder.remaining[0] > recorder.remaining[-1] >= 0.0
+    assert model.learn(20, callback=[recorder, evaluation, checkpoints]) is model
+    assert recorder.steps == list(range(1, 21)) and recorder.remaining[0] > recorder.remaining[-1] >= 0.0
 
     results = np.load(tmp_path / "evaluations.npz")
-    assert results["timesteps"].tolist() == [15, 30] and results["results"].shape == (2, 2)
+    assert results["timesteps"].tolist() == [8, 16] and results["results"].shape == (2, 2)
     best = algorithm.load(tmp_path / "best_model", device="cpu")
-    assert best.num_timesteps in (15, 30)
-    last = algorithm.load(tmp_path / "rl_model_40_steps", device="cpu")
-    assert (last.num_timesteps, last._n_updates) == (40, model._n_updates - 1)  # saved before the update of its step
-    assert (tmp_path / "rl_model_replay_buffer_20_steps.pkl").exists()
+    assert best.num_timesteps in (8, 16)
+    last = algorithm.load(tmp_path / "rl_model_20_steps", device="cpu")
+    assert (last.num_timesteps, last._n_updates) == (20, model._n_updates - 1)  # saved before the update of its step
+    assert (tmp_path / "rl_model_replay_buffer_10_steps.pkl").exists()
 
 
 def test_training_can_be_continued(algorithm: Algorithm) -> None:
-    model = make(algorithm).learn(20)
+    model = make(algorithm).learn(12)
     recorder = ProgressRecorder()
-    model.learn(20, callback=recorder, reset_num_timesteps=False)
-    assert recorder.steps == list(range(21, 41)) and model._n_updates == 30
-    model.learn(20, callback=recorder)
-    assert recorder.steps[-20:] == list(range(1, 21))
+    model.learn(12, callback=recorder, reset_num_timesteps=False)
+    assert recorder.steps == list(range(13, 25)) and model._n_updates == 14
+    model.learn(12, callback=recorder)
+    assert recorder.steps[-12:] == list(range(1, 13))
 
 
 def test_it_learns_from_data_and_goes_on_in_an_environment(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
@@ -708,8 +726,8 @@ def test_it_learns_from_data_and_goes_on_in_an_environment(algorithm: Algorithm,
     np.testing.assert_array_equal(act(loaded, obs), act(model, obs))
     loaded.learn_offline(2, reset_num_updates=False)
     loaded.set_env(PointEnv())
-    loaded.learn(20)
-    assert loaded._n_updates > 10 and loaded.num_timesteps == 20 and all_finite(loaded)
+    loaded.learn(14)
+    assert loaded._n_updates > 10 and loaded.num_timesteps == 14 and all_finite(loaded)
 
 
 def test_tensorboard_run_is_named_after_the_algorithm(algorithm: Algorithm, tmp_path: pathlib.Path) -> None:
@@ -725,7 +743,7 @@ def test_progress_bar(algorithm: Algorithm) -> None:
 
 
 def test_learning_by_environment_id(algorithm: Algorithm) -> None:
-    model = make(algorithm, "Pendulum-v1", verbose=0).learn(20)
+    model = make(algorithm, "Pendulum-v1", verbose=0).learn(14)
     actions = act(model, observations(model.observation_space))
     assert actions.shape == (6, 1) and np.abs(actions).max() <= 2.0
 

@@ -1,23 +1,31 @@
 """What every algorithm has: what it asks of its policy, the parts that it trains, and their learning rates."""
 
 import inspect
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import override
 
 from sb3_diffusion.core.arguments.schedules import check_schedule, scheduled
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.core.saving import SavedAlgorithm
+from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.update.execution import make_update
 from sb3_diffusion.core.update.in_place import set_learning_rate
 from sb3_diffusion.core.update.parts import Part, due_parts
 from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.envs.spaces import check_action_space, check_observation_space
 from sb3_diffusion.names import choice
+from sb3_diffusion.numeric import real
 from sb3_diffusion.policies.actor_critic import ActorCritic
 from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES
 from sb3_diffusion.policies.names import POLICIES
@@ -169,6 +177,13 @@ class DiffusionAlgorithm(SavedAlgorithm):
         self.update_targets()
         return further
 
+    def _report(self, means: dict[str, float]) -> None:
+        """Look at the means of the logged quantities, and log them."""
+        self.review(means)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, value in means.items():
+            self.logger.record(f"train/{name}", value)
+
     @property
     def optimizers(self) -> list[th.optim.Optimizer]:
         """Optimizers of the parts and of the learned multipliers."""
@@ -179,6 +194,31 @@ class DiffusionAlgorithm(SavedAlgorithm):
         """Prepare the update of a policy that is built."""
         pieces = (self.parts, self.step, self.finish_update)
         self._run_update = make_update(self.execution, pieces, lambda: self.optimizers, self.device)
+
+    # -- Stable-Baselines3's hooks ----------------------------------------------------------------------------------
+
+    @override
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        check_surroundings(self.device)
+        if total_timesteps != math.inf:  # until a callback ends it
+            total_timesteps = real("total_timesteps", total_timesteps, low=0)  # type: ignore[assignment]  # 1e6 is a number
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _run_name(self, tb_log_name: str | None) -> str:
+        """What a run is called in TensorBoard."""
+        return type(self).__name__ if tb_log_name is None else tb_log_name
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_observation_space(env.observation_space)  # Stable-Baselines3's wrappers fail on some without a reason
+        return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     # -- learning rates ---------------------------------------------------------------------------------------------
 
@@ -213,6 +253,13 @@ class DiffusionAlgorithm(SavedAlgorithm):
         return rates
 
     # -- the policy -------------------------------------------------------------------------------------------------
+
+    def _check_settings(self) -> None:
+        """Before anything is built: spaces that no network of ours is for, names, and a policy of another kind."""
+        check_observation_space(self.observation_space)
+        check_action_space(self.action_space)
+        self._resolve_names()
+        self._check_policy_class()
 
     def _policy_arguments(self) -> dict[str, Any]:
         """

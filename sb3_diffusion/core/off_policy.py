@@ -1,6 +1,5 @@
 """The training loop of every off-policy algorithm, online and on stored data; a subclass supplies the losses."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +8,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self, override
 
+from sb3_diffusion.core.arguments.algorithm import check_norm, check_seed
 from sb3_diffusion.core.arguments.data import Dataset, check_transform
 from sb3_diffusion.core.arguments.off_policy import check_fraction, check_train_freq
 from sb3_diffusion.core.arguments.schedules import check_schedule
@@ -29,7 +27,6 @@ from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.data.rewards import RewardTransform
-from sb3_diffusion.envs.spaces import check_action_space, check_observation_space
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import check_no_unknown
 from sb3_diffusion.numeric import integer, optional, real
@@ -145,7 +142,7 @@ class OffPolicyDiffusion(LearnsFromData):
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             device=device,
-            seed=None if seed is None else integer("seed", seed, 0, 2**32 - 1),
+            seed=check_seed(seed),
             sde_support=False,
             support_multi_env=True,
             supported_action_spaces=(spaces.Box,),
@@ -153,9 +150,7 @@ class OffPolicyDiffusion(LearnsFromData):
         self.policy_delay = integer("policy_delay", policy_delay, low=1, remedy="1 updates the actor at every update")
         self.actor_learning_rate = optional(check_schedule, "actor_learning_rate", actor_learning_rate)
         self.critic_learning_rate = optional(check_schedule, "critic_learning_rate", critic_learning_rate)
-        if max_grad_norm != math.inf:  # measures the norm and clips nothing
-            max_grad_norm = optional(real, "max_grad_norm", max_grad_norm, above=0, remedy="None is for no clipping")
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm = check_norm(max_grad_norm)
         self.execution = check_execution(execution)
         self.dataset, self.dataset_identity = dataset, None  # type: ignore[assignment]
         self.reward_transform = check_transform(reward_transform)
@@ -240,10 +235,7 @@ class OffPolicyDiffusion(LearnsFromData):
             f"timestep {self.num_timesteps}",
             lambda untrained: likely_cause(self.replay_buffer, self._vec_normalize_env, rates, untrained),
         )
-        self.review(means)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, value in means.items():
-            self.logger.record(f"train/{name}", value)
+        self._report(means)
 
     @override
     def update_targets(self) -> None:
@@ -255,10 +247,7 @@ class OffPolicyDiffusion(LearnsFromData):
 
     def _setup_model(self) -> None:
         self._setup_offline()
-        check_observation_space(self.observation_space)
-        check_action_space(self.action_space)
-        self._resolve_names()
-        self._check_policy_class()
+        self._check_settings()
         arguments = self._policy_arguments()
         # Stable-Baselines3 builds everything from its attributes; what is saved has to remain the user's own
         attributes = {"policy_kwargs": arguments, **self._buffer_attributes()}
@@ -272,11 +261,6 @@ class OffPolicyDiffusion(LearnsFromData):
         self._setup_update()
         if self.execution == "cuda_graph":
             self.policy.explore_graph = CudaGraphActing(self.policy.explore)
-
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_observation_space(env.observation_space)  # Stable-Baselines3's wrappers fail on some without a reason
-        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def learn(
         self,
@@ -301,19 +285,16 @@ class OffPolicyDiffusion(LearnsFromData):
         :param continue_schedules: Whether schedules stay where :meth:`learn_offline` has left them; they begin anew otherwise
         :return: The trained model
         """
-        check_surroundings(self.device)
         check_environments(self)
         self._check_online()
         self._holds_schedules = continue_schedules
         if reset_num_timesteps and not continue_schedules:
             self._current_progress_remaining = 1.0  # Stable-Baselines3 notes it after the first step
-        if total_timesteps != math.inf:  # until a callback ends it
-            total_timesteps = real("total_timesteps", total_timesteps, low=0)  # type: ignore[assignment]  # 1e6 is a number
         return super().learn(
             total_timesteps=total_timesteps,
             callback=callback,
             log_interval=log_interval,
-            tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
+            tb_log_name=self._run_name(tb_log_name),
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )

@@ -194,8 +194,7 @@ class LearnsFromData(AttachedData):
         self._n_updates_at_start = self._n_updates
         self._metric_log, self._rates, self._logs_behind = None, {}, 0
         if not self._custom_logger:
-            name = type(self).__name__ if tb_log_name is None else tb_log_name
-            self._logger = configure_logger(self.verbose, self.tensorboard_log, name, reset)
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, self._run_name(tb_log_name), reset)
         if self.env is None and any(isinstance(child, EvalCallback) for child in all_callbacks(callback)):
             raise ValueError(
                 "EvalCallback compares its environment with the model's, which has none; pass env=... to the constructor "

@@ -1,46 +1,39 @@
 """The training loop of every on-policy algorithm, in tensors from simulator to loss; a subclass supplies the losses."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self, override
 
-from sb3_diffusion.core.algorithm import DiffusionAlgorithm, PartSchedule
-from sb3_diffusion.core.arguments.on_policy import rows_of, steps_of
+from sb3_diffusion.core.adaptive_rates import AdaptsRates
+from sb3_diffusion.core.algorithm import PartSchedule
+from sb3_diffusion.core.arguments.algorithm import check_norm, check_seed
+from sb3_diffusion.core.arguments.on_policy import NORMALIZATIONS, PRESETS, check_bounds, in_our_names, rows_of, steps_of
 from sb3_diffusion.core.arguments.schedules import check_schedule, scheduled
 from sb3_diffusion.core.collecting import CollectsRollouts
 from sb3_diffusion.core.reporting.divergence import cause_of_rollout
 from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics
 from sb3_diffusion.core.surroundings import check_surroundings
-from sb3_diffusion.core.update.adaptive_rate import adapt_learning_rates, rates_as_tensors
+from sb3_diffusion.core.together import TrainsTogether
 from sb3_diffusion.core.update.execution import check_execution
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.advantages import TIMEOUT_BOOTSTRAPS, standardized
 from sb3_diffusion.data.rollout import RolloutBatch
-from sb3_diffusion.envs.spaces import check_action_space, check_observation_space
 from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.names import check_no_unknown, choice
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actor_critic import ActorCritic
 from sb3_diffusion.policies.features import update_observation_statistics
 from sb3_diffusion.policies.values.state_value import StateValue
-from sb3_diffusion.processes import average, n_processes, rank, share_weights
-
-NORMALIZATIONS = (True, False, "minibatch")
-_SEEDS_APART = 100_003
-"""Between the seeds of two processes, more than there are environments in one."""
+from sb3_diffusion.processes import average
 
 
-class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
+class OnPolicyDiffusion(TrainsTogether, AdaptsRates, CollectsRollouts):
     """
     Base class of the on-policy algorithms.
 
@@ -91,19 +84,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
 
     policy: Any
     max_grad_norm: float | None  # type: ignore[assignment]
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "flowrl_paper": {
-            "n_steps": 24,
-            "n_epochs": 4,
-            "timeout_bootstrap": "next_obs",
-            "mask_timeouts": True,
-        },
-        "flowrl_code": {
-            "n_steps": 24,
-            "timeout_bootstrap": "current",
-            "clip_range_vf": 0.2,
-        },
-    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     """Settings of others by name; those of a subclass come on top, see :meth:`preset`."""
     actor: Any
     value: StateValue
@@ -163,7 +144,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             device=device,
-            seed=None if seed is None else integer("seed", seed, 0, 2**32 - 1),
+            seed=check_seed(seed),
             _init_setup_model=False,
             supported_action_spaces=(spaces.Box,),
         )
@@ -178,11 +159,9 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         self.mask_timeouts = mask_timeouts
         self.value_learning_rate = optional(check_schedule, "value_learning_rate", value_learning_rate)
         self.desired_kl = optional(real, "desired_kl", desired_kl, above=0, remedy="None keeps the rates of the schedules")
-        self.learning_rate_bounds = _bounds(learning_rate_bounds)
+        self.learning_rate_bounds = check_bounds(learning_rate_bounds)
         self.target_kl = optional(real, "target_kl", target_kl, above=0, remedy="None is for no limit")
-        if max_grad_norm != math.inf:  # measures the norm and clips nothing
-            max_grad_norm = optional(real, "max_grad_norm", max_grad_norm, above=0, remedy="None is for no clipping")
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm = check_norm(max_grad_norm)
         self.random_phases = random_phases
         self.value_warmup = integer("value_warmup", value_warmup, low=0)
         self._n_warmup_rollouts = 0
@@ -280,8 +259,8 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             f"timestep {self.num_timesteps}",
             lambda untrained: cause_of_rollout(self.returned(), rates, untrained),
         )
-        self.review(means)
         self._report(means)
+        self._report_values()
         if self.normalize_observations and not self._n_pretraining_updates:
             # at the very end: the next rollout and all of its updates see the same statistics
             update_observation_statistics(self.policy, buffer.flat("observations"))
@@ -296,48 +275,21 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
                     return False
         return True
 
-    def _report(self, means: dict[str, float]) -> None:
+    def _report_values(self) -> None:
         values, returns = self.rollout_buffer["values"], self.rollout_buffer["returns"]
         explained = 1.0 - (returns - values).var() / returns.var().clamp(min=1e-12)
         self.logger.record("train/explained_variance", float(explained))
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, value in means.items():
-            self.logger.record(f"train/{name}", value)
-
-    @override
-    def limit_gradients(self, part: Part) -> None:
-        average(parameter.grad for parameter in part.parameters if parameter.grad is not None)
-        super().limit_gradients(part)
-
-    def _adapt_learning_rates(self, metrics: Metrics) -> None:
-        assert self.desired_kl is not None
-        average([metrics["approx_kl"]])
-        optimizers = [part.optimizer for part in self.parts()]
-        adapt_learning_rates(optimizers, metrics["approx_kl"], self.desired_kl, self.learning_rate_bounds)
-
-    @override
-    def _set_learning_rates(self) -> dict[str, float]:
-        if self.desired_kl is None or self._n_updates == 0:
-            return super()._set_learning_rates()
-        # adapted rates go on from where they are
-        rates = {part.name: float(part.optimizer.param_groups[0]["lr"]) for part in self.parts()}
-        for name, rate in rates.items():
-            self.logger.record(f"train/{name}_learning_rate", rate)
-        return rates
 
     # -- Stable-Baselines3's hooks ----------------------------------------------------------------------------------
 
     @override
     def _setup_model(self) -> None:
-        check_observation_space(self.observation_space)
-        check_action_space(self.action_space)
-        self._resolve_names()
-        self._check_policy_class()
+        self._check_settings()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         if self.privileged is None:
             self.privileged = tuple(getattr(self.env, "privileged", ()))
-        arguments = _in_our_names(self._policy_arguments())
+        arguments = in_our_names(self._policy_arguments())
         policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **arguments)
         self.policy = policy.to(self.device)
         self.actor, self.value = self.policy.actor, self.policy.value  # type: ignore[assignment]
@@ -349,13 +301,6 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         self.clip = th.zeros((), device=self.device)
         self._clip_schedule = FloatSchedule(self.clip_range)
         self._setup_update()
-        if self.desired_kl is not None and self.device.type != "cpu":
-            rates_as_tensors((part.optimizer for part in self.parts()), self.device)
-
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_observation_space(env.observation_space)  # Stable-Baselines3's wrappers fail on some without a reason
-        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def learn(
         self,
@@ -377,54 +322,16 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
         :param progress_bar: Show a progress bar (needs tqdm and rich)
         :return: The trained model
         """
-        check_surroundings(self.device)
-        if total_timesteps != math.inf:  # until a callback ends it
-            total_timesteps = real("total_timesteps", total_timesteps, low=0)  # type: ignore[assignment]  # 1e6 is a number
-        if n_processes() > 1:
-            self._join_others()
-            if rank() > 0:  # one process writes and evaluates
-                callback, progress_bar = None, False
         return super().learn(
             total_timesteps=total_timesteps,
             callback=callback,
             log_interval=log_interval,
-            tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
+            tb_log_name=self._run_name(tb_log_name),
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
-
-    def _join_others(self) -> None:
-        """What processes that train together have to have in common before they begin."""
-        share_weights(self.policy)
-        if rank() > 0:
-            self.set_logger(Logger(folder=None, output_formats=[]))
-            self.verbose = 0
-
-    @override
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """
-        Seed everything. Processes that train together draw different numbers, and their environments begin differently.
-
-        :param seed: Seed of the first process
-        """
-        super().set_random_seed(None if seed is None else (seed + rank() * _SEEDS_APART) % 2**32)
 
     @override
     def _excluded_save_params(self) -> list[str]:
         of_the_call = ["clip", "_clip_schedule", "_tensor_env", "_last_obs"]
         return [*super()._excluded_save_params(), "actor", "value", *of_the_call]
-
-
-def _in_our_names(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Stable-Baselines3 calls the settings of a state's value ``vf``, we those of all that is no actor ``qf``."""
-
-    def renamed(value: Any) -> Any:
-        return {"qf" if key == "vf" else key: item for key, item in value.items()} if isinstance(value, dict) else value
-
-    return {name: renamed(value) if name != "networks" else value for name, value in arguments.items()}
-
-
-def _bounds(bounds: Any) -> tuple[float, float]:
-    low, high = bounds
-    real("learning_rate_bounds", low, above=0)
-    return low, real("learning_rate_bounds", high, low=low, remedy="the second is the larger one")

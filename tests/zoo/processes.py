@@ -1,9 +1,12 @@
 """The commands as a user types them, each in a process of its own."""
 
+import atexit
+import functools
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.zoo.forks import Forks, Process
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -21,14 +24,37 @@ TINY = [
 ]
 
 
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """
-    :param command: A script and its command line
-    :param cwd: Where
-    """
+def user_environment() -> dict[str, str]:
+    """Environment of a user without a display."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environment.pop("DISPLAY", None)
-    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
+    return environment
+
+
+@functools.cache
+def forks() -> Forks:
+    """The process whose forks are the commands of this session."""
+    opened = Forks(user_environment())
+    atexit.register(opened.close)
+    return opened
+
+
+def start(*command: str, cwd: Path) -> Process:
+    """
+    :param command: What stands behind ``python``
+    :param cwd: Where
+    """
+    return forks().start(*command, cwd=cwd, variables=user_environment())
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """
+    :param command: What stands behind ``python``, such as a script and its command line
+    :param cwd: Where
+    """
+    process = start(*command, cwd=cwd)
+    out, err = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(command, process.wait(), out, err)
 
 
 def script(name: str) -> str:

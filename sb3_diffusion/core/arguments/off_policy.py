@@ -1,23 +1,22 @@
 """The arguments that all off-policy algorithms have in common, written down once."""
 
-from typing import Any, TypedDict
+from typing import Any
 
-import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_diffusion.core.arguments.algorithm import AlgorithmArguments
 from sb3_diffusion.numeric import integer, real
 
 
-class CommonArguments(TypedDict, total=False):
+class CommonArguments(AlgorithmArguments, total=False):
     """What every off-policy algorithm hands on to :class:`~sb3_diffusion.core.off_policy.OffPolicyDiffusion` unchanged."""
 
     buffer_size: int
     learning_starts: int
     batch_size: int
     tau: float
-    gamma: float
     train_freq: int | tuple[int, str]
     gradient_steps: int
     action_noise: ActionNoise | None
@@ -26,19 +25,9 @@ class CommonArguments(TypedDict, total=False):
     optimize_memory_usage: bool
     n_steps: int
     critic_learning_rate: float | Schedule | None
-    max_grad_norm: float | None
-    execution: str
     dataset: Any
     reward_transform: Any
-    normalize_observations: bool
     offline_fraction: float | str
-    stats_window_size: int
-    tensorboard_log: str | None
-    policy_kwargs: dict[str, Any] | None
-    verbose: int
-    seed: int | None
-    device: th.device | str
-    _init_setup_model: bool
 
 
 class OffPolicyArguments(CommonArguments, total=False):

@@ -1,47 +1,43 @@
 """The arguments that all on-policy algorithms have in common, written down once."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_diffusion.numeric import integer
+from sb3_diffusion.core.arguments.algorithm import AlgorithmArguments
+from sb3_diffusion.numeric import integer, real
 
+NORMALIZATIONS = (True, False, "minibatch")
+"""Values of ``normalize_advantage``."""
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "flowrl_paper": {"n_steps": 24, "n_epochs": 4, "timeout_bootstrap": "next_obs", "mask_timeouts": True},
+    "flowrl_code": {"n_steps": 24, "timeout_bootstrap": "current", "clip_range_vf": 0.2},
+}
+"""Settings of others that all of their methods have in common."""
 FEWEST_TRANSITIONS = 2048
 """Transitions of a rollout where ``n_steps`` is not given: as many as those of Stable-Baselines3's PPO."""
 FEWEST_STEPS = 24
 """Steps of a rollout where ``n_steps`` is not given, however many environments there are (IsaacLab's tasks have 24 or 32)."""
 
 
-class CommonArguments(TypedDict, total=False):
+class CommonArguments(AlgorithmArguments, total=False):
     """What every on-policy algorithm hands on to :class:`~sb3_diffusion.core.on_policy.OnPolicyDiffusion` unchanged."""
 
     n_steps: int | None
     n_minibatches: int
     batch_size: int | None
-    gamma: float
     gae_lambda: float
     clip_range_vf: float | None
     normalize_advantage: bool | str
-    normalize_observations: bool
     timeout_bootstrap: str
     mask_timeouts: bool
     learning_rate_bounds: tuple[float, float]
     target_kl: float | None
-    max_grad_norm: float | None
     random_phases: bool
     value_warmup: int
     privileged: Sequence[str] | None
-    execution: str
-    stats_window_size: int
-    tensorboard_log: str | None
-    policy_kwargs: dict[str, Any] | None
-    verbose: int
-    seed: int | None
-    device: th.device | str
-    _init_setup_model: bool
 
 
 class OnPolicyArguments(CommonArguments, total=False):
@@ -74,3 +70,28 @@ def rows_of(batch_size: int | None, n_minibatches: int, size: int) -> int:
         integer("n_minibatches", n_minibatches, 1, size, remedy=f"a rollout has {size} transitions")
         return size // n_minibatches
     return integer("batch_size", batch_size, 1, size, remedy=f"a rollout has {size} transitions, n_steps times n_envs")
+
+
+def check_bounds(learning_rate_bounds: Any) -> tuple[float, float]:
+    """
+    :param learning_rate_bounds: Smallest and largest learning rate
+    :return: The same
+    :raises ValueError: If they are not positive, or in the other order
+    """
+    low, high = learning_rate_bounds
+    real("learning_rate_bounds", low, above=0)
+    return low, real("learning_rate_bounds", high, low=low, remedy="the second is the larger one")
+
+
+def in_our_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Stable-Baselines3 calls the settings of a state's value ``vf``, we those of all that is no actor ``qf``.
+
+    :param arguments: Arguments of the policy
+    :return: The same with our names
+    """
+
+    def renamed(value: Any) -> Any:
+        return {"qf" if key == "vf" else key: item for key, item in value.items()} if isinstance(value, dict) else value
+
+    return {name: renamed(value) if name != "networks" else value for name, value in arguments.items()}

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.zoo.processes import ROOT
+from tests.zoo.forks import Process
+from tests.zoo.processes import check, run, script, start
 from zoo.benchmark import make_cells
 from zoo.benchmarking.cell_worker import Outcome, training_command, work
 from zoo.benchmarking.cells import Cell, CellFileError, Settings, expand, lease, plan, read, read_result
@@ -64,17 +64,15 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def driver() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def driver() -> Iterator[Callable[..., Process]]:
     """Starts runners in processes of their own."""
-    processes = []
+    processes: list[Process] = []
 
-    def start(root: Path, *, jobs: int, params: str, seeds: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", DRIVER, str(root), str(FAKE), str(jobs), params, str(seeds)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    def start_runner(root: Path, *, jobs: int, params: str, seeds: int) -> Process:
+        processes.append(start("-c", DRIVER, str(root), str(FAKE), str(jobs), params, str(seeds), cwd=root))
         return processes[-1]
 
-    yield start
+    yield start_runner
     for process in processes:
         process.kill()
         process.communicate()
@@ -263,7 +261,7 @@ def test_lock_of_a_silent_owner_elsewhere_is_taken_over(tmp_path: Path, monkeypa
     assert work(cell, retries=0, wait=True, train=FAKE).state == "done"
 
 
-def test_two_runners_share_the_work(tmp_path: Path, driver: Callable[..., subprocess.Popen[str]]) -> None:
+def test_two_runners_share_the_work(tmp_path: Path, driver: Callable[..., Process]) -> None:
     runners = [driver(tmp_path, jobs=2, params="", seeds=3) for _ in range(2)]
     assert [runner.wait() for runner in runners] == [0, 0]
     cells = expand(tmp_path, ["sac"], ["Pendulum-v1"], range(3), SHORT)
@@ -274,7 +272,7 @@ def test_two_runners_share_the_work(tmp_path: Path, driver: Callable[..., subpro
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be killed this way")
 def test_training_of_a_killed_runner_is_not_started_twice(
-    tmp_path: Path, driver: Callable[..., subprocess.Popen[str]], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, driver: Callable[..., Process], capfd: pytest.CaptureFixture[str]
 ) -> None:
     cell = one_cell(tmp_path, "wait:1")
     runner = driver(tmp_path, jobs=1, params="wait:1", seeds=1)
@@ -292,9 +290,7 @@ def test_training_of_a_killed_runner_is_not_started_twice(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are different")
-def test_ctrl_c_ends_the_trainings_and_the_next_runner_continues(
-    tmp_path: Path, driver: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_ctrl_c_ends_the_trainings_and_the_next_runner_continues(tmp_path: Path, driver: Callable[..., Process]) -> None:
     cells = expand(tmp_path, ["sac"], ["Pendulum-v1"], range(3), replace(SHORT, params=("wait:1", "resume:1")))
     runner = driver(tmp_path, jobs=2, params="wait:1 resume:1", seeds=3)
     until(lambda: all(list(cell.folder.glob("run/*/*/*/config.yml")) for cell in cells[:2]))
@@ -314,27 +310,19 @@ def test_ctrl_c_ends_the_trainings_and_the_next_runner_continues(
 # -- the command -----------------------------------------------------------------------------------------------------------
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(ROOT / "zoo" / "benchmark.py"), *arguments]
-    return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=280)
-
-
 def test_real_trainings_and_report(tmp_path: Path) -> None:
     folder = tmp_path / "benchmark"
     tiny = ["-n", "300", "--eval-freq", "150", "--eval-episodes", "2", "-f", str(folder), "--jobs", "2"]
     params = ["-params", "learning_starts:100", "batch_size:16", "policy_kwargs:dict(net_arch=[16])"]
     grid = ["run", "--algos", "sac", "qsm", "--envs", "toy/rings-v0", "--seeds", "3"]
-    result = command(*grid, *tiny, *params)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "[2/2]" in result.stdout
-    assert "1 of 1" in result.stdout
+    printed = check(run(script("benchmark"), *grid, *tiny, *params, cwd=tmp_path))
+    assert "[2/2]" in printed
+    assert "1 of 1" in printed
     for algo in ("sac", "qsm"):
         stored = read_result(folder / algo / "toy-rings-v0" / "seed-3")
         assert [point["timesteps"] for point in stored["curve"]] == [150, 300]
         assert stored["final"]["timesteps"] == stored["final"]["budget"] == 300
-    report = command("report", "-f", str(folder))
-    assert report.returncode == 0, report.stderr
+    check(run(script("benchmark"), "report", "-f", str(folder), cwd=tmp_path))
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "2 of 2 planned runs" in page
     assert "toy/rings-v0" in page
@@ -362,7 +350,7 @@ def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, mon
 
 
 def test_report_without_benchmark(tmp_path: Path) -> None:
-    result = command("report", "-f", str(tmp_path / "nothing"))
+    result = run(script("benchmark"), "report", "-f", str(tmp_path / "nothing"), cwd=tmp_path)
     assert result.returncode == 2
     assert "holds no benchmark; make one with: python zoo/benchmark.py run" in result.stderr
     assert "Traceback" not in result.stderr
@@ -374,9 +362,9 @@ def test_ray_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         RayRunner("auto", 0)
 
 
-def test_ray_is_not_imported_otherwise() -> None:
+def test_ray_is_not_imported_otherwise(tmp_path: Path) -> None:
     code = "import sys, zoo.benchmark; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert run("-c", code, cwd=tmp_path).returncode == 0
 
 
 def test_continued_run_has_a_short_command(tmp_path: Path) -> None:

@@ -5,16 +5,16 @@ Every command runs in a client process that knows that Hub only. Agents are trai
 """
 
 import base64
+import functools
 import io
 import json
 import pickle
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import yaml
 
 import zoo.enjoy
 from sb3_diffusion import SDAC, OfflineDataset
+from tests.zoo.forks import Forks, Process
 from tests.zoo.hub.client import Client, Result, environment
 from tests.zoo.hub.server import Fault, HubServer
 from tests.zoo.processes import script
@@ -49,6 +50,19 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubServe
     client.close()
     server.shutdown()
     server.server_close()
+
+
+Users = Callable[..., Process]
+
+
+@pytest.fixture(scope="module")
+def users(process: tuple[HubServer, Client, Path]) -> Iterator[Users]:
+    """Starts commands in processes of their own."""
+    server, _, home = process
+    variables = environment(server.endpoint, home, TOKEN)
+    forks = Forks(variables)
+    yield functools.partial(forks.start, variables=variables)
+    forks.close()
 
 
 @pytest.fixture(scope="module")
@@ -180,15 +194,13 @@ def test_round_trip_of_what_was_learned_from_data(hub: Hub) -> None:
     assert scores(hub.good("enjoy", *agent, "--from-hub", "-orga", "me")) == before
 
 
-def test_scripts_as_a_user_calls_them(hub: Hub) -> None:
-    variables = environment(hub.server.endpoint, hub.home, TOKEN)
-
+def test_scripts_as_a_user_calls_them(hub: Hub, users: Users) -> None:
     def call(name: str, *arguments: str) -> str:
-        command = [sys.executable, script(name), *arguments]
-        result = subprocess.run(command, cwd=hub.cwd, env=variables, capture_output=True, text=True, timeout=200)
-        assert result.returncode == 0, result.stderr
-        assert TOKEN not in result.stdout + result.stderr
-        return result.stdout
+        process = users(script(name), *arguments, cwd=hub.cwd)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert TOKEN not in out + err
+        return out
 
     call("push_to_hub", *PUSH, "-f", str(hub.runs / "logs"))
     assert len(scores(call("enjoy", *ACT, "--from-hub", "-orga", "me"))) == 4
@@ -235,18 +247,16 @@ def test_published_agent_keeps_its_settings_and_no_more(hub: Hub) -> None:
     assert agent.num_timesteps == 120
 
 
-def test_rl_zoo3_reads_the_repository(hub: Hub) -> None:
+def test_rl_zoo3_reads_the_repository(hub: Hub, users: Users) -> None:
     pytest.importorskip("requests")
     hub.push("--algo", "qsm")
-    variables = environment(hub.server.endpoint, hub.home, TOKEN) | {"TRUST_REMOTE_CODE": "True"}
-    script = (
+    program = (
+        "import os; os.environ['TRUST_REMOTE_CODE'] = 'True'\n"
         "from rl_zoo3.load_from_hub import download_from_hub; from huggingface_sb3 import EnvironmentName\n"
         f"download_from_hub('qsm', EnvironmentName({ENV!r}), 0, 'theirs', 'me')"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=hub.cwd, env=variables, capture_output=True, text=True, timeout=200
-    )
-    assert result.returncode == 0, result.stderr
+    process = users("-c", program, cwd=hub.cwd)
+    assert process.communicate() and process.returncode == 0
     folder = hub.cwd / "theirs" / "qsm" / f"{ENV}_1"
     assert (folder / f"{ENV}.zip").is_file()
     assert (folder / ENV / "vecnormalize.pkl").is_file()
@@ -413,32 +423,22 @@ def test_errors_of_the_hub(hub: Hub, pattern: str, status: int, body: bytes, exp
     assert f"{NAME}.zip" in hub.server.tree(REPO)
 
 
-def wait_for_fault(hub: Hub, fault: Fault, how: int) -> str:
-    hub.server.faults.append(fault)
-    command = [sys.executable, "-m", "zoo.push_to_hub", *PUSH, "-f", str(hub.runs / "logs"), "--as-written"]
-    variables = environment(hub.server.endpoint, hub.home, TOKEN)
+def wait_for_fault(hub: Hub, users: Users, fault: Fault, how: int) -> str:
+    """What a user is told who ends the command in the moment of the fault."""
     hub.written()
-    client = subprocess.Popen(
-        command,
-        cwd=hub.cwd,
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell starts what it sends to the background with interrupts ignored, and children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    hub.server.faults.append(fault)
+    process = users("-m", "zoo.push_to_hub", *PUSH, "-f", str(hub.runs / "logs"), "--as-written", cwd=hub.cwd)
     assert fault.reached.wait(100)
-    client.send_signal(how)
-    _, error = client.communicate(timeout=100)
+    process.send_signal(how)
+    _, error = process.communicate(timeout=100)
     fault.release.set()
     assert TOKEN not in error
     hub.server.faults.clear()
     return error
 
 
-def test_killed_while_sending(hub: Hub) -> None:
-    wait_for_fault(hub, Fault("PUT /", skip=1), signal.SIGKILL)
+def test_killed_while_sending(hub: Hub, users: Users) -> None:
+    wait_for_fault(hub, users, Fault("PUT /", skip=1), signal.SIGKILL)
     stored = set(hub.server.large)
     assert len(stored) == 1  # one large file had arrived, another was on its way
     assert len(hub.server.repositories[REPO].commits) == 1
@@ -448,8 +448,8 @@ def test_killed_while_sending(hub: Hub) -> None:
     assert not any(request == f"PUT /{REPO}/storage/{digest}" for request in hub.server.requests for digest in stored)
 
 
-def test_interrupted_by_the_user(hub: Hub) -> None:
-    error = wait_for_fault(hub, Fault("POST /api/models/.*/commit/"), signal.SIGINT)
+def test_interrupted_by_the_user(hub: Hub, users: Users) -> None:
+    error = wait_for_fault(hub, users, Fault("POST /api/models/.*/commit/"), signal.SIGINT)
     assert error.splitlines()[-1].startswith("push_to_hub.py: error: interrupted; nothing was published.")
     assert len(hub.server.repositories[REPO].commits) == 1
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.zoo.processes import ROOT, check, run
-from tests.zoo.processes import script as path
+from tests.zoo.processes import ROOT, check, run, script
 from zoo.speed.external import External, ExternalError
 from zoo.speed.machine import Load, busy_seconds, own_seconds, pin
 from zoo.speed.report import compare, comparison_table, merge
@@ -43,6 +42,7 @@ TINY = [
     "0.02",
 ]
 SETTINGS = {"batch_size": 8}
+BENCHMARK = script("speed/benchmark")
 
 
 @pytest.fixture
@@ -55,12 +55,6 @@ def program(tmp_path: Path) -> Any:
         return f"{sys.executable} {path}"
 
     return write
-
-
-def script(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, path("speed/benchmark"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
 
 
 def test_protocol(program: Any) -> None:
@@ -148,7 +142,7 @@ def test_ratios_by_hand() -> None:
 @pytest.mark.expensive  # two programs; what they say to each other is tested above
 def test_against_a_program(program: Any, tmp_path: Path) -> None:
     arguments = ["--algo", "qsm", "sac", *TINY, "--repetitions", "2", "--max-load", "1e9", "--against", program(HONEST)]
-    result = script(*arguments, cwd=tmp_path)
+    result = run(BENCHMARK, *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "| qsm | updates/s |" in result.stdout
     assert "| sac | updates/s |" not in result.stdout
@@ -163,9 +157,9 @@ def test_against_a_program(program: Any, tmp_path: Path) -> None:
 
 
 def test_against_itself(tmp_path: Path) -> None:
-    rival = f"{sys.executable} {path('speed/benchmark')} --serve --device cpu"
+    rival = f"{sys.executable} {BENCHMARK} --serve --device cpu"
     arguments = ["--algo", "qsm", *TINY, "--repetitions", "1", "--max-load", "1e9", "--against", rival]
-    result = script(*arguments, cwd=tmp_path)
+    result = run(BENCHMARK, *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     against = json.loads((tmp_path / "benchmark_speed.json").read_text(encoding="utf-8"))["results"]["qsm"]["against"]
     assert set(against["speedups"]) == {"updates_per_second", "cpu_ms_per_update", "action_ms_1", "action_ms_1024"}
@@ -174,7 +168,7 @@ def test_against_itself(tmp_path: Path) -> None:
 
 def test_failure_ends_the_script_with_one_line(program: Any, tmp_path: Path) -> None:
     arguments = ["--algo", "qsm", *TINY, "--repetitions", "1", "--max-load", "1e9", "--against", program("print('hello')")]
-    result = script(*arguments, cwd=tmp_path)
+    result = run(BENCHMARK, *arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].endswith("wrote 'hello', not a JSON object; all but answers belongs on stderr")
     assert "Traceback" not in result.stderr
@@ -201,7 +195,7 @@ needs_proc = pytest.mark.skipif(not busy_seconds(), reason="the system does not 
 
 @needs_proc
 def test_busy_machine_is_refused(program: Any, tmp_path: Path) -> None:
-    result = script("--algo", "qsm", *TINY, "--max-load", "-1", "--against", program(HONEST), cwd=tmp_path)
+    result = run(BENCHMARK, "--algo", "qsm", *TINY, "--max-load", "-1", "--against", program(HONEST), cwd=tmp_path)
     assert result.returncode == 1
     assert "allow it with --max-load" in result.stderr
 
@@ -250,7 +244,7 @@ def test_nothing_to_pin() -> None:
 def test_the_table_and_the_report(tmp_path: Path) -> None:
     sizes = ["--batch-size", "8", "--width", "16", "--diffusion-steps", "2", "--n-particles", "2"]
     effort = ["--repetitions", "2", "--seconds", "0.02", "--threads", "1"]
-    out = check(run(path("speed/benchmark"), "--algo", "sdac", "sac", "--device", "cpu", *sizes, *effort, cwd=tmp_path))
+    out = check(run(BENCHMARK, "--algo", "sdac", "sac", "--device", "cpu", *sizes, *effort, cwd=tmp_path))
     assert "| sdac |" in out
     report = json.loads((tmp_path / "benchmark_speed.json").read_text(encoding="utf-8"))
     assert report["settings"]["batch_size"] == 8

@@ -1,15 +1,12 @@
 """``zoo/speed/scaling.py``: laws, merging, and a run with a few points."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.zoo.processes import script
+from tests.zoo.processes import check, run, script
 from zoo.speed.scaling import LINES, POWERS, TASKS, default_particles, fit, merge, points
 
 
@@ -68,15 +65,7 @@ def test_merge_keeps_other_lines_and_drops_unused_runs(tmp_path: Path) -> None:
 def test_command(tmp_path: Path) -> None:
     lines = ["--lines", "action_dim", "n_particles", "n_envs", "task", "--largest", "3", "--env", "Pendulum-v1"]
     effort = ["--repetitions", "1", "--seconds", "0.01", "--device", "cpu", "--output", "scaling.json"]
-    result = subprocess.run(
-        [sys.executable, script("speed/scaling"), "--algo", "qsm", *lines, *effort],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    check(run(script("speed/scaling"), "--algo", "qsm", *lines, *effort, cwd=tmp_path))
     report: dict[str, Any] = json.loads((tmp_path / "scaling.json").read_text(encoding="utf-8"))
     found = report["results"]["qsm"]
     assert set(found) == {"action_dim", "n_envs", "task"}  # QSM has no particles

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 import zipfile
@@ -22,7 +21,8 @@ import yaml
 
 from sb3_diffusion import OfflineDataset
 from tests.helpers import assert_identical
-from tests.zoo.processes import ROOT
+from tests.zoo import processes
+from tests.zoo.forks import Process
 from zoo.training.options.train import parse_own_options
 from zoo.training.runs import trust
 from zoo.training.runs.resume import checkpoint_steps, finished, open_run, resumable
@@ -40,16 +40,12 @@ DACER = [
 ]
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "zoo.train", *arguments]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+def start(*arguments: str, cwd: Path) -> Process:
+    return processes.start("-m", "zoo.train", *arguments, cwd=cwd)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=250)
+def finish(process: Process) -> str:
+    output = "".join(process.communicate(timeout=250))
     assert process.returncode == 0, output
     return output
 
@@ -63,13 +59,13 @@ def newest(run: Path, clock: int) -> int:
     return max(times, default=0 if any(run.glob("*/args.yml")) else -1)
 
 
-def kill_at(process: subprocess.Popen[str], run: Path, time_of_death: int, delay: float, clock: int = STEPS) -> None:
+def kill_at(process: Process, run: Path, time_of_death: int, delay: float, clock: int = STEPS) -> None:
     """``kill -9`` a while after the checkpoint of a time."""
     while newest(run, clock) < time_of_death:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         time.sleep(0.002)
     time.sleep(delay)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)  # and the processes that it has started
     process.communicate()
 
 

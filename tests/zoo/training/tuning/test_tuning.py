@@ -4,10 +4,8 @@ import argparse
 import contextlib
 import inspect
 import math
-import os
 import re
 import shlex
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -23,7 +21,7 @@ from rl_zoo3.utils import ALGOS
 
 from sb3_diffusion.taxonomy import available_methods, get_method
 from tests.environments import PointEnv
-from tests.zoo.processes import ROOT, TINY, check, run, script
+from tests.zoo.processes import TINY, check, run, script, start
 from zoo.training.manager import Manager
 from zoo.training.options.registry import convert_params, register_algorithms
 from zoo.training.tuning.report import draw_history, print_summary, train_command, write_report
@@ -103,11 +101,8 @@ Search(study, lambda trial: trial.suggest_float("x", 0, 1), lock, 1, max_total_t
 @pytest.mark.parametrize("storage", ["sqlite:///new/study.db", "new/study.log"])
 def test_workers_share_trials_exactly(storage: str, tmp_path: Path) -> None:
     """Two processes that create the database together and have nothing to do but to race for trials."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", WORKER, storage]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    workers = [subprocess.Popen(command, cwd=tmp_path, env=environment, **options) for _ in range(2)]
-    outputs = [worker.communicate(timeout=200)[0] for worker in workers]
+    workers = [start("-c", WORKER, storage, cwd=tmp_path) for _ in range(2)]
+    outputs = ["".join(worker.communicate(timeout=200)) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     done = [int(number) for output in outputs for number in re.findall(r"^Trial (\d+): value", output, flags=re.MULTILINE)]
     assert sorted(done) == list(range(15))
@@ -138,18 +133,7 @@ def test_two_trainings_share_a_study_and_its_best_trial_is_trained(tmp_path: Pat
     options = ["--algo", "qsm", "--env", "Pendulum-v1", *TINY, TINY_POLICY]
     study = ["--storage", "sqlite:///db/study.db", "--study-name", "demo"]
     search = ["-optimize", "--max-total-trials", "3", "--n-evaluations", "1", "--sampler", "random", *study]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, script("train"), *options, "--seed", str(seed), *search],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for seed in (1, 2)
-    ]
+    workers = [start(script("train"), *options, "--seed", str(seed), *search, cwd=tmp_path) for seed in (1, 2)]
     outputs = [worker.communicate(timeout=250) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     trials = optuna.load_study(study_name="demo", storage=f"sqlite:///{tmp_path}/db/study.db").trials
