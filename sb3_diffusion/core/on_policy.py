@@ -19,7 +19,7 @@ from sb3_diffusion.core.arguments.on_policy import rows_of, steps_of
 from sb3_diffusion.core.arguments.schedules import check_schedule, scheduled
 from sb3_diffusion.core.collecting import CollectsRollouts
 from sb3_diffusion.core.reporting.divergence import cause_of_rollout
-from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics
+from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics, saturation
 from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.update.adaptive_rate import adapt_learning_rates, rates_as_tensors
 from sb3_diffusion.core.update.execution import check_execution
@@ -104,7 +104,7 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             "clip_range_vf": 0.2,
         },
     }
-    """Settings of others by name; those of a subclass come on top, see :meth:`preset`."""
+    """The FlowRL paper's runs of March 2026 and its code of June 2026, with their deviations from the published methods."""
     actor: Any
     value: StateValue
     _n_pretraining_updates: int = 0
@@ -192,20 +192,6 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
             if env is None:
                 raise ValueError("env=None says nothing of what is observed; pass an environment.")
             self._setup_model()
-
-    @classmethod
-    def preset(cls, name: str) -> dict[str, Any]:
-        """
-        Arguments that reproduce the settings of others: ``DPPO("DiffusionPolicy", env, **DPPO.preset("flowrl_paper"))``.
-
-        :param name: ``"flowrl_paper"``, the FlowRL paper's runs of March 2026, or ``"flowrl_code"``, its code of June 2026;
-            with their deviations from the published methods
-        :return: Arguments of the constructor; those of the policy are its ``policy_kwargs``
-        :raises ValueError: If there is no such preset
-        """
-        tables = [vars(base)["presets"] for base in reversed(cls.__mro__) if "presets" in vars(base)]
-        choice("name", name, tables[0])
-        return {key: value for table in tables for key, value in table.get(name, {}).items()}
 
     # -- what an algorithm supplies ---------------------------------------------------------------------------------
 
@@ -299,7 +285,10 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
     def _report(self, means: dict[str, float]) -> None:
         values, returns = self.rollout_buffer["values"], self.rollout_buffer["returns"]
         explained = 1.0 - (returns - values).var() / returns.var().clamp(min=1e-12)
-        self.logger.record("train/explained_variance", float(explained))
+        of_rollout = {"explained_variance": explained, **saturation(self.rollout_buffer["actions"])}
+        numbers = th.stack(list(of_rollout.values())).tolist()  # the host waits once
+        for name, value in zip(of_rollout, numbers, strict=True):
+            self.logger.record(f"train/{name}", value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
