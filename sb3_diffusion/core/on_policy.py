@@ -284,10 +284,11 @@ class OnPolicyDiffusion(DiffusionAlgorithm, CollectsRollouts):
 
     def _report(self, means: dict[str, float]) -> None:
         values, returns = self.rollout_buffer["values"], self.rollout_buffer["returns"]
-        explained = 1.0 - (returns - values).var() / returns.var().clamp(min=1e-12)
-        of_rollout = {"explained_variance": explained, **saturation(self.rollout_buffer["actions"])}
-        numbers = th.stack(list(of_rollout.values())).tolist()  # the host waits once
-        for name, value in zip(of_rollout, numbers, strict=True):
+        shares = saturation(self.rollout_buffer["actions"])
+        numbers = th.stack([(returns - values).var(), returns.var(), *shares.values()])
+        unexplained, spread, *shown = numbers.tolist()  # the host waits once
+        self.logger.record("train/explained_variance", 1.0 - unexplained / max(spread, 1e-12))
+        for name, value in zip(shares, shown, strict=True):
             self.logger.record(f"train/{name}", value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in means.items():

@@ -61,7 +61,8 @@ def add_scores(folder: Path, commit: str | None, n_eval_episodes: int | None = N
         if tuple(protocol) in known:
             continue
         n = n_eval_episodes or like["n_eval_episodes"]
-        score = evaluate(agent, protocol, n_eval_episodes=n, n_envs=like["n_envs"], seed=like["seed"], device=device)
+        how = {"n_eval_episodes": n, "n_envs": like["n_envs"], "seed": like["seed"], "device": device}
+        score = evaluate(agent, **protocol._asdict(), **how)
         known[tuple(protocol)] = {**score, "commit": commit, "versions": versions(results["env_id"])}
         added.append(f"{score['mean_reward']:.2f} +/- {score['std_reward']:.2f} over {protocol.episodes(n)}")
     if added:

@@ -105,8 +105,8 @@ def write_repository(
 
         # from here on the agent is what has been written
         agent = PublishedAgent(new, run.env_id, run.algo, trust=True)  # settings of the user's own
-        how = {"n_eval_episodes": n_eval_episodes, "n_envs": n_envs, "seed": seed, "device": device}
-        evaluations = [evaluate(agent, protocol, **how) for protocol in protocols_of(agent)]
+        how: dict[str, Any] = {"n_eval_episodes": n_eval_episodes, "n_envs": n_envs, "seed": seed, "device": device}
+        evaluations = [evaluate(agent, **protocol._asdict(), **how) for protocol in protocols_of(agent)]
         results = _results(run, evaluations, {key: value for key, value in training.items() if value is not None})
         (new / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         (new / "README.md").write_text(model_card(results, hyperparams, args, repo_id), encoding="utf-8")
@@ -205,8 +205,9 @@ def protocols_of(agent: PublishedAgent) -> list[Protocol]:
 
 def evaluate(
     agent: PublishedAgent,
-    protocol: Protocol,
     *,
+    deterministic: bool,
+    noise: str | None = None,
     n_eval_episodes: int,
     n_envs: int = 1,
     seed: int = 0,
@@ -216,14 +217,15 @@ def evaluate(
     Score an agent. The same seed gives the same numbers on the same machine.
 
     :param agent: The agent
-    :param protocol: How it acts
+    :param deterministic: Kind of its actions
+    :param noise: Noise of deterministic actions, ``None`` for the agent's own
     :param n_eval_episodes: Number of episodes
     :param n_envs: Number of environments
     :param seed: Seed
     :param device: PyTorch device
     :return: Plain numbers, under the names of rl-zoo3 where it has them
     """
-    env = agent.make_env(n_envs=n_envs, seed=seed)
+    env, protocol = agent.make_env(n_envs=n_envs, seed=seed), Protocol(deterministic, noise)
     model = agent.load(env, device=device, seed=seed)
     set_random_seed(seed)
     with protocol.followed_by(model):
