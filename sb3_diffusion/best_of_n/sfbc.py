@@ -139,7 +139,8 @@ class SfBC(DrawsSupport):
 
     @override
     def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        labels, metrics = batch.extras.get("labels"), {}
+        labels = batch.extras.get("labels")
+        metrics: Metrics = {}
         if labels is None:
             with th.no_grad():
                 next_values, metrics = self.next_values(batch)

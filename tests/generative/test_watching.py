@@ -56,7 +56,7 @@ def test_the_share_is_that_of_the_clipped_steps(name: str) -> None:
 def test_watching_changes_nothing(solver: str, compiled: bool) -> None:
     chain = ContinuousDiffusion().sampler(4, solver)
     network = Denoiser(5, 3, net_arch=[16], state_arch=[8], time_dim=8)
-    outcomes = []
+    outcomes: list[tuple[th.Tensor, ...]] = []
     for watches in (False, True):
         network.zero_grad()
         bound = network.bind(network.encode_state(th.ones(64, 5)), network.encode_time(chain.times.unsqueeze(-1)))
@@ -69,7 +69,7 @@ def test_watching_changes_nothing(solver: str, compiled: bool) -> None:
                 samples = chain.sample(bound, SHAPE, randomness(), clip_output=False)
                 states = chain.chain(bound, SHAPE, randomness(), clip_output=False).detach()
             samples.square().sum().backward()
-        outcomes.append((samples.detach(), states, *(parameter.grad.clone() for parameter in network.parameters())))
+        outcomes.append((samples.detach(), states, *(p.grad.clone() for p in network.parameters() if p.grad is not None)))
     assert not outcomes[1][1].requires_grad
     assert all(th.equal(*pair) for pair in zip(*outcomes, strict=True))
 

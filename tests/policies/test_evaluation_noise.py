@@ -114,7 +114,7 @@ def test_fresh_noise_takes_the_steps_and_the_actor_of_evaluations() -> None:
         with th.no_grad():
             for parameter in averaged.actor.parameters():  # evaluations take the average instead
                 parameter.zero_()
-    np.testing.assert_array_equal(*outcomes)
+    np.testing.assert_array_equal(outcomes[0], outcomes[1])
 
 
 def test_kernels_draw_the_same_fresh_noise() -> None:

@@ -20,7 +20,7 @@ COMMANDS = sorted(
 )
 
 
-OTHER_NOISE = ([], ["--evaluation-noise", "fresh"])
+OTHER_NOISE: tuple[list[str], list[str]] = ([], ["--evaluation-noise", "fresh"])
 
 
 def test_train_then_enjoy(tmp_path: Path) -> None:

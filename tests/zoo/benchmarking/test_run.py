@@ -101,7 +101,7 @@ def test_settings_reach_the_command_line(tmp_path: Path) -> None:
 
 
 def test_evaluations_are_counted_in_frames_unless_they_are_not(tmp_path: Path) -> None:
-    def frequencies(**settings: int) -> list[tuple[str, int | None]]:
+    def frequencies(**settings: Any) -> list[tuple[str, int | None]]:
         cells = expand(tmp_path, ["qsm"], ["Hopper-v5", "dm_control/cheetah-run-v0"], [0], Settings(**settings))
         assert all(f"--eval-freq {cell.settings.eval_freq}" in cell.command for cell in cells)
         return [(cell.env, cell.settings.eval_freq) for cell in cells]
