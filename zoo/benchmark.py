@@ -20,7 +20,7 @@ if not __package__:  # started as a file: make the folder that contains the pack
     __package__ = Path(__file__).resolve().parent.name
 
 from .benchmarking.cell_worker import Outcome, has_result
-from .benchmarking.cells import Cell, Settings, expand, plan
+from .benchmarking.cells import EVAL_FRAMES, Cell, Settings, expand, plan
 from .benchmarking.description import check_changes, read_description
 from .benchmarking.grid import LocalRunner, RayRunner, Runner, run_cells, summary
 from .training.options.command_line import CommandParser, parse_assignment
@@ -64,7 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
     grid.add_argument("--seeds", nargs="+", type=int, help="seeds")
     training = run.add_argument_group("training", "passed on to train.py; with --grid the file says all this")
     training.add_argument("-n", "--n-timesteps", type=int, help="steps (default: those of the settings)")
-    training.add_argument("--eval-freq", type=int, help=f"evaluate every so many steps (default: {default.eval_freq})")
+    every = f"evaluate every so many steps (default: {EVAL_FRAMES:,} frames, half as many steps of dm_control)"
+    training.add_argument("--eval-freq", type=int, help=every)
     training.add_argument("--eval-episodes", type=int, help=f"episodes of an evaluation (default: {default.eval_episodes})")
     training.add_argument("--n-eval-envs", type=int, help=f"environments of an evaluation (default: {default.n_eval_envs})")
     training.add_argument("--num-threads", type=int, help=f"threads of one training (default: {default.threads})")

@@ -34,6 +34,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from tqdm import trange
 
 from sb3_diffusion.envs import quiet_mujoco
+from sb3_diffusion.policies.acting import EVALUATION_NOISE
 from sb3_diffusion.printable import printable
 from sb3_diffusion.tensor_names import is_tensor_env
 
@@ -46,6 +47,7 @@ from .training.options.device import check_device
 from .training.options.errors import mistakes
 from .training.options.registry import register_algorithms
 from .training.options.which_agent import add_options, chosen
+from .training.runs.protocols import choose_noise
 from .training.runs.saved_agents import NoAgent, SavedAgent, find_run
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
@@ -73,6 +75,9 @@ def parse_arguments() -> argparse.Namespace:
     actions = parser.add_mutually_exclusive_group()
     actions.add_argument("--deterministic", action="store_true", help="deterministic actions (the default)")
     actions.add_argument("--stochastic", action="store_true", help="actions as during training")
+    parser.add_argument(
+        "--evaluation-noise", choices=EVALUATION_NOISE, help="noise of deterministic actions (default: the agent's own)"
+    )
     parser.add_argument("--norm-reward", action="store_true", help="report normalised rewards (agents with VecNormalize)")
     parser.add_argument("--reward-log", default="", help="folder for monitor files")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed")
@@ -234,6 +239,7 @@ def main() -> None:
         check_device(args.device)
         agent = find_agent(args)
         model, env = load_run(args, agent) if isinstance(agent, SavedAgent) else load_published(args, agent)
+        choose_noise(model, args.evaluation_noise)
     set_random_seed(args.seed)  # however much was drawn while loading, the same seed gives the same actions
     normalization = unwrap_vec_normalize(env)
     if normalization is not None:

@@ -36,7 +36,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--algo", nargs="+", choices=list(METHODS), default=list(METHODS), help="methods (default: all)")
     parser.add_argument("--demonstrations", type=whole_number(1), default=1000, help="episodes that are shown")
     parser.add_argument("--pretrain-updates", type=whole_number(1), default=6000, help="updates of the imitation")
-    parser.add_argument("--steps", type=whole_number(1), default=60_000, help=f"steps of the learning that follows; {FROM_NOTHING} times as many from nothing")
+    parser.add_argument(
+        "--steps",
+        type=whole_number(1),
+        default=60_000,
+        help=f"steps of the learning that follows; {FROM_NOTHING} times as many from nothing",
+    )
     parser.add_argument("--n-envs", type=whole_number(1), default=128, help="environments")
     parser.add_argument("--episodes", type=whole_number(1), default=200, help="episodes that are counted; 60 are drawn")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of everything")

@@ -33,6 +33,7 @@ from .training.options.device import check_device
 from .training.options.errors import fail, refuse
 from .training.options.registry import register_algorithms
 from .training.options.which_agent import add_options, chosen
+from .training.runs.protocols import protocol_of
 from .training.runs.saved_agents import find_run
 from .training.runs.started_with import changes
 from .training.runs.trust import check_own
@@ -101,10 +102,9 @@ def prepare(args: argparse.Namespace, repository: Repository | None) -> Path:
         repo_id=repository.id if repository else None,
     )
     for evaluation in read_results(folder)["evaluations"]:
-        kind = "deterministic" if evaluation["is_deterministic"] else "stochastic"
         print(
             f"Mean reward: {evaluation['mean_reward']:.2f} +/- {evaluation['std_reward']:.2f} "
-            f"over {evaluation['n_eval_episodes']} {kind} episodes"
+            f"over {protocol_of(evaluation).episodes(evaluation['n_eval_episodes'])}"
         )
     return folder
 

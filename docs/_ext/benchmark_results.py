@@ -34,6 +34,10 @@ FILES = ("runs", "means", "curves")
 DATA = "data.csv"
 """What is known of the data sets of a grid, if there are any: columns ``environment, return, score``."""
 COMMAND = "python zoo/benchmark.py run --grid docs/data/benchmark"
+ABOUT_NOISE = (
+    "Noise: deterministic actions of diffusion and flow policies have fixed noise, unless a column says that it is drawn anew "
+    "for every action, as by the reference implementation ({ref}`evaluation-noise`)."
+)
 Row = dict[str, str]
 
 
@@ -143,7 +147,7 @@ def leaderboard(grid: Grid) -> str:
 
 def returns(grid: Grid) -> str:
     """A row for every algorithm on every environment."""
-    rows = []
+    rows, noise = [], other_noise(grid)
     envs = grid.description.environments
     for env in envs:
         for algo in grid.description.algorithms:
@@ -151,24 +155,36 @@ def returns(grid: Grid) -> str:
             best = number(row["best_mean"]) if row["best_mean"] else ""
             cpu = minutes(row["cpu_seconds_mean"]) if row["n_done"] != "0" else ""
             where = [f"`{env}`"] if len(envs) > 1 else []
-            rows.append([name_of(algo), *where, outcome(row, "iqm"), outcome(row, "final"), best, cpu])
+            other = [number(row["other_mean"]) if row.get("other_mean") else ""] if noise else []
+            rows.append([name_of(algo), *where, outcome(row, "iqm"), outcome(row, "final"), *other, best, cpu])
     names = ["Method", *(["Environment"] if len(envs) > 1 else [])]
-    header = [*names, "Interquartile mean of final returns", "Mean", "Best evaluation", "CPU minutes"]
+    with_other = [f"Mean with {noise} noise"] if noise else []
+    header = [*names, "Interquartile mean of final returns", "Mean", *with_other, "Best evaluation", "CPU minutes"]
     return markdown_table(header, rows, n_text=len(names))
 
 
 def trainings(grid: Grid) -> str:
     """A row for every training that has a result, with what makes it again."""
-    rows = []
+    rows, noise = [], other_noise(grid)
     scored = any(run["score"] for run in grid.done)
     for run in grid.done:
         final = f"{number(run['final_return'])} ± {number(run['final_std'])}"
         score = [f"{number(run['score'])} ± {number(run['score_std'])}" if run["score"] else ""] if scored else []
+        other = [f"{number(run['other_return'])} ± {number(run['other_std'])}" if run["other_return"] else ""] if noise else []
         again = f"`--algos {run['algorithm']} --envs {run['environment']} --seeds {run['seed']}`"
         time = [minutes(run["cpu_seconds"]), minutes(run["seconds"])]
-        rows.append([title(run["algorithm"]), again, f"`{run['commit']}`", final, *score, *time])
-    header = ["Method", "Options", "Commit", "Return", *(["Score"] if scored else []), "CPU minutes", "Minutes by the clock"]
+        rows.append([title(run["algorithm"]), again, f"`{run['commit']}`", final, *other, *score, *time])
+    results = ["Return", *([f"With {noise} noise"] if noise else []), *(["Score"] if scored else [])]
+    header = ["Method", "Options", "Commit", *results, "CPU minutes", "Minutes by the clock"]
     return markdown_table(header, rows, n_text=3)
+
+
+def other_noise(grid: Grid) -> str:
+    """
+    The noise of the second evaluation of every agent whose deterministic actions have noise; empty where there is none, as in
+    files of before. An export with both has the returns of either kind in one column, and both names.
+    """
+    return " or ".join(sorted({run["other_noise"] for run in grid.done if run.get("other_noise")}))
 
 
 def protocol(grid: Grid) -> str:
@@ -176,12 +192,16 @@ def protocol(grid: Grid) -> str:
     description, done = grid.description, grid.done
     settings = description.settings
     of_data = any(run["dataset"] for run in done)
+    noise = [f"* {ABOUT_NOISE}"] if other_noise(grid) else []
+    steps = {settings.for_env(env).eval_freq or 0 for env in description.environments}
+    every = " or ".join(f"{number_of_steps:,}" for number_of_steps in sorted(steps))
     lines = [
         f"* Budget: {settings.n_timesteps:,} {'updates' if of_data else 'environment steps'} per training.",
         f"* Seeds: {', '.join(map(str, description.seeds))}. An interval, which holds 95 % of the means when the seeds "
         "are drawn anew (bootstrap), needs at least three; a number with less is one that the next seed may overturn.",
-        f"* Evaluation: {settings.eval_episodes} {_kinds(done)} episodes every {settings.eval_freq:,}, and at the end; ± is "
+        f"* Evaluation: {settings.eval_episodes} {_kinds(done)} episodes every {every}, and at the end; ± is "
         "the standard deviation over the episodes of one agent.",
+        *noise,
         *(f"* Differs from `hyperparams/`, all methods: {_change(change)}" for change in description.changes),
         *(
             f"* Differs from `hyperparams/`, {title(algo)}: {_change(change)}"

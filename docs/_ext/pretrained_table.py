@@ -24,19 +24,24 @@ VIDEOS = "pretrained"
 def pretrained_table(folder: Path) -> str:
     """
     :param folder: Folder with one folder per agent
-    :return: Markdown table with a row per agent
+    :return: Markdown table with a row per agent; cells of scores that it has not are empty
     """
     rows = []
     for path in sorted(folder.glob("*/results.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
-        scores = [
-            f"{number(score['mean_reward'])} ± {number(score['std_reward'])}"
-            for score in sorted(results["evaluations"], key=lambda score: not score["is_deterministic"])
-        ]
+        scores = {
+            (score["is_deterministic"], score.get("evaluation_noise") == "fresh"): _shown(score)
+            for score in results["evaluations"]
+        }
+        shown = [scores.get(protocol, "") for protocol in ((True, False), (True, True), (False, False))]
         training, episodes = results["training"], len(results["evaluations"][0]["returns"])
-        rows.append([f"`{path.parent.name}`", *scores, str(episodes), f"{training['timesteps']:,}", str(training["seed"])])
-    header = ["Agent", "Deterministic", "Stochastic", "Episodes", "Steps", "Seed"]
+        rows.append([f"`{path.parent.name}`", *shown, str(episodes), f"{training['timesteps']:,}", str(training["seed"])])
+    header = ["Agent", "Deterministic", "The same with fresh noise", "Stochastic", "Episodes", "Steps", "Seed"]
     return markdown_table(header, rows)
+
+
+def _shown(score: dict[str, Any]) -> str:
+    return f"{number(score['mean_reward'])} ± {number(score['std_reward'])}"
 
 
 def videos(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.behavior.support import DrawsSupport, SupportArguments, in_support_values
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
@@ -140,16 +140,19 @@ class SfBC(DrawsSupport):
     @override
     def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         labels = batch.extras.get("labels")
+        metrics: Metrics = {}
         if labels is None:
             with th.no_grad():
-                labels = batch.rewards + batch.discounts * self.next_values(batch)[0]
+                next_values, metrics = self.next_values(batch)
+                labels = batch.rewards + batch.discounts * next_values
         values = self.critic.q(batch.actions, self.critic.encode(batch.observations))
         error = (values - labels) / self.critic.ensemble.running_std
-        return error.square().mean(), {"q_mean": values.detach().mean()}
+        return error.square().mean(), {"q_mean": values.detach().mean(), **metrics}
 
     @override
     def next_values(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        return self.state_values(self.critic_target, batch.next_observations, self.next_support(batch)), {}
+        actions = self.next_support(batch)
+        return self.state_values(self.critic_target, batch.next_observations, actions), saturation(actions)
 
     def state_values(self, critic: ObservationCritic, observations: Any, actions: th.Tensor) -> th.Tensor:
         """

@@ -3,7 +3,7 @@
 import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch as th
@@ -67,6 +67,8 @@ class DiffusionAlgorithm(SavedAlgorithm):
     """What the actor's network has to predict for the method's losses (``prediction`` of the process)."""
     max_grad_norm: float | None
     execution: str
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings of others by name; those of a subclass come on top, see :meth:`preset`."""
     actor_lr_schedule = PartSchedule()
     critic_lr_schedule = PartSchedule()
 
@@ -80,6 +82,23 @@ class DiffusionAlgorithm(SavedAlgorithm):
         parent = next((base for base in ours if "__init__" in vars(base)), None)
         if parent is not None:
             cls.__signature__ = complete_signature(cls.__init__, parent, behind="n_steps")  # type: ignore[attr-defined]
+
+    @classmethod
+    def preset(cls, name: str) -> dict[str, Any]:
+        """
+        Arguments that reproduce the settings of others: ``DPPO("DiffusionPolicy", env, **DPPO.preset("flowrl_paper"))``.
+
+        :param name: ``"flowrl_paper"``, the text of the FlowRL paper of March 2026 and its on-policy runs; what else there is,
+            the page of the method says
+        :return: Arguments of the constructor; those of the policy are its ``policy_kwargs``
+        :raises ValueError: If there is no such preset
+        """
+        tables = [vars(base)["presets"] for base in reversed(cls.__mro__) if "presets" in vars(base)]
+        known = dict.fromkeys(key for table in tables for key in table)
+        if not known:
+            raise ValueError(f"{cls.__name__} has no presets; leave it out.")
+        choice("name", name, known)
+        return {key: value for table in tables for key, value in table.get(name, {}).items()}
 
     # -- what a method supplies --------------------------------------------------------------------------------------
 

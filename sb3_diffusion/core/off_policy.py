@@ -18,7 +18,7 @@ from sb3_diffusion.core.arguments.schedules import check_schedule
 from sb3_diffusion.core.model_buffer import check_environments
 from sb3_diffusion.core.offline import LearnsFromData
 from sb3_diffusion.core.reporting.divergence import likely_cause
-from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics
+from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics, saturation
 from sb3_diffusion.core.saving import replaced
 from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.update.execution import check_execution
@@ -189,7 +189,8 @@ class OffPolicyDiffusion(LearnsFromData):
         :return: Values ``(batch,)``, and quantities to log
         """
         actions = self.target_actions(batch)
-        return self.critic_target.q(actions, self.critic_target.encode(batch.next_observations)).amin(0), {}
+        values = self.critic_target.q(actions, self.critic_target.encode(batch.next_observations)).amin(0)
+        return values, saturation(actions)
 
     def critic_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         """

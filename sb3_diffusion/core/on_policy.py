@@ -17,7 +17,7 @@ from sb3_diffusion.core.arguments.on_policy import NORMALIZATIONS, PRESETS, chec
 from sb3_diffusion.core.arguments.schedules import check_schedule, scheduled
 from sb3_diffusion.core.collecting import CollectsRollouts
 from sb3_diffusion.core.reporting.divergence import cause_of_rollout
-from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics
+from sb3_diffusion.core.reporting.metrics import MetricLog, Metrics, saturation
 from sb3_diffusion.core.surroundings import check_surroundings
 from sb3_diffusion.core.together import TrainsTogether
 from sb3_diffusion.core.update.execution import check_execution
@@ -85,7 +85,7 @@ class OnPolicyDiffusion(TrainsTogether, AdaptsRates, CollectsRollouts):
     policy: Any
     max_grad_norm: float | None  # type: ignore[assignment]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
-    """Settings of others by name; those of a subclass come on top, see :meth:`preset`."""
+    """The FlowRL paper's runs of March 2026 and its code of June 2026, with their deviations from the published methods."""
     actor: Any
     value: StateValue
     _n_pretraining_updates: int = 0
@@ -171,20 +171,6 @@ class OnPolicyDiffusion(TrainsTogether, AdaptsRates, CollectsRollouts):
             if env is None:
                 raise ValueError("env=None says nothing of what is observed; pass an environment.")
             self._setup_model()
-
-    @classmethod
-    def preset(cls, name: str) -> dict[str, Any]:
-        """
-        Arguments that reproduce the settings of others: ``DPPO("DiffusionPolicy", env, **DPPO.preset("flowrl_paper"))``.
-
-        :param name: ``"flowrl_paper"``, the FlowRL paper's runs of March 2026, or ``"flowrl_code"``, its code of June 2026;
-            with their deviations from the published methods
-        :return: Arguments of the constructor; those of the policy are its ``policy_kwargs``
-        :raises ValueError: If there is no such preset
-        """
-        tables = [vars(base)["presets"] for base in reversed(cls.__mro__) if "presets" in vars(base)]
-        choice("name", name, tables[0])
-        return {key: value for table in tables for key, value in table.get(name, {}).items()}
 
     # -- what an algorithm supplies ---------------------------------------------------------------------------------
 
@@ -277,8 +263,12 @@ class OnPolicyDiffusion(TrainsTogether, AdaptsRates, CollectsRollouts):
 
     def _report_values(self) -> None:
         values, returns = self.rollout_buffer["values"], self.rollout_buffer["returns"]
-        explained = 1.0 - (returns - values).var() / returns.var().clamp(min=1e-12)
-        self.logger.record("train/explained_variance", float(explained))
+        shares = saturation(self.rollout_buffer["actions"])
+        numbers = th.stack([(returns - values).var(), returns.var(), *shares.values()])
+        unexplained, spread, *shown = numbers.tolist()  # the host waits once
+        self.logger.record("train/explained_variance", 1.0 - unexplained / max(spread, 1e-12))
+        for name, value in zip(shares, shown, strict=True):
+            self.logger.record(f"train/{name}", value)
 
     # -- Stable-Baselines3's hooks ----------------------------------------------------------------------------------
 

@@ -67,6 +67,12 @@ class SavedAlgorithm(BaseAlgorithm):
 
     # -- files -------------------------------------------------------------------------------------------------------
 
+    def _note_evaluation_noise(self) -> None:
+        """It may be changed on the policy, which is built anew from these arguments."""
+        noise, built = self.policy.evaluation_noise, self.policy.constructor_arguments["evaluation_noise"]
+        if noise != self.policy_kwargs.get("evaluation_noise", built):
+            self.policy_kwargs = {**self.policy_kwargs, "evaluation_noise": noise}
+
     def save(
         self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
     ) -> None:
@@ -78,6 +84,7 @@ class SavedAlgorithm(BaseAlgorithm):
         :param exclude: Attributes to leave out, in addition to the default ones
         :param include: Attributes to keep that would be left out otherwise
         """
+        self._note_evaluation_noise()
         content = io.BytesIO()
         with replaced(self, self._named_classes()):
             super().save(content, exclude, include)

@@ -1,6 +1,7 @@
 """How policies act: draw actions, choose among them, explore, and predict for users of Stable-Baselines3."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
+from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.actors.exploration import ExplorationNoise
 from sb3_diffusion.policies.actors.selection import Selection, best_candidates
@@ -24,6 +26,8 @@ from sb3_diffusion.policies.values.critic import ObservationCritic, reduce_criti
 NOISE_BANK_SEED = 0
 MAX_CANDIDATES = 100_000
 """Most candidates of a deterministic action: their noise is made at construction."""
+EVALUATION_NOISE = ("fixed", "fresh")
+"""Where deterministic actions have their noise from."""
 
 
 class ActingPolicy(BasePolicy):
@@ -39,6 +43,7 @@ class ActingPolicy(BasePolicy):
     :param choose_with_target: Whether the target critics choose it when ``deterministic=True``
     :param selection: How one of ``n_behavior_candidates`` actions is chosen, see
         :class:`~sb3_diffusion.policies.actors.selection.Selection`
+    :param evaluation_noise: See :attr:`evaluation_noise`
     :param kwargs: Further arguments of Stable-Baselines3's ``BasePolicy``
     """
 
@@ -65,6 +70,7 @@ class ActingPolicy(BasePolicy):
         n_behavior_candidates: int,
         choose_with_target: bool,
         selection: str | dict[str, Any],
+        evaluation_noise: str,
         **kwargs: Any,
     ):
         super().__init__(
@@ -74,12 +80,44 @@ class ActingPolicy(BasePolicy):
         self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
         self.choose_with_target = choose_with_target
         self.selection = Selection.of(selection)
+        self.evaluation_noise = evaluation_noise
         self.randomness = Randomness()
         #: Stands in for :meth:`explore`, a CUDA graph of it
         self.explore_graph: Callable[[PyTorchObs], th.Tensor] | None = None
         self._holds_frozen = False
         self._observes_vectors = is_vector_space(observation_space)
         self._extracts_purely = self.features_extractor_class in (FlattenExtractor, NatureCNN, CombinedExtractor)
+
+    @property
+    def evaluation_noise(self) -> str:
+        """
+        Where actions with ``deterministic=True`` have their noise from. ``"fixed"``: the chain is silent, and further
+        candidates always have the same noise, so that the action is a function of weights and observation. ``"fresh"``:
+        everything is drawn anew at each call. May be changed at any time; :meth:`save` keeps it.
+        """
+        return self._evaluation_noise
+
+    @evaluation_noise.setter
+    def evaluation_noise(self, noise: str) -> None:
+        self._evaluation_noise = choice("evaluation_noise", noise, EVALUATION_NOISE)
+
+    @contextmanager
+    def evaluated_with(self, noise: str) -> Iterator[Self]:
+        """
+        Within it, deterministic actions have another noise.
+
+        :param noise: See :attr:`evaluation_noise`
+        """
+        before, self.evaluation_noise = self.evaluation_noise, noise
+        try:
+            yield self
+        finally:
+            self.evaluation_noise = before
+
+    @property
+    def draws_when_evaluated(self) -> bool:
+        """Whether :attr:`evaluation_noise` makes a difference: deterministic actions of this policy have some noise."""
+        return True
 
     def _build_noise_bank(self, n_steps: int) -> None:
         """Noise of ``predict(deterministic=True)``: none for the first candidate, random but fixed for the others."""
@@ -114,7 +152,7 @@ class ActingPolicy(BasePolicy):
         :param observation: One observation or a batch of them
         :param state: Returned as it is (the policy has no memory)
         :param episode_start: Ignored
-        :param deterministic: Whether to return the deterministic action
+        :param deterministic: Whether to return the deterministic action, see :attr:`evaluation_noise`
         :return: Actions, and ``state``
         """
         # tensors that no gradient will ever need are cheaper to make, a tenth of the time of a one-row chain;
@@ -139,14 +177,19 @@ class ActingPolicy(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if deterministic:
-            bank, critic = self.fixed_draws(), self.choosing_critic(self.choose_with_target)
+            draws = self.fixed_draws() if self._evaluation_noise == "fixed" else self.fresh_draws()
+            critic = self.choosing_critic(self.choose_with_target)
             rule = self.selection if self.selection.rule == "topk_mean" else None
-            return self.select_actions(observation, self.n_action_candidates, bank, critic=critic, evaluating=True, rule=rule)
+            return self.select_actions(observation, self.n_action_candidates, draws, critic=critic, evaluating=True, rule=rule)
         return (self.explore_graph or self.explore)(observation)
 
     def fixed_draws(self) -> RecordedDraws:
         """What a deterministic action gets in the place of draws."""
         return RecordedDraws({"act.x_T": self.bank_x, "act.step_noise": self.bank_steps})
+
+    def fresh_draws(self) -> Randomness:
+        """What a deterministic action draws from where its noise is fresh."""
+        return self.randomness
 
     def choosing_critic(self, target: bool) -> ObservationCritic:
         """

@@ -61,6 +61,7 @@ class ActorCriticArguments(TypedDict, total=False):
     n_behavior_candidates: int
     choose_with_target: bool
     selection: str | dict[str, Any]
+    evaluation_noise: str
     exploration_noise: float
     exploration_multiplier: str | None
     actor_target: bool
@@ -78,8 +79,8 @@ class ActorCritic(ActingPolicy):
 
     Works in the normalised action box [-1, 1]; ``predict`` returns actions in the units of the environment. With
     ``deterministic=True`` the action is a pure function of weights and observation: the actor gets its noise from a fixed
-    bank, and where the method evaluates so, the best of ``n_action_candidates`` actions under the critics is chosen.
-    ``deterministic=False`` is the method's behaviour while training.
+    bank (unless ``evaluation_noise="fresh"``), and where the method evaluates so, the best of ``n_action_candidates`` actions
+    under the critics is chosen. ``deterministic=False`` is the method's behaviour while training.
 
     :param observation_space: Observation space (Box, image, Dict, ...)
     :param action_space: Action space, a Box of any shape with finite bounds
@@ -113,6 +114,8 @@ class ActorCritic(ActingPolicy):
     :param selection: How one of ``n_behavior_candidates`` actions is chosen: a rule (``"argmax"``, ``"softmax"``,
         ``"topk_mean"``, ``"expectile"``, ``"none"``), or arguments of
         :class:`~sb3_diffusion.policies.actors.selection.Selection`
+    :param evaluation_noise: Where actions with ``deterministic=True`` have their noise from: ``"fixed"``, or ``"fresh"`` for
+        new draws at each call, see :attr:`~sb3_diffusion.policies.acting.ActingPolicy.evaluation_noise`
     :param exploration_noise: Standard deviation of the noise added when ``deterministic=False``
     :param exploration_multiplier: Name of the multiplier that is a factor of that noise, ``None`` for no such factor
     :param actor_target: Whether to keep a second actor, a frozen copy that the algorithm moves: the previous policy of mirror
@@ -177,6 +180,7 @@ class ActorCritic(ActingPolicy):
         n_behavior_candidates: int = 1,
         choose_with_target: bool = False,
         selection: str | dict[str, Any] = "argmax",
+        evaluation_noise: str = "fixed",
         exploration_noise: float = 0.0,
         exploration_multiplier: str | None = None,
         actor_target: bool = False,
@@ -200,6 +204,7 @@ class ActorCritic(ActingPolicy):
             n_behavior_candidates=n_behavior_candidates,
             choose_with_target=choose_with_target,
             selection=selection,
+            evaluation_noise=evaluation_noise,
         )
         if th.get_default_dtype() != th.float32:
             raise ValueError(
@@ -338,7 +343,7 @@ class ActorCritic(ActingPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        data.update(self.constructor_arguments)
+        data.update(self.constructor_arguments, evaluation_noise=self.evaluation_noise)
         # the class as it is, whatever class of ours loads it; the schedule is only needed for training
         data.update(features_extractor_class=self.features_extractor_class, lr_schedule=self._dummy_schedule)
         return data

@@ -21,8 +21,8 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
 
     Works in the normalised action box [-1, 1]; ``predict`` returns actions in the units of the environment. With
     ``deterministic=True`` the action is a pure function of weights and observation: the chains start from a fixed bank of
-    noise, and where the method evaluates so, the best of ``n_action_candidates`` chains under the critics is chosen.
-    ``deterministic=False`` is the method's behaviour while training.
+    noise (unless ``evaluation_noise="fresh"``), and where the method evaluates so, the best of ``n_action_candidates`` chains
+    under the critics is chosen. ``deterministic=False`` is the method's behaviour while training.
 
     :param observation_space: Observation space (Box, image, Dict, ...)
     :param action_space: Action space, a Box of any shape with finite bounds

@@ -13,8 +13,9 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
+from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.numeric import optional, real
 from sb3_diffusion.policies.actor_critic import ActorCritic, ActorCriticArguments, all_arguments
 from sb3_diffusion.policies.actors.gaussian import GaussianActor
@@ -24,6 +25,9 @@ from sb3_diffusion.policies.parts import per_network
 class GaussianPolicy(ActorCritic, hands_on=True):
     """
     Policy of the off-policy algorithms that have no diffusion: a Gaussian actor with an ensemble of critics.
+
+    The one deterministic action of a Gaussian is its mean, whatever ``evaluation_noise``; where critics choose among several,
+    ``"fresh"`` draws these anew. An actor without a density has nothing to draw.
 
     :param observation_space: Observation space (Box, image, Dict, ...)
     :param action_space: Action space, a Box of any shape with finite bounds
@@ -99,6 +103,15 @@ class GaussianPolicy(ActorCritic, hands_on=True):
             layer_norm,
             **kwargs,
         )
+
+    @property
+    @override
+    def draws_when_evaluated(self) -> bool:
+        return self.n_action_candidates > 1 and not self.constructor_arguments["deterministic_actor"]
+
+    @override
+    def fresh_draws(self) -> Randomness:
+        return self.randomness if self.draws_when_evaluated else self.fixed_draws()
 
 
 class GaussianMlpPolicy(GaussianPolicy):

@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.behavior.averaged_actor import AveragedActor, AveragedActorArguments
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.core.update.decay import DECAYS, CosineDecay, is_number
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
@@ -129,7 +129,7 @@ class DAC(AveragedActor):
         actions = self.averaged_actor.sample(context, self.randomness, "next_action", self.n_target_candidates)
         values = self.critic_target.q(actions, self.critic_target.encode(batch.next_observations))
         rule = self.target_reduction, self.rho, self.max_q_backup
-        return state_values(values, *rule, self.randomness, "next_action.critics"), {}
+        return state_values(values, *rule, self.randomness, "next_action.critics"), saturation(actions)
 
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:

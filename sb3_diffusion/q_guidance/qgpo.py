@@ -9,7 +9,7 @@ from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.behavior.energy_guided import EnergyArguments, EnergyGuided
 from sb3_diffusion.core.behavior.support import DrawsSupport, in_support_values
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.core.update.parts import Stage
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, real
@@ -93,8 +93,9 @@ class QGPO(EnergyGuided, DrawsSupport):
 
     @override
     def next_values(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        values = self.target_values(batch.next_observations, self.next_support(batch))
-        return in_support_values(values, self.inverse_temperature), {}
+        actions = self.next_support(batch)
+        values = self.target_values(batch.next_observations, actions)
+        return in_support_values(values, self.inverse_temperature), saturation(actions)
 
     def target_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
         """

@@ -13,7 +13,7 @@ from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.off_policy import CommonArguments
 from sb3_diffusion.core.arguments.schedules import check_schedule
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.core.update.decay import DECAYS, CosineDecay, is_number
 from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Part, Stage
@@ -268,7 +268,7 @@ class BDPO(OffPolicyDiffusion):
         values = self.critic_target.q(actions, self.critic_target.encode(observations))
         penalty = path.total.mean(1)
         value = self.reduced(values, "next_action", best=self.max_q_backup)
-        return value - self.eta * penalty, {"path_penalty": penalty.mean()}
+        return value - self.eta * penalty, {"path_penalty": penalty.mean(), **saturation(actions)}
 
     def step_value_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         """

@@ -10,8 +10,9 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
 from sb3_diffusion.core.critics.distributional import dsac_loss
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.data.batch import Batch
+from sb3_diffusion.generative.solvers.watching import WatchedSamples
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.actors.exploration import mixture_entropy
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
@@ -19,6 +20,16 @@ from sb3_diffusion.policies.multiplier import Multiplier
 
 NOISE_FACTOR_RANGE = (math.exp(-5.0), math.exp(3.0))
 """Saturated actions make the mixture's entropy arbitrarily small, which would drive the noise to infinity."""
+
+
+def chain_metrics(chain: WatchedSamples) -> Metrics:
+    """
+    :param chain: A chain through which the loss is backpropagated
+    :return: ``saturated_actions`` of its end, and ``clipped_gradients``: of the coordinates of all its steps, the share whose
+        gradient the clip of the step has cut off
+    """
+    cut_off = {} if chain.cut_off is None else {"clipped_gradients": chain.cut_off}
+    return {**saturation(chain.samples), **cut_off}
 
 
 class DACER(OffPolicyDiffusion):
@@ -142,12 +153,23 @@ class DACER(OffPolicyDiffusion):
 
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        # the gradient flows through every step of the chain; a clamp at the end would cut it off outside the box
-        actions = self.actor.sample(self.actor.encode(batch.observations), self.randomness, "actor", clip_output=False)
+        chain = self.watched_chain(self.actor.encode(batch.observations))
         with th.no_grad():
             context = self.critic.encode(batch.observations)
-        loss = -self.critic.q(actions, context).amin(0).mean()
-        return loss, {}
+        loss = -self.critic.q(chain.samples, context).amin(0).mean()
+        return loss, chain_metrics(chain)
+
+    def watched_chain(self, context: th.Tensor) -> WatchedSamples:
+        """
+        Actions of the actor's loss. The gradient flows through every step of the chain; a clamp at its end would cut it off
+        outside the box.
+
+        :param context: Result of ``actor.encode``
+        :return: Actions ``(batch, action_dim)``, and the way to them
+        """
+        sampler = self.actor.update_chain
+        denoise, shape = self.actor.bind(context, sampler.times), (context.shape[0], self.actor.action_dim)
+        return sampler.sample_and_watch(denoise, shape, self.randomness, "actor")  # type: ignore[no-any-return]
 
     @override
     def after_update(self, batch: Batch) -> Metrics:

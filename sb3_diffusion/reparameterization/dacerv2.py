@@ -11,7 +11,7 @@ from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.reparameterization.dacer import DACER
+from sb3_diffusion.reparameterization.dacer import DACER, chain_metrics
 
 FIELD_FORMS = ("score", "eps")
 
@@ -72,18 +72,17 @@ class DACERv2(DACER):
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
         context = self.actor.encode(batch.observations)
-        chain = self.actor.update_chain
-        denoise, shape = self.actor.bind(context, chain.times), (context.shape[0], self.actor.action_dim)
-        states = chain.chain(denoise, shape, self.randomness, "actor", clip_output=False)
+        chain = self.watched_chain(context)
+        # the states are fixed: the auxiliary loss moves the field at them, not them to another place
+        states = chain.states[:-1]
         # a solver that evaluates the network several times per step does so at the state's own time first
-        times = chain.times.view(len(states) - 1, -1)[:, 0]
+        times = self.actor.update_chain.times.view(len(states), -1)[:, 0]
         with th.no_grad():
             critic_context = self.critic.encode(batch.observations)
-        value_loss = -self.critic.q(states[-1], critic_context).amin(0).mean()
-        # the states are fixed: the auxiliary loss moves the field at them, not them to another place
-        field_loss = self.field_loss(states[:-1].detach(), times, context, critic_context)
+        value_loss = -self.critic.q(chain.samples, critic_context).amin(0).mean()
+        field_loss = self.field_loss(states, times, context, critic_context)
         loss = value_loss + self.field_weight * field_loss
-        return loss, {"value_loss": value_loss.detach(), "field_loss": field_loss.detach()}
+        return loss, {"value_loss": value_loss.detach(), "field_loss": field_loss.detach(), **chain_metrics(chain)}
 
     def field_loss(self, states: th.Tensor, times: th.Tensor, context: th.Tensor, critic_context: th.Tensor) -> th.Tensor:
         """

@@ -10,7 +10,7 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
 from sb3_diffusion.core.critics.distributional import categorical_loss, clipped_shares, warn_if_clipped
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch, joined
 from sb3_diffusion.generative.controlled import ControlledDiffusion, ControlledSampler, PathSample
@@ -154,6 +154,7 @@ class DIME(OffPolicyDiffusion):
             metrics = {
                 "q_mean": critics.value(log_probs).mean(),
                 **clipped_shares(probabilities, atoms, critics.atom_values),
+                **saturation(path.samples),
             }
         return loss, metrics
 

@@ -7,7 +7,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.behavior.averaged_actor import AveragedActor, AveragedActorArguments
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
@@ -103,7 +103,7 @@ class DQL(AveragedActor):
         actions = self.averaged_actor.sample(context, self.randomness, "next_action", n_candidates)
         values = self.critic_target.q(actions, self.critic_target.encode(batch.next_observations))
         # each critic chooses for itself, and only then the more pessimistic one counts
-        return reduce_critics(values.amax(2) if self.max_q_backup else values), {}
+        return reduce_critics(values.amax(2) if self.max_q_backup else values), saturation(actions)
 
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:

@@ -11,7 +11,7 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.schedules import check_schedule
 from sb3_diffusion.core.critics.in_sample import InSampleArguments, InSampleCritics
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.numeric import integer, optional, real
@@ -148,7 +148,7 @@ class DTQL(InSampleCritics):
         distrust = self.behavior.error(actions, behavior, self.randomness, "actor")
         value = reduce_critics(self.critic.q(actions, critics)).mean()
         loss = self.alpha * distrust - value
-        metrics = {"distrust": distrust.detach(), "q_policy": value.detach()}
+        metrics = {"distrust": distrust.detach(), "q_policy": value.detach(), **saturation(actions)}
         if self.likelihood_weight > 0.0:
             network: Any = self.actor.network
             likelihood = network.log_prob(features, batch.actions).mean()

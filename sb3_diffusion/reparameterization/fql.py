@@ -11,7 +11,7 @@ from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
 from sb3_diffusion.core.arguments.schedules import check_schedule
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.core.update.parts import Part
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.randomness import RecordedDraws
@@ -108,8 +108,8 @@ class FQL(OffPolicyDiffusion):
 
     @override
     def next_values(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        context = self.critic_target.encode(batch.next_observations)
-        return reduce_critics(self.critic_target.q(self.target_actions(batch), context), self.target_reduction), {}
+        context, actions = self.critic_target.encode(batch.next_observations), self.target_actions(batch)
+        return reduce_critics(self.critic_target.q(actions, context), self.target_reduction), saturation(actions)
 
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:

@@ -1,7 +1,8 @@
 """Diffusion Policy Mirror Descent: denoising regression on actions of the previous policy, weighted by their value."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
@@ -26,6 +27,7 @@ from sb3_diffusion.policies.particles import (
 )
 
 WEIGHTS = {"exp": self_normalized_weights, "linear": sparse_weights}
+_PAPER = {"weights": "linear", "target_kl": 2.5}
 
 
 class DPMD(OffPolicyDiffusion):
@@ -65,6 +67,12 @@ class DPMD(OffPolicyDiffusion):
     """
 
     actor_target: DiffusionActor
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "flowrl_paper": _PAPER,
+        "flowrl_paper_ant": {**_PAPER, "particle_noise": 0.1},
+    }
+    """What the text of the FlowRL paper says of this method and its code does not; of the task Ant it says more."""
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing_extensions import Unpack, override
 
 from sb3_diffusion.core.arguments.off_policy import OffPolicyArguments
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.data.batch import Batch
 from sb3_diffusion.generative.likelihood import RULES
 from sb3_diffusion.names import choice
@@ -98,7 +98,7 @@ class MaxEntDP(OffPolicyDiffusion):
         actions = self.actor.sample(context, self.randomness, "next_action")
         values = self.critic_target.q(actions, self.critic_target.encode(batch.next_observations)).amin(0)
         log_prob = self.log_prob(actions, context)
-        return values - self.temperature * log_prob, {"entropy": -log_prob.mean()}
+        return values - self.temperature * log_prob, {"entropy": -log_prob.mean(), **saturation(actions)}
 
     def log_prob(self, actions: th.Tensor, context: th.Tensor) -> th.Tensor:
         """

@@ -11,7 +11,7 @@ from typing_extensions import Unpack, override
 from sb3_diffusion.core.algorithm import PartSchedule
 from sb3_diffusion.core.arguments.schedules import check_schedule
 from sb3_diffusion.core.behavior.support import DrawsSupport, SupportArguments, in_support_values
-from sb3_diffusion.core.reporting.metrics import Metrics
+from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.core.update.in_place import polyak_update
 from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch
@@ -179,8 +179,9 @@ class QIPO(DrawsSupport):
 
     @override
     def next_values(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        values = self.smaller_values(batch.next_observations, self.next_support(batch))
-        return in_support_values(values, self.backup_inverse_temperature), {}
+        actions = self.next_support(batch)
+        values = self.smaller_values(batch.next_observations, actions)
+        return in_support_values(values, self.backup_inverse_temperature), saturation(actions)
 
     @override
     def actor_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:

@@ -1,5 +1,6 @@
 """The scripts as a user runs them, each in a process of its own."""
 
+import json
 import re
 from pathlib import Path
 
@@ -19,12 +20,20 @@ COMMANDS = sorted(
 )
 
 
+OTHER_NOISE: tuple[list[str], list[str]] = ([], ["--evaluation-noise", "fresh"])
+
+
 def test_train_then_enjoy(tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     tiny = ["policy_kwargs:dict(net_arch=[16],diffusion_steps=2)", "n_entropy_samples:8", "n_entropy_states:4"]
     short = ["--env-kwargs", "max_episode_steps:50"]
     out = check(run(script("train"), "--algo", "dacer", "--env", "HalfCheetah-v5", *short, *TINY, *tiny, cwd=tmp_path))
-    assert re.search(r"Evaluation after 60 steps: mean reward \S+ \+/- \S+ over 1 deterministic episodes", out)
+    protocol = r"mean reward \S+ \+/- \S+ over 1 deterministic episodes with fixed noise\nWith fresh noise: \S+ \+/- "
+    assert re.search(r"Evaluation after 60 steps: " + protocol, out)
+    final = json.loads((tmp_path / "logs" / "dacer" / "HalfCheetah-v5_1" / "final_evaluation.json").read_text())
+    assert final["evaluation_noise"] == "fixed" and final["other_noise"]["evaluation_noise"] == "fresh"
+    assert len(final["returns"]) == len(final["other_noise"]["returns"]) == 1
+    assert final["returns"] != final["other_noise"]["returns"]
     folder = tmp_path / "logs" / "dacer" / "HalfCheetah-v5_1"
     assert (folder / "HalfCheetah-v5.zip").is_file()
     assert (folder / "best_model.zip").is_file()
@@ -45,8 +54,8 @@ def test_train_then_enjoy(tmp_path: Path) -> None:
     assert lines[-2].startswith("Mean reward: ")
     assert lines[-1] == "Mean episode length: 50.00 +/- 0.00"
     # deterministic by default, so the same seed gives the same episode
-    again = check(run(*command.group(1).split(), "-n", "50", "--no-render", "--verbose", "0", cwd=tmp_path))
-    assert again.splitlines()[-2] == lines[-2]
+    same, fresh = ([*command.group(1).split(), "-n", "50", "--no-render", "--verbose", "0", *more] for more in OTHER_NOISE)
+    assert check(run(*same, cwd=tmp_path)).splitlines()[-2] == lines[-2] != check(run(*fresh, cwd=tmp_path)).splitlines()[-2]
     assert "settotalmass" not in enjoy.stdout + enjoy.stderr
 
 

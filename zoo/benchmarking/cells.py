@@ -19,7 +19,7 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,12 @@ from sb3_diffusion.files import write_atomically
 from sb3_diffusion.printable import printable
 
 from ..lease import lease
+from ..training.options.registry import frames_of_a_step
 
 DATA = Path(__file__).resolve().parent / "data"
 FORMAT = 1
+EVAL_FRAMES = 10_000
+"""Simulator frames between two evaluations (Table 3 of the FlowRL paper), if nothing else is asked for."""
 
 
 class CellFileError(ValueError):
@@ -45,7 +48,7 @@ class Settings:
     Options of ``zoo/train.py`` that are the same for a whole command.
 
     :param n_timesteps: Environment steps, ``None`` for those of the settings file
-    :param eval_freq: Evaluate every so many steps
+    :param eval_freq: Evaluate every so many steps, ``None`` for every :data:`EVAL_FRAMES` frames
     :param eval_episodes: Episodes of an evaluation
     :param n_eval_envs: Environments that an evaluation uses at once
     :param threads: Threads of one training
@@ -56,7 +59,7 @@ class Settings:
     """
 
     n_timesteps: int | None = None
-    eval_freq: int = 10_000
+    eval_freq: int | None = None
     eval_episodes: int = 10
     n_eval_envs: int = 1
     threads: int = 1
@@ -64,6 +67,14 @@ class Settings:
     params: tuple[str, ...] = ()
     env_kwargs: tuple[str, ...] = ()
     gym_packages: tuple[str, ...] = ()
+
+    def for_env(self, env: str) -> "Settings":
+        """
+        :param env: Id of an environment
+        :return: The same with a number of steps between two evaluations. A step is a decision of the agent; the settings files
+            repeat it in the DeepMind Control Suite, so that it is several frames there
+        """
+        return replace(self, eval_freq=EVAL_FRAMES // frames_of_a_step(env)) if self.eval_freq is None else self
 
     def options(self) -> list[str]:
         """The settings on the command line of ``zoo/train.py``."""
@@ -91,6 +102,9 @@ class Cell:
     env: str
     seed: int
     settings: Settings
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", self.settings.for_env(self.env))  # what is written down is a number of steps
 
     def __str__(self) -> str:
         return f"{self.algo} {self.env} seed {self.seed}"

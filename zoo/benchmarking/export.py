@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from .cells import Cell
-from .scores import CellState, curve_table, environment_table, read_benchmark, score_table
+from .scores import NOISE_COLUMNS, CellState, curve_table, environment_table, read_benchmark, score_table
 
 VERSIONS = ("sb3_diffusion", "stable-baselines3", "torch", "gymnasium", "mujoco", "python")
 DIGITS = 6
@@ -46,7 +46,8 @@ def run_table(cells: list[CellState], scores: pd.DataFrame) -> pd.DataFrame:
     :param scores: See :func:`~zoo.benchmarking.scores.score_table`
     :return: The same with what is known of every training beside its numbers
     """
-    return pd.concat([scores, pd.DataFrame([_origin(cell) for cell in cells])], axis=1)
+    noise = list(NOISE_COLUMNS)  # behind the columns that have always been there
+    return pd.concat([scores.drop(columns=noise), pd.DataFrame([_origin(cell) for cell in cells]), scores[noise]], axis=1)
 
 
 def _origin(cell: CellState) -> dict[str, Any]:

@@ -211,11 +211,18 @@ def _run_row(cell: CellState, row: dict[str, Any]) -> dict[str, Any]:
         "state": cell.state,
         "steps": _number(row["timesteps"], 0) if done else ABSENT,
         "final": f"{_number(row['final_return'])} ± {_number(row['final_std'])}" if done else ABSENT,
+        "other": _other(row),
         "best": _number(row["best_return"]),
         "best_step": _number(row["best_timesteps"], 0) if done else ABSENT,
         "time": f"{hours}:{minutes:02d}:{seconds:02d}" if known else ABSENT,
         "starts": row["attempts"] if done else ABSENT,
     }
+
+
+def _other(row: dict[str, Any]) -> str:
+    if pd.isna(row["other_return"]):
+        return ABSENT
+    return f"{row['other_noise']}: {_number(row['other_return'])} ± {_number(row['other_std'])}"
 
 
 def _groups(cells: list[CellState]) -> list[dict[str, str]]:
@@ -227,9 +234,10 @@ def _groups(cells: list[CellState]) -> list[dict[str, str]]:
             command = cell.result["command"].replace(f"--seed {cell.seed}", "--seed SEED")
             kind = "deterministic" if final["deterministic"] else "stochastic"
             episodes = count(settings["eval_episodes"], f"{kind} episode")
+            noise = f" with {final['evaluation_noise']} noise" if "evaluation_noise" in final else ""
             protocol = (
-                f"Budget: {final['budget']:,} environment steps. Evaluation: {episodes} every {settings['eval_freq']:,} steps "
-                "and at the end."
+                f"Budget: {final['budget']:,} environment steps. Evaluation: {episodes}{noise} every "
+                f"{settings['eval_freq']:,} steps and at the end."
             )
             seeds[cell.algo, cell.env, command, protocol].append(cell.seed)
     return [

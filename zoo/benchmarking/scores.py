@@ -22,6 +22,8 @@ from .cells import DATA, Cell, CellFileError, read, read_result
 N_RESAMPLES = 2000
 CURVE_COLUMNS = ("algorithm", "environment", "seed", "timesteps", "mean_return", "std_return", "n_episodes")
 N_THRESHOLDS = 101
+NOISE_COLUMNS = ("evaluation_noise", "other_noise", "other_return", "other_std")
+"""Of deterministic actions: the noise behind the final return, and what the agent scored with the other one."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ class CellState:
     def scores(self) -> list[float]:
         """Scores of the episodes of the trained agent on the scale of its data; none if there is no such scale."""
         return [] if self.result is None else self.result["final"].get("scores", [])
+
+    @property
+    def noise(self) -> tuple[str | None, str | None, float | None, float | None]:
+        """The values of :data:`NOISE_COLUMNS`; empty for agents without such noise, and for results of before."""
+        final = {} if self.result is None else self.result["final"]
+        other = final.get("other_noise")
+        if other is None:
+            return final.get("evaluation_noise"), None, None, None
+        returns = other["returns"]
+        return final["evaluation_noise"], other["evaluation_noise"], float(np.mean(returns)), float(np.std(returns))
 
     def spent(self, clock: str) -> float | None:
         """
@@ -220,6 +232,7 @@ def score_table(cells: list[CellState]) -> pd.DataFrame:
                 "seconds": cell.spent("seconds"),
                 "cpu_seconds": cell.spent("cpu_seconds"),
                 "attempts": len(result["attempts"]) if result else None,
+                **dict(zip(NOISE_COLUMNS, cell.noise, strict=True)),
             }
         )
     table = pd.DataFrame(rows)
@@ -230,7 +243,8 @@ def score_table(cells: list[CellState]) -> pd.DataFrame:
 def environment_table(scores: pd.DataFrame) -> pd.DataFrame:
     """
     One row for every algorithm on every environment: over seeds, means of the final returns, of the scores on the scale of the
-    data where there is one, and of the best returns; the interquartile mean of the final returns; what a training costs.
+    data where there is one, and of the best returns; the interquartile mean of the final returns; what a training costs; the
+    mean of the final returns with the other noise.
 
     :param scores: See :func:`score_table`
     """
@@ -247,7 +261,7 @@ def environment_table(scores: pd.DataFrame) -> pd.DataFrame:
         ends = stratified_interval([finals], interquartile_mean)
         row["final_iqm"] = interquartile_mean(finals) if len(finals) else None
         row |= {"iqm_low": ends[0][0] if ends else None, "iqm_high": ends[1][0] if ends else None}
-        for column in ("best_return", "seconds", "cpu_seconds"):
+        for column in ("best_return", "seconds", "cpu_seconds", "other_return"):
             values = group[column].dropna().to_numpy(float)
             row[f"{column.removesuffix('_return')}_mean"] = values.mean() if len(values) else None
         rows.append(row)

@@ -6,12 +6,19 @@ from typing import Any
 
 import yaml
 
+from ..training.runs.protocols import protocol_of
+
 # Inside a line of Markdown these begin something: emphasis, code, a link, a formula, a cell. They get a backslash or become
 # entities, and so do the dots and slashes by which bare addresses become links.
 MARKUP = re.compile(r"([\\`*_\[\]$|~])")
 HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 ADDRESSES = (("://", ":&#47;/"), ("www.", "www&#46;"))
-EVALUATION_NAMES = {True: "deterministic", False: "stochastic"}
+SCORES, ACT = "## Scores", "## Act"
+ABOUT_NOISE = (
+    "Deterministic actions need noise to begin with. Fixed: the chain is silent, and further candidates always have the same "
+    "noise. Fresh: all of it is drawn anew for every action, as the reference implementation does "
+    "(`model.policy.evaluation_noise`)."
+)
 # Options of training that decide the result; paths, trackers and databases of the machine do not belong on the page.
 TRAINING_OPTIONS = {
     "seed": "--seed",
@@ -125,9 +132,9 @@ def model_card(facts: dict[str, Any], hyperparams: dict[str, Any], args: dict[st
                 f"---\n{front}---",
                 title,
                 about,
-                "## Scores",
+                SCORES,
                 _scores(facts),
-                "## Act",
+                ACT,
                 _usage(algo, env_id, repo_id),
                 "## Training",
                 table(["", ""], _training(facts)),
@@ -143,10 +150,24 @@ def model_card(facts: dict[str, Any], hyperparams: dict[str, Any], args: dict[st
     )
 
 
+def with_scores(card: str, facts: dict[str, Any]) -> str:
+    """
+    :param card: The page of an agent
+    :param facts: Content of ``results.json``, to which scores were added
+    :return: The same page with these scores
+    :raises ValueError: If it is none of ours
+    """
+    before, begin, rest = card.partition(f"\n{SCORES}\n")
+    _, end, after = rest.partition(f"\n{ACT}\n")
+    if not begin or not end:
+        raise ValueError(f"The README.md has no sections {SCORES!r} and {ACT!r}: it was not written by zoo/push_to_hub.py.")
+    return f"{before}{begin}\n{_scores(facts)}\n{end}{after}"
+
+
 def _scores(facts: dict[str, Any]) -> str:
     rows = [
         [
-            EVALUATION_NAMES[evaluation["is_deterministic"]],
+            protocol_of(evaluation),
             f"{evaluation['mean_reward']:.2f} +/- {evaluation['std_reward']:.2f}",
             f"{evaluation['mean_length']:.1f}",
             evaluation["n_eval_episodes"],
@@ -156,6 +177,9 @@ def _scores(facts: dict[str, Any]) -> str:
     ]
     header = ["actions", "mean return +/- standard deviation", "mean length", "episodes", "seed of the evaluation"]
     note = "One agent, trained with one seed; the deviation is that among episodes. Rewards are not normalised."
+    if any(evaluation.get("evaluation_noise") == "fresh" for evaluation in facts["evaluations"]):
+        note += f" {ABOUT_NOISE}"
+    note += "".join(_added_later(evaluation) for evaluation in facts["evaluations"])
     scale = facts["training"].get("scale")
     if scale is not None:
         header.append(f"score ({scale['origin']})")
@@ -165,6 +189,17 @@ def _scores(facts: dict[str, Any]) -> str:
         note += f" A score of 0 is a return of {scale['low']:g}, {scale['scale']:g} one of {scale['high']:g}."
     scores = table(header, rows)
     return f"{scores}\n\n{note}"
+
+
+def _added_later(evaluation: dict[str, Any]) -> str:
+    """Where a score is from that was added to those of the publication."""
+    if "commit" not in evaluation:
+        return ""
+    release = evaluation.get("versions", {}).get("sb3_diffusion", "unknown")
+    return (
+        f" The score of {text(protocol_of(evaluation))} was added later, with sb3\\_diffusion {text(release)}, commit "
+        f"{text(evaluation['commit'] or 'unknown')}."
+    )
 
 
 def _usage(algo: str, env_id: str, repo_id: str | None) -> str:

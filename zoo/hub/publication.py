@@ -22,6 +22,7 @@ from sb3_diffusion.printable import printable
 from sb3_diffusion.tensor_names import is_tensor_env
 
 from ..provenance import cpu_name, git_commit, package_versions
+from ..training.runs.protocols import Protocol, of_deterministic_actions
 from ..training.runs.saved_agents import SavedAgent
 from ..training.runs.started_with import original
 from ..training.runs.text_files import read_yaml, saved_env_kwargs, write_yaml
@@ -75,7 +76,7 @@ def write_repository(
 
     :param run: The training
     :param target: Folder in which the agent's folder is made
-    :param n_eval_episodes: Episodes of each of the two evaluations
+    :param n_eval_episodes: Episodes of each evaluation
     :param n_envs: Environments of the evaluations
     :param seed: Seed of the evaluations
     :param device: PyTorch device
@@ -104,10 +105,8 @@ def write_repository(
 
         # from here on the agent is what has been written
         agent = PublishedAgent(new, run.env_id, run.algo, trust=True)  # settings of the user's own
-        evaluations = [
-            evaluate(agent, deterministic=kind, n_eval_episodes=n_eval_episodes, n_envs=n_envs, seed=seed, device=device)
-            for kind in (True, False)
-        ]
+        how: dict[str, Any] = {"n_eval_episodes": n_eval_episodes, "n_envs": n_envs, "seed": seed, "device": device}
+        evaluations = [evaluate(agent, **protocol._asdict(), **how) for protocol in protocols_of(agent)]
         results = _results(run, evaluations, {key: value for key, value in training.items() if value is not None})
         (new / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         (new / "README.md").write_text(model_card(results, hyperparams, args, repo_id), encoding="utf-8")
@@ -193,31 +192,52 @@ def _metrics(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files if path.is_file()}
 
 
+def protocols_of(agent: PublishedAgent) -> list[Protocol]:
+    """
+    :param agent: An agent
+    :return: How it is to be scored: its deterministic actions first, with its own noise and with the other one
+    """
+    env = agent.make_env()
+    model = agent.load(env, device="cpu")
+    env.close()
+    return [*of_deterministic_actions(model), Protocol(False)]
+
+
 def evaluate(
-    agent: PublishedAgent, *, deterministic: bool, n_eval_episodes: int, n_envs: int = 1, seed: int = 0, device: str = "auto"
+    agent: PublishedAgent,
+    *,
+    deterministic: bool,
+    noise: str | None = None,
+    n_eval_episodes: int,
+    n_envs: int = 1,
+    seed: int = 0,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """
     Score an agent. The same seed gives the same numbers on the same machine.
 
     :param agent: The agent
     :param deterministic: Kind of its actions
+    :param noise: Noise of deterministic actions, ``None`` for the agent's own
     :param n_eval_episodes: Number of episodes
     :param n_envs: Number of environments
     :param seed: Seed
     :param device: PyTorch device
     :return: Plain numbers, under the names of rl-zoo3 where it has them
     """
-    env = agent.make_env(n_envs=n_envs, seed=seed)
+    env, protocol = agent.make_env(n_envs=n_envs, seed=seed), Protocol(deterministic, noise)
     model = agent.load(env, device=device, seed=seed)
     set_random_seed(seed)
-    returns, lengths = evaluate_policy(
-        model, env, n_eval_episodes, deterministic=deterministic, return_episode_rewards=True, warn=False
-    )
+    with protocol.followed_by(model):
+        returns, lengths = evaluate_policy(
+            model, env, n_eval_episodes, deterministic=protocol.deterministic, return_episode_rewards=True, warn=False
+        )
     env.close()
     return {
         "mean_reward": float(np.mean(returns)),
         "std_reward": float(np.std(returns)),
-        "is_deterministic": deterministic,
+        "is_deterministic": protocol.deterministic,
+        **({} if protocol.noise is None else {"evaluation_noise": protocol.noise}),
         "n_eval_episodes": n_eval_episodes,
         "mean_length": float(np.mean(lengths)),
         "seed": seed,
@@ -239,13 +259,17 @@ def _results(run: SavedAgent, evaluations: list[dict[str, Any]], training: dict[
         "env_id": run.env_id,
         "evaluations": evaluations,
         "training": training,
-        "versions": _versions(run.env_id),
+        "versions": versions(run.env_id),
         "evaluated_on": cpu_name(),
         **({"commit": f"commit {commit}, when the agent was evaluated"} if commit else {}),
     }
 
 
-def _versions(env_id: str) -> dict[str, str]:
+def versions(env_id: str) -> dict[str, str]:
+    """
+    :param env_id: An environment
+    :return: Releases on which a return in it depends
+    """
     simulated = not is_tensor_env(env_id) and (
         "mujoco" in str(gym.spec(env_id).entry_point) or env_id.startswith("dm_control/")
     )

@@ -20,6 +20,7 @@ from .options.commands import command
 from .options.registry import task_of
 from .runs.folders import Name
 from .runs.full_disk import going_on
+from .runs.protocols import Protocol, of_deterministic_actions
 from .runs.resume import how_to_continue
 from .score import score_of
 
@@ -65,29 +66,37 @@ class Ending:
 
     def evaluate(self, env: VecEnv, n_episodes: int, deterministic: bool, budget: int) -> None:
         """
-        Print the return of the trained agent, and write every episode to a file of the run.
+        Print the return of the trained agent, and write every episode to a file of the run. Where deterministic actions have
+        noise, the agent is scored with its own and then with the other one (:mod:`~zoo.training.runs.protocols`).
 
         :param env: Environment, which is closed afterwards
         :param n_episodes: Number of episodes
         :param deterministic: Kind of the actions
         :param budget: Steps that the training was to have
         """
-        returns, lengths = self._play(env, n_episodes, deterministic)
+        own, *others = of_deterministic_actions(self.model) if deterministic else [Protocol(False)]
+        returns, lengths = self._play(env, n_episodes, own)
         evaluation = {
             "timesteps": self.model.num_timesteps + getattr(self.model, "_n_offline_updates", 0),
             "budget": budget,
             "deterministic": deterministic,
             "returns": [float(value) for value in returns],
             "lengths": [int(value) for value in lengths],
+            **({} if own.noise is None else {"evaluation_noise": own.noise}),
             **self._data(returns),
         }
+        for other in others:
+            evaluation["other_noise"] = self._scored_with(other, env, n_episodes)
+        env.close()
         with going_on(FINAL_EVALUATION):
             write_atomically(self.folder / FINAL_EVALUATION, json.dumps(evaluation).encode())
-        kind = "deterministic" if deterministic else "stochastic"
         print(
             f"Evaluation after {self._age()}: mean reward {np.mean(returns):.2f} +/- {np.std(returns):.2f} "
-            f"over {n_episodes} {kind} episodes"
+            f"over {own.episodes(n_episodes)}"
         )
+        if other_noise := evaluation.get("other_noise"):
+            again = other_noise["returns"]
+            print(f"With {other_noise['evaluation_noise']} noise: {np.mean(again):.2f} +/- {np.std(again):.2f}")
         if scores := evaluation.get("scores"):
             print(f"Normalised score ({evaluation['scale']}'s scale): {np.mean(scores):.1f} +/- {np.std(scores):.1f}")
         if "task" in evaluation:
@@ -106,19 +115,27 @@ class Ending:
         on_data = [f"{updates} updates on data"] if updates else []
         return " and ".join([*on_data, *([f"{steps} steps"] if steps or not updates else [])])
 
-    def _play(self, env: VecEnv, n_episodes: int, deterministic: bool) -> tuple[list[Any], list[Any]]:
+    def _scored_with(self, protocol: Protocol, env: VecEnv, n_episodes: int) -> dict[str, Any]:
+        returns, lengths = self._play(env, n_episodes, protocol)
+        return {
+            "evaluation_noise": protocol.noise,
+            "returns": [float(value) for value in returns],
+            "lengths": [int(value) for value in lengths],
+        }
+
+    def _play(self, env: VecEnv, n_episodes: int, protocol: Protocol) -> tuple[list[Any], list[Any]]:
         if self.model.get_vec_normalize_env() is not None:
             training_env = self.model.get_env()
             assert training_env is not None
             sync_envs_normalization(training_env, env)
         how: dict[str, Any] = {
             "n_eval_episodes": n_episodes,
-            "deterministic": deterministic,
+            "deterministic": protocol.deterministic,
             "return_episode_rewards": True,
             "warn": False,
         }
-        returns, lengths = evaluate_policy(self.model, env, **how)
-        env.close()
+        with protocol.followed_by(self.model):
+            returns, lengths = evaluate_policy(self.model, env, **how)
         assert isinstance(returns, list) and isinstance(lengths, list)
         return returns, lengths
 

@@ -17,12 +17,12 @@ from .environment_manager import EnvironmentManager
 from .options import settings
 from .options.errors import fail
 from .options.hyperparameters import SCHEDULES
-from .options.registry import DMC_PREFIX, entries_for, use_search_space
+from .options.registry import DMC_ACTION_REPEAT, DMC_PREFIX, entries_for, use_search_space
 from .options.settings import Settings
 from .runs.resume import Run
 from .tuning.study import load_trial
 
-DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": 2}}}
+DMC_FAMILY: dict[str, Any] = {"env_wrapper": {"sb3_diffusion.envs.dmc.wrap_dmc": {"action_repeat": DMC_ACTION_REPEAT}}}
 
 
 class SettingsManager(EnvironmentManager):

@@ -7,6 +7,18 @@ import torch as th
 
 Metrics = dict[str, th.Tensor]
 """Name -> detached scalar tensor on the device."""
+SATURATED = 0.99
+"""Absolute value beyond which a coordinate of a normalised action counts as saturated."""
+
+
+def saturation(actions: th.Tensor) -> Metrics:
+    """
+    How much of what the policy does lies on the edge of the action box, where hardly any gradient leads back.
+
+    :param actions: Normalised actions that an update has drawn anyway, of any shape
+    :return: ``saturated_actions``, the share of their coordinates beyond 0.99 in absolute value
+    """
+    return {"saturated_actions": (actions.detach().abs() > SATURATED).mean(dtype=th.float32)}
 
 
 class TrainingDiverged(FloatingPointError):

@@ -28,8 +28,7 @@ def run_compiled(
     :param visit: Called with every state
     :return: The last state, None where the network cannot do it
     """
-    run_chain = getattr(denoise, "run_chain", None)
-    points = None if run_chain is None else run_chain(x, coefficients, draws, clip)
+    points = compiled_points(denoise, x, coefficients, draws, clip)
     if points is None:
         return None
     if visit is not None:
@@ -37,4 +36,20 @@ def run_compiled(
         for point, is_between in zip(points[1:], is_midpoint, strict=True):
             if not is_between:
                 visit(point)
-    return points[-1]  # type: ignore[no-any-return]
+    return points[-1]
+
+
+def compiled_points(
+    denoise: Denoise, x: th.Tensor, coefficients: th.Tensor, draws: th.Tensor | None, clip: tuple[float, float]
+) -> th.Tensor | None:
+    """
+    :param denoise: See :func:`run_compiled`
+    :param x: See there
+    :param coefficients: See there
+    :param draws: See there
+    :param clip: See there
+    :return: The starting points, and what every evaluation led to, ``(n_evaluations + 1, ...)``; None where the network cannot
+        do it
+    """
+    run_chain = getattr(denoise, "run_chain", None)
+    return None if run_chain is None else run_chain(x, coefficients, draws, clip)  # type: ignore[no-any-return]

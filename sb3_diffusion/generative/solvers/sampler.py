@@ -15,9 +15,10 @@ from typing_extensions import override
 
 from sb3_diffusion.generative.process import Denoise
 from sb3_diffusion.generative.randomness import Randomness
-from sb3_diffusion.generative.solvers.compiled import run_compiled
+from sb3_diffusion.generative.solvers.compiled import compiled_points, run_compiled
 from sb3_diffusion.generative.solvers.grid import GridPoint, check_bounds, check_grid
 from sb3_diffusion.generative.solvers.rules import CLIP_TARGETS, SOLVERS, VARIANCES, Evaluation, evaluations
+from sb3_diffusion.generative.solvers.watching import WatchedSamples, share_of_estimates, share_of_states
 from sb3_diffusion.kernels.structures import CompiledStep
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import real
@@ -172,6 +173,14 @@ class Sampler(nn.Module):
             x = x.add_(previous, alpha=step.previous)
         return x, estimate
 
+    def _draw(self, shape: Sequence[int], randomness: Randomness, label: str) -> tuple[th.Tensor, th.Tensor | None]:
+        """The starting point, and the noise of the steps if they have any."""
+        shape, like, draws = tuple(shape), self.times, None
+        x = randomness.normal(shape, f"{label}.x_T", like=like)
+        if self.n_noisy_steps:
+            draws = randomness.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=like)
+        return x, draws
+
     def _run(
         self,
         denoise: Denoise,
@@ -180,18 +189,20 @@ class Sampler(nn.Module):
         label: str,
         visit: Callable[[th.Tensor], None] | None,
     ) -> th.Tensor:
-        shape, like, draws = tuple(shape), self.times, None
-        x = randomness.normal(shape, f"{label}.x_T", like=like)
-        if self.n_noisy_steps:
-            draws = randomness.normal((self.n_noisy_steps, *shape), f"{label}.step_noise", like=like)
+        x, draws = self._draw(shape, randomness, label)
         clip = (self.clip_low, self.clip_high)
         if (compiled := run_compiled(denoise, x, self.coefficients, self._is_midpoint, draws, clip, visit)) is not None:
             return compiled
+        return self._steps_one_by_one(denoise, x, draws, visit)
+
+    def _steps_one_by_one(
+        self, denoise: Denoise, x: th.Tensor, draws: th.Tensor | None, visit: Callable[[th.Tensor], None] | None
+    ) -> th.Tensor:
         if visit is not None:
             visit(x)
         step_noise: tuple[th.Tensor, ...] = ()
         if draws is not None:
-            step_noise = (draws * self.noise_std.view(-1, *(1 for _ in shape))).unbind(0)
+            step_noise = (draws * self.noise_std.view(-1, *(1 for _ in x.shape))).unbind(0)
         point, previous = x, None
         for k, step in enumerate(self._steps):
             point, previous = self._advance(step, x, denoise(point, k), previous)
@@ -292,6 +303,40 @@ class Sampler(nn.Module):
         if clip_output:
             states[-1] = states[-1].clamp(self.clip_low, self.clip_high)
         return th.stack(states)
+
+    def sample_and_watch(
+        self, denoise: Denoise, shape: Sequence[int], randomness: Randomness, label: str = "sample"
+    ) -> WatchedSamples:
+        """
+        Run the chain, keep its states and look where it was clipped. Parameters and draws as in :meth:`sample`.
+
+        :param denoise: The network
+        :param shape: Shape of the samples
+        :param randomness: Source of the draws
+        :param label: Prefix of their labels
+        :return: The samples, which are those of ``sample(..., clip_output=False)``, and what has happened
+        """
+        x, draws = self._draw(shape, randomness, label)
+        states: list[th.Tensor] = []
+        points = compiled_points(denoise, x, self.coefficients, draws, (self.clip_low, self.clip_high))
+        samples = self._steps_one_by_one(denoise, x, draws, states.append) if points is None else points[-1]
+        with th.no_grad():
+            if points is None:
+                passed = th.stack(states)
+            elif any(self._is_midpoint):
+                passed = points[[0, *(k for k, is_between in enumerate(self._is_midpoint, 1) if not is_between)]]
+            else:
+                passed = points.detach()
+            return WatchedSamples(samples, passed, self._share_cut_off(passed, draws))
+
+    def _share_cut_off(self, states: th.Tensor, draws: th.Tensor | None) -> th.Tensor | None:
+        if self._clip_state:
+            return share_of_states(states, self.clip_low, self.clip_high)
+        if not self._clip_x0:
+            return states.new_zeros(())
+        # with other rules, more than the clipped estimate and the state makes the next state
+        alone = self.solver in ("ddpm", "ddim") and not any(step.noise for step in self._steps)
+        return share_of_estimates(states, draws, self.coefficients) if alone else None
 
     @override
     def extra_repr(self) -> str:

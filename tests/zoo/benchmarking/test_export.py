@@ -19,12 +19,15 @@ def cell(root: Path, algo: str, seed: int) -> Cell:
     return Cell(root, algo, "rlzoo/hopper-mixed-v0", seed, SETTINGS)
 
 
-def finish(cell: Cell, mean: float, scores: bool = True, **attempt: Any) -> None:
-    """Let a cell have a result with two episodes."""
+def finish(cell: Cell, mean: float, scores: bool = True, other: float | None = None, **attempt: Any) -> None:
+    """Let a cell have a result with two episodes, and two with the other noise."""
     plan([cell])
     first = {"started": "2026-01-01T00:00:00+00:00", "seconds": 90.0, "cpu_seconds": 60.0, "resumed": False, "error": None}
     final: dict[str, Any] = {"timesteps": 40, "budget": 40, "deterministic": True, "lengths": [10, 10]}
     final["returns"] = [mean - 1.0, mean + 1.0]
+    if other is not None:
+        again = {"evaluation_noise": "fresh", "returns": [other - 2.0, other + 2.0], "lengths": [9, 9]}
+        final |= {"evaluation_noise": "fixed", "other_noise": again}
     if scores:
         final |= {"scale": "rlzoo", "low": 0.0, "high": 10.0, "scores": [10 * (mean - 1.0), 10 * (mean + 1.0)]}
         final |= {"dataset": {"name": "rlzoo/hopper/mixed-v0", "checksum": "0123456789abcdef"}, "task": "Hopper-v5"}
@@ -97,6 +100,20 @@ def test_what_a_training_cost_is_unknown_where_an_attempt_does_not_say_it(tmp_pa
     assert (row["seconds"], row["cpu_seconds"]) == ("90", "")
     state = read_benchmark(tmp_path)[0]
     assert (state.spent("seconds"), state.spent("cpu_seconds")) == (90.0, None)
+
+
+def test_scores_with_the_other_noise_stand_behind_the_columns_of_before(grid: list[Cell], tmp_path: Path) -> None:
+    (tmp_path / "bc" / "rlzoo-hopper-mixed-v0" / "seed-0" / "result.json").unlink()
+    finish(grid[0], 5.0, other=4.0)
+    folder = export(tmp_path, tmp_path / "out", grid)
+    first, _, old, *_ = exported(folder, "runs")
+    assert list(first)[-5:] == ["command", "evaluation_noise", "other_noise", "other_return", "other_std"]
+    assert [first[key] for key in list(first)[-4:]] == ["fixed", "fresh", "4", "2"]
+    assert (first["final_return"], old["final_return"]) == ("5", "2")
+    assert [old[key] for key in list(old)[-4:]] == [""] * 4  # a result of before
+    behaviour, iql = exported(folder, "means")
+    assert (behaviour["other_mean"], iql["other_mean"]) == ("4", "")
+    assert list(behaviour)[-1] == "other_mean"
 
 
 def test_without_a_scale_there_is_no_score(tmp_path: Path) -> None:

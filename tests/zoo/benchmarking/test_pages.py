@@ -123,6 +123,25 @@ def test_protocol(pages: ModuleType, data: Path) -> None:
     assert "`rlzoo/hopper/mixed-v0` (checksum `0123456789ab`), evaluated in Hopper-v5" in text
 
 
+def test_scores_with_the_other_noise(pages: ModuleType, data: Path, tmp_path: Path) -> None:
+    before = pages.Grid(data, "small")
+    assert not any("noise" in text(before) for text in (pages.returns, pages.trainings, pages.protocol))
+    cells = read_description(data / "small.yml").cells(tmp_path / "results")
+    (cell,) = (entry for entry in cells if (entry.algo, entry.env, entry.seed) == ("bc", ENV, 0))
+    (cell.folder / "result.json").unlink()
+    finish(cell, 1.0, other=0.5)
+    export(tmp_path / "results", data / "small", cells)
+    grid = pages.Grid(data, "small")
+    header, _, *lines = pages.returns(grid).splitlines()
+    assert "| Mean | Mean with fresh noise | Best evaluation |" in header
+    (behaviour,) = (line for line in lines if "/bc>" in line and ENV in line)
+    assert behaviour.endswith("| 0.5 | 3.0 | 1.0 |")
+    assert "| Return | With fresh noise | Score |" in pages.trainings(grid) and "| 1.0 ± 1.0 | 0.5 ± 2.0 |" in pages.trainings(
+        grid
+    )
+    assert "have fixed noise" in pages.protocol(grid)
+
+
 def test_files_of_another_grid_are_refused(pages: ModuleType, data: Path) -> None:
     path = data / "small.yml"
     path.write_text(path.read_text(encoding="utf-8").replace("- 2\n", "- 3\n"), encoding="utf-8")

@@ -98,6 +98,19 @@ def test_settings_reach_the_command_line(tmp_path: Path) -> None:
     )
 
 
+def test_evaluations_are_counted_in_frames_unless_they_are_not(tmp_path: Path) -> None:
+    def frequencies(**settings: Any) -> list[tuple[str, int | None]]:
+        cells = expand(tmp_path, ["qsm"], ["Hopper-v5", "dm_control/cheetah-run-v0"], [0], Settings(**settings))
+        assert all(f"--eval-freq {cell.settings.eval_freq}" in cell.command for cell in cells)
+        return [(cell.env, cell.settings.eval_freq) for cell in cells]
+
+    assert frequencies() == [("Hopper-v5", 10_000), ("dm_control/cheetah-run-v0", 5_000)]
+    assert frequencies(eval_freq=300) == [("Hopper-v5", 300), ("dm_control/cheetah-run-v0", 300)]
+    (cell,) = expand(tmp_path, ["qsm"], ["dm_control/cheetah-run-v0"], [0], Settings())
+    plan([cell])
+    assert read(cell.folder, "cell")["settings"]["eval_freq"] == 5_000
+
+
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     cell = one_cell(tmp_path)
     with pytest.raises(ValueError, match=r"started with n_timesteps 40 \(not 80\); give another --folder"):

@@ -222,7 +222,8 @@ def test_what_is_published(hub: Hub) -> None:
     for content in tree.values():  # no path, no name of this machine
         assert str(hub.runs).encode() not in content
     results = json.loads(tree["results.json"])
-    assert [evaluation["is_deterministic"] for evaluation in results["evaluations"]] == [True, False]
+    kinds = [(evaluation["is_deterministic"], evaluation.get("evaluation_noise")) for evaluation in results["evaluations"]]
+    assert kinds == [(True, "fixed"), (True, "fresh"), (False, None)]
     assert results["mean_reward"] == results["evaluations"][0]["mean_reward"]
     assert results["training"]["timesteps"] == 120
     assert results["training"]["seed"] == 1

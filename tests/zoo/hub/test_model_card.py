@@ -4,9 +4,10 @@ import re
 import shlex
 from typing import Any
 
+import pytest
 import yaml
 
-from zoo.hub.model_card import agent_file, code, model_card, text, training_command
+from zoo.hub.model_card import agent_file, code, model_card, text, training_command, with_scores
 from zoo.hub.published import agent_name
 
 EVIL = "</td><script>alert(1)</script>\n---\n```\n# owned ![x](https://evil.example/x.png) | `a` <img src=x onerror=y>"
@@ -66,6 +67,29 @@ def test_front_matter_is_what_rl_zoo3_and_the_hub_look_for() -> None:
     assert "| seed | 7 |" in body
     assert "--from-hub -orga me --repo-name sdac-Pendulum-v1" in body
     assert "hf_hub_download('me/sdac-Pendulum-v1', 'sdac-Pendulum-v1.zip')" in body
+
+
+def test_scores_with_both_kinds_of_noise() -> None:
+    both = facts("Linux")
+    fixed, stochastic = both["evaluations"]
+    fresh = {
+        **fixed,
+        "mean_reward": -160.0,
+        "evaluation_noise": "fresh",
+        "commit": "abc",
+        "versions": {"sb3_diffusion": "9.9"},
+    }
+    before = model_card(both, {}, {"algo": "sdac"}, None)
+    assert "noise" not in before
+    both["evaluations"] = [{**fixed, "evaluation_noise": "fixed"}, fresh, stochastic]
+    _, body = split(model_card(both, {}, {"algo": "sdac"}, None))
+    assert "| deterministic, fixed noise | -147.05 +/- 87.50 | 200.0 | 10 | 3 |" in body
+    assert "| deterministic, fresh noise | -160.00 +/- 87.50 | 200.0 | 10 | 3 |" in body
+    assert "Fresh: all of it is drawn anew for every action" in body
+    assert "The score of deterministic, fresh noise was added later, with sb3\\_diffusion 9.9, commit abc." in body
+    assert with_scores(before, both) == model_card(both, {}, {"algo": "sdac"}, None)
+    with pytest.raises(ValueError, match=r"no sections '## Scores' and '## Act'"):
+        with_scores("# Something else", both)
 
 
 def test_values_cannot_become_markup() -> None:

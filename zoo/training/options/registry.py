@@ -24,11 +24,21 @@ from .search_space import SEARCH, Dimension, convert_params, make_sampler, searc
 from .settings import hyperparameter_file, read_file
 
 DMC_PREFIX = "dm_control/"
+DMC_ACTION_REPEAT = 2
+"""Frames of the simulator for a decision of the agent in the DeepMind Control Suite, in all settings files."""
 ENVIRONMENT_PACKAGES = (
     *("pybullet_envs_gymnasium", "ale_py", "highway_env", "custom_envs", "gym_donkeycar", "panda_gym"),
     *("rocket_lander_gym", "minigrid"),
 )
 """Packages that rl-zoo3 imports if they are there; they register environments."""
+
+
+def frames_of_a_step(env_id: str) -> int:
+    """
+    :param env_id: Id of an environment
+    :return: Frames of the simulator for a step of the agent with our settings
+    """
+    return DMC_ACTION_REPEAT if env_id.startswith(DMC_PREFIX) else 1
 
 
 def register_algorithms() -> None:

@@ -89,6 +89,48 @@ def test_every_value_says_where_it_comes_from(name: str) -> None:
         assert SOURCES.match(comment), f"{name}.yml:{number} needs a comment that starts with its source: {line}"
 
 
+GYM_NETWORKS = {"pi": [256, 256, 256], "qf": [256, 256]}
+PAPER: dict[str, dict[str, list[Any]]] = {
+    "": {  # all off-policy methods
+        "tau": [0.005],
+        "learning_rate": [3e-4],
+        "net_arch": [GYM_NETWORKS, {"pi": [512] * 3, "qf": [512] * 3}],
+        "activation_fn": [{"pi": "mish", "qf": "relu"}, {"pi": "mish", "qf": "elu"}],
+        "diffusion_steps": [20],
+        "noise_schedule": ["cosine"],
+    },
+    "sac": {"ent_coef": ["auto"]},
+    "qsm": {"temperature": [0.1]},
+    "dacer": {
+        "learning_rate": [1e-4],
+        "policy_delay": [2],
+        "n_entropy_samples": [200],
+        "noise_scale": [0.1, 0.15],
+        "reward_scale": [0.2, 1.0],
+        "alpha_update_interval": [10_000],
+        "alpha_learning_rate": [0.03],
+    },
+    "dpmd": {"actor_learning_rate": [1e-4], "refresh_interval": [1000], "n_particles": [64], "particle_noise": [0.2]},
+    "sdac": {"n_particles": [500], "temperature": [0.05, 0.01]},
+    "qvpo": {
+        "n_particles": [64],
+        "ent_coef": [0.01],
+        "n_target_candidates": [2, 4, 1],
+        "net_arch": [{"pi": [256, 256], "qf": [256, 256]}],
+    },
+}
+"""What appendix A.3 of the FlowRL paper says, by method."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_appendix_a3_is_cited_for_what_it_has(name: str) -> None:
+    for line in text_of(name).splitlines():
+        if cited := re.fullmatch(r"\s*(\w+): (.*\S)\s+# A\.3(?:, (\w+))?\b.*", line):
+            key, value, relative = cited.groups()
+            has = {**PAPER[""], **PAPER.get((relative or name).lower(), {})}
+            assert yaml.safe_load(value) in has.get(key, []), f"{name}.yml: A.3 has no such value: {line}"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_key_is_known(name: str) -> None:
     known = constructor_arguments(ALGOS[name]) | ZOO_KEYS | ({PRESET} if name in ON_POLICY else set())
