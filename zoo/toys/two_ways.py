@@ -24,7 +24,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "PPO": {},
     "DPPO": {"diffusion_steps": 10, "finetune_steps": 5},
     "FPO": {"diffusion_steps": 10},
-    "FPO++": {"diffusion_steps": 10, "n_draws": 8, "n_epochs": 4},
     "GenPO": {"diffusion_steps": 5, "learning_rate": 1e-3},
 }
 """Method -> what differs from the settings of all. A method that cannot imitate learns faster."""
