@@ -466,3 +466,13 @@ def test_ratios_are_shown() -> None:
     assert text[3] == ""  # the other implementation has no SDAC
     assert "* Other side: another; jax 0.10" in text
     assert "* Other processes kept 0.50 cores busy (median), 0.50 at most" in text
+
+
+def test_gallery_shows_every_curve() -> None:
+    found = documentation_extension("gallery").curves(DOCS / "data")
+    names = [name for name in json.loads((DOCS / "data" / "results.json").read_text("utf-8")) if name != "default"]
+    shown = {f"{row['algorithm']}-{env}" for env, rows in found.items() for row in rows}
+    assert names and shown.issuperset(names)
+    grids = {path.parent.name for path in (DOCS / "data" / "benchmark").glob("*/curves.csv")}
+    assert "pendulum-rollouts" in grids and {row["algorithm"] for row in found["torch/Pendulum-v0"]} >= {"dppo", "genpo"}
+    assert all(float(row["mean_return"]) > -1e6 and int(row["timesteps"]) > 0 for rows in found.values() for row in rows)
