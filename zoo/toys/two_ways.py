@@ -66,7 +66,8 @@ def play(act: Act, n_envs: int, seed: int) -> Episodes:
     :return: The episodes
     """
     env = make_tensor_env(ENV, n_envs, device="cpu", seed=seed)
-    seen, steps = env.reset_tensor(), []
+    seen: Any = env.reset_tensor()
+    steps: list[tuple[Any, ...]] = []
     alive = th.ones(n_envs, dtype=th.bool)
     while alive.any():
         actions = act(seen).clamp(-1.0, 1.0)
