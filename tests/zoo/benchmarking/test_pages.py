@@ -136,7 +136,9 @@ def test_scores_with_the_other_noise(pages: ModuleType, data: Path, tmp_path: Pa
     assert "| Mean | Mean with fresh noise | Best evaluation |" in header
     (behaviour,) = (line for line in lines if "/bc>" in line and ENV in line)
     assert behaviour.endswith("| 0.5 | 3.0 | 1.0 |")
-    assert "| Return | With fresh noise | Score |" in pages.trainings(grid) and "| 1.0 ± 1.0 | 0.5 ± 2.0 |" in pages.trainings(grid)
+    assert "| Return | With fresh noise | Score |" in pages.trainings(grid) and "| 1.0 ± 1.0 | 0.5 ± 2.0 |" in pages.trainings(
+        grid
+    )
     assert "have fixed noise" in pages.protocol(grid)
 
 

@@ -72,7 +72,13 @@ def test_front_matter_is_what_rl_zoo3_and_the_hub_look_for() -> None:
 def test_scores_with_both_kinds_of_noise() -> None:
     both = facts("Linux")
     fixed, stochastic = both["evaluations"]
-    fresh = {**fixed, "mean_reward": -160.0, "evaluation_noise": "fresh", "commit": "abc", "versions": {"sb3_diffusion": "9.9"}}
+    fresh = {
+        **fixed,
+        "mean_reward": -160.0,
+        "evaluation_noise": "fresh",
+        "commit": "abc",
+        "versions": {"sb3_diffusion": "9.9"},
+    }
     before = model_card(both, {}, {"algo": "sdac"}, None)
     assert "noise" not in before
     both["evaluations"] = [{**fixed, "evaluation_noise": "fixed"}, fresh, stochastic]
