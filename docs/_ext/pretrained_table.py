@@ -29,19 +29,22 @@ def pretrained_table(folder: Path) -> str:
     rows = []
     for path in sorted(folder.glob("*/results.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
+        training, episodes = results["training"], len(results["evaluations"][0]["returns"])
         scores = {
-            (score["is_deterministic"], score.get("evaluation_noise") == "fresh"): _shown(score)
+            (score["is_deterministic"], score.get("evaluation_noise") == "fresh"): _shown(score, episodes)
             for score in results["evaluations"]
         }
         shown = [scores.get(protocol, "") for protocol in ((True, False), (True, True), (False, False))]
-        training, episodes = results["training"], len(results["evaluations"][0]["returns"])
         rows.append([f"`{path.parent.name}`", *shown, str(episodes), f"{training['timesteps']:,}", str(training["seed"])])
     header = ["Agent", "Deterministic", "The same with fresh noise", "Stochastic", "Episodes", "Steps", "Seed"]
     return markdown_table(header, rows)
 
 
-def _shown(score: dict[str, Any]) -> str:
-    return f"{number(score['mean_reward'])} ± {number(score['std_reward'])}"
+def _shown(score: dict[str, Any], episodes: int) -> str:
+    own = len(score["returns"])
+    return f"{number(score['mean_reward'])} ± {number(score['std_reward'])}" + (
+        "" if own == episodes else f" ({own} episodes)"
+    )
 
 
 def videos(folder: Path) -> list[Path]:

@@ -70,14 +70,14 @@ def play(act: Act, n_envs: int, seed: int) -> Episodes:
     steps: list[tuple[Any, ...]] = []
     alive = th.ones(n_envs, dtype=th.bool)
     while alive.any():
-        actions = act(seen).clamp(-1.0, 1.0)
-        step = env.step_tensor(actions)
-        steps.append((alive, seen, actions, step.reward, step.final_observation, step.done, step.terminated))
+        chosen = act(seen).clamp(-1.0, 1.0)
+        step = env.step_tensor(chosen)
+        steps.append((alive, seen, chosen, step.reward, step.final_observation, step.terminated))
         alive, seen = alive & ~step.done, step.observation
     columns: list[list[Any]] = [[], [], [], []]
     for index in range(n_envs):
         lived = [tuple(entry[index] for entry in step[1:]) for step in steps if step[0][index]]
-        before, actions, rewards, after, _, terminated = zip(*lived, strict=True)
+        before, actions, rewards, after, terminated = zip(*lived, strict=True)
         columns[0].append(th.stack((*before, after[-1])).numpy())
         columns[1].append(th.stack(actions).numpy())
         columns[2].append(th.stack(rewards).numpy())
