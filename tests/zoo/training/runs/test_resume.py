@@ -144,7 +144,17 @@ def test_killed_twice(tmp_path: Path) -> None:
 def test_tensors_killed_once(tmp_path: Path) -> None:
     """All copies of an environment are one object, of which nobody keeps a monitor file."""
     settings = ["-params", "n_steps:10", "desired_kl:0.01", "policy_kwargs:dict(net_arch=[8],diffusion_steps=2)"]
-    options = ["--algo", "dppo", "--env", "torch/Pendulum-v0", "--n-envs", "20", "--env-kwargs", "max_episode_length:30", *settings]
+    options = [
+        "--algo",
+        "dppo",
+        "--env",
+        "torch/Pendulum-v0",
+        "--n-envs",
+        "20",
+        "--env-kwargs",
+        "max_episode_length:30",
+        *settings,
+    ]
     interrupted_equals_uninterrupted(tmp_path, options, steps=4000, kills=[1000], every=1000, monitored=False)
 
 
