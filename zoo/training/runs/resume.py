@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 from huggingface_sb3 import EnvironmentName  # a module of sb3-team-hf-integration, which rl-zoo3 brings
 
-from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
+from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from sb3_diffusion.files import write_atomically
 
-from . import started_with
 from ..options.commands import command
-from .folders import RunFolder
 from ..options.train import RESUME_EVERY, RESUME_SHARE
+from . import started_with
+from .folders import RunFolder
 from .text_files import read_yaml
 from .trust import check_own, what_runs
 

@@ -16,12 +16,12 @@ from sb3_diffusion.checkpoints.agents import NORMALIZATION
 from sb3_diffusion.checkpoints.archives import open_archive
 from sb3_diffusion.tensor_names import is_tensor_env
 
-from .folders import Name, owner, run_folders
-from .resume import checkpoint_steps, finished, resumable
-from .text_files import saved_env_kwargs
-from .started_with import original
 from ..environments import tensor
 from ..options.which_agent import Which
+from .folders import Name, owner, run_folders
+from .resume import checkpoint_steps, finished, resumable
+from .started_with import original
+from .text_files import saved_env_kwargs
 
 
 class NoAgent(ValueError):

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
+from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
 from tests.helpers import assert_identical
 from tests.zoo.in_process import SAC, TINY, train
 from tests.zoo.processes import ROOT

@@ -20,13 +20,13 @@ from tests.checkpoints.test_agents import baseline, write
 from tests.zoo.training.runs.test_resume import write_run
 from zoo import enjoy, push_to_hub, train
 from zoo.hub.client import HubError, Repository, check_secrets, push
-from zoo.training.tuning.study import load_trial
-from zoo.training.tuning.report import print_summary
 from zoo.training.options.errors import fail
 from zoo.training.options.registry import register_algorithms
 from zoo.training.runs import trust
 from zoo.training.runs.resume import continue_run
 from zoo.training.runs.starting_agent import StartingAgent
+from zoo.training.tuning.report import print_summary
+from zoo.training.tuning.study import load_trial
 
 ENV = "Pendulum-v1"
 SMALL = ["policy_kwargs:dict(net_arch=[8],diffusion_steps=2)", "n_particles:2", "buffer_size:1000", "batch_size:8"]
