@@ -1,5 +1,6 @@
 """
-Draw which of two equally good ways policies take: ``python zoo/plot_two_ways.py`` (or ``python -m zoo.plot_two_ways``).
+Draw which of two equally good ways policies take: ``python zoo/toys/plot_two_ways.py`` (or ``python -m
+zoo.toys.plot_two_ways``).
 
 A point has to pass a disc, above or below. Every method that can imitates demonstrations of both ways and then learns from
 what it does; the others learn from nothing. The picture shows episodes of both policies with the randomness of training, and
@@ -13,16 +14,16 @@ import time
 from pathlib import Path
 
 if not __package__:  # started as a file: make the folder that contains the package importable
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    __package__ = Path(__file__).resolve().parent.name
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    __package__ = ".".join(Path(__file__).resolve().parts[-3:-1])
 
 from sb3_diffusion.core.behavior.pretraining import ImitatesFirst
 from sb3_diffusion.taxonomy import available_methods
 
-from .toys.paths import Panel, draw_paths
-from .toys.two_ways import Episodes, demonstrations, make_model, play_policy
-from .training.options.command_line import CommandParser, whole_number
-from .training.options.errors import mistakes
+from ..training.options.command_line import CommandParser, whole_number
+from ..training.options.errors import mistakes
+from .paths import Panel, draw_paths
+from .two_ways import Episodes, demonstrations, make_model, play_policy
 
 PROG = "plot_two_ways.py"
 FROM_NOTHING = 5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo import plot_two_ways
+from zoo.toys import plot_two_ways
 from zoo.toys.two_ways import Episodes, demonstrations
 
 
