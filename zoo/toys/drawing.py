@@ -67,10 +67,19 @@ def draw(panels: list[Panel], density: np.ndarray, path: Path, dpi: int, comment
         bottom = height - border - (row + 1) * (size + head) - row * gap
         axes = figure.add_axes((left / width, bottom / height, size / width, size / height))
         _draw_panel(axes, panel, density)
-        text: dict[str, Any] = {"transform": axes.transAxes, "va": "baseline", "ha": "left"}
-        axes.text(0.0, 1.125, panel.title, color=INK, fontsize=11, fontweight="bold", **text)
-        axes.text(0.0, 1.04, panel.subtitle, color=MUTED, fontsize=7.5, **text)
+        head_panel(axes, panel.title, panel.subtitle)
     save_card(figure, path, dpi, comment)
+
+
+def head_panel(axes: Axes, title: str, subtitle: str) -> None:
+    """
+    :param axes: A panel of a card
+    :param title: First line above it
+    :param subtitle: Second line
+    """
+    text: dict[str, Any] = {"transform": axes.transAxes, "va": "baseline", "ha": "left"}
+    axes.text(0.0, 1.125, title, color=INK, fontsize=11, fontweight="bold", **text)
+    axes.text(0.0, 1.04, subtitle, color=MUTED, fontsize=7.5, **text)
 
 
 def save_card(figure: Figure, path: Path, dpi: int, comment: str) -> None:

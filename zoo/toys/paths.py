@@ -8,11 +8,11 @@ from matplotlib.patches import Circle
 
 from sb3_diffusion.envs.tensor.tasks.point_mass import GOAL, GOAL_RADIUS, OBSTACLES, WALLS
 
-from .drawing import CARD, INK, MUTED, n_columns, save_card
+from .drawing import CARD, GLOW, head_panel, n_columns, save_card
 from .two_ways import Episodes
 
 WAYS = {"above": "#f58466", "below": "#6aa5f8", None: "#8f98b3"}
-FIELD, DISC = "#14182c", "#3a4060"
+DISC = "#3a4060"
 DRAWN = 60
 """Episodes that are drawn; more would hide each other."""
 
@@ -44,15 +44,15 @@ def draw_paths(panels: list[Panel], path: Path, dpi: int, comment: str) -> None:
     figure = Figure(figsize=(0.3 + 3.1 * columns, 0.2 + 2.5 * rows), facecolor=CARD)
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, index + 1)
-        axes.set(xlim=(-WALLS[0], WALLS[0]), ylim=(-WALLS[1], WALLS[1]), xticks=[], yticks=[], aspect="equal", facecolor=FIELD)
+        axes.set(
+            xlim=(-WALLS[0], WALLS[0]), ylim=(-WALLS[1], WALLS[1]), xticks=[], yticks=[], aspect="equal", facecolor=GLOW(0.0)
+        )
         axes.spines[:].set_visible(False)
         for x, y, radius in OBSTACLES:
             axes.add_patch(Circle((x, y), radius, color=DISC))
         axes.add_patch(Circle(GOAL, GOAL_RADIUS, color="#3f7d58"))
         for positions, way in list(zip(panel.episodes.observations, panel.episodes.arrivals(), strict=True))[:DRAWN]:
             axes.plot(positions[:, 0], positions[:, 1], color=WAYS[way], linewidth=0.7, alpha=0.6)
-        text = {"transform": axes.transAxes, "va": "baseline", "ha": "left"}
-        axes.text(0.0, 1.13, panel.title, color=INK, fontsize=10, fontweight="bold", **text)  # type: ignore[arg-type]
-        axes.text(0.0, 1.035, panel.subtitle, color=MUTED, fontsize=8, **text)  # type: ignore[arg-type]
+        head_panel(axes, panel.title, panel.subtitle)
     figure.subplots_adjust(0.02, 0.02, 0.98, 0.92, 0.06, 0.3)
     save_card(figure, path, dpi, comment)
