@@ -15,6 +15,8 @@ if not __package__:  # started as a file: make the folder that contains the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     __package__ = ".".join(Path(__file__).resolve().parts[-3:-1])
 
+from sb3_diffusion.files import write_atomically
+
 from ..training.options.command_line import CommandParser, whole_number
 from ..training.options.errors import mistakes
 from ..training.options.registry import register_algorithms
@@ -71,8 +73,8 @@ def add_scores(folder: Path, commit: str | None, n_eval_episodes: int | None = N
         results["evaluations"] = [known[tuple(protocol)] for protocol in protocols]
         card = folder / "README.md"
         page = with_scores(card.read_text(encoding="utf-8"), results)
-        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        card.write_text(page, encoding="utf-8")
+        write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+        write_atomically(card, page.encode())
     return added
 
 
