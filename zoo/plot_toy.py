@@ -25,8 +25,10 @@ from sb3_diffusion.envs import TOYS, boltzmann_density, get_toy
 from sb3_diffusion.taxonomy import GUIDANCE_MECHANISMS, Method, available_methods, get_method
 
 from .datasets import toys as toy_data
+from .toys.densities import BINS, highest_density_level, total_variation
 from .toys.drawing import Panel, draw
-from .toys.training import BINS, total_variation, train
+from .toys.promises import Promise, promise_of
+from .toys.training import begin, make_model, train
 from .training.options.command_line import CommandParser, whole_number
 from .training.options.device import check_device
 from .training.options.errors import mistakes
@@ -54,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--critic", choices=["exact", "learned"], default="exact", help="given Q, or one learned from rewards")
     unit = f"temperature in units of Q (default: 1; with --offline {toy_data.TEMPERATURE})"
     parser.add_argument("--temperature", type=float, help=unit)
-    parser.add_argument("--updates", type=whole_number(1), default=6000, help="updates per method")
+    parser.add_argument("--updates", type=whole_number(1), default=20_000, help="updates per method")
     parser.add_argument("--random-steps", type=whole_number(1), default=2000, help="random actions before the first update")
     parser.add_argument("--batch-size", type=whole_number(1), default=256, help="transitions per update")
     parser.add_argument("--n-particles", type=whole_number(1), default=64, help="particles per state, where a method has them")
@@ -80,6 +82,19 @@ def online_methods() -> list[Method]:
     return [method for method in available_methods() if method.setting == "off-policy"]
 
 
+def train_online(method: Method, args: argparse.Namespace, density: np.ndarray) -> tuple[np.ndarray, Promise]:
+    """Samples of the trained policy, and what they should be."""
+    model = make_model(method, args)
+    begin(model, args)
+    promise = promise_of(method, model, args, density)  # mirror descent starts from the policy of now
+    return train(model, args), promise
+
+
+def train_offline(method: Method, args: argparse.Namespace, density: np.ndarray) -> tuple[np.ndarray, Promise]:
+    """The same for a method that learns from data."""
+    return toy_data.train(method, args), Promise("", density, highest_density_level(density, 0.9))
+
+
 def main() -> None:
     """Train, print the distances to the true density, draw."""
     args = parse_arguments()
@@ -95,11 +110,13 @@ def main() -> None:
     for name in args.algo:
         method = get_method(name)
         begin = time.perf_counter()
-        samples = toy_data.train(method, args) if args.offline else train(method, args)
-        distance = total_variation(samples, density)
-        print(f"{method.name}: total variation {distance:.3f}, {time.perf_counter() - begin:.0f} s", flush=True)
-        panels.append(Panel(method.name, GUIDANCE_MECHANISMS.get(method.guidance, "Baseline"), samples))
-    draw(panels, density, args.output, args.dpi, comment=shlex.join(sys.argv))
+        samples, promise = train_offline(method, args, density) if args.offline else train_online(method, args, density)
+        distance = f"total variation {total_variation(samples, density):.3f}"
+        if promise.density is not density:
+            distance += f" ({total_variation(samples, promise.density):.3f} from {promise.label})"
+        print(f"{method.name}: {distance}, {time.perf_counter() - begin:.0f} s", flush=True)
+        panels.append(Panel(method.name, GUIDANCE_MECHANISMS.get(method.guidance, "Baseline"), samples, promise))
+        draw(panels, density, args.output, args.dpi, comment=shlex.join(sys.argv))  # what is there, should the rest be stopped
     print(f"Saved as {args.output}")
 
 

@@ -1,6 +1,5 @@
 """Pictures of densities and samples in a square, on dark cards."""
 
-import math
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sb3_diffusion.envs import grid_axis
+
+from .densities import local_density
+from .promises import Promise
 
 INK, MUTED, CARD = "#f2f3f7", "#8f98b3", "#0d1020"
 """Titles, subtitles and background: a dark card that looks the same on a white and on a dark page."""
@@ -33,11 +35,13 @@ class Panel:
     :param title: First line above it
     :param subtitle: Second line
     :param samples: Points ``(n, 2)``; ``None`` for the panel of the true density
+    :param promise: What the theory of the method says that they are, to be drawn behind them
     """
 
     title: str
     subtitle: str
     samples: np.ndarray | None = None
+    promise: Promise | None = None
 
 
 def n_columns(n_panels: int) -> int:
@@ -57,7 +61,8 @@ def draw(panels: list[Panel], density: np.ndarray, path: Path, dpi: int, comment
     """
     columns = n_columns(len(panels))
     rows = -(-len(panels) // columns)
-    size, gap, head, border = 2.0, 0.14, 0.42, 0.22
+    size, gap, border = 2.0, 0.14, 0.22
+    head = 0.56 if any(panel.promise for panel in panels) else 0.42
     width = 2 * border + columns * size + (columns - 1) * gap
     height = 2 * border + rows * (size + head) + (rows - 1) * gap
     figure = Figure(figsize=(width, height), facecolor=CARD)
@@ -67,19 +72,22 @@ def draw(panels: list[Panel], density: np.ndarray, path: Path, dpi: int, comment
         bottom = height - border - (row + 1) * (size + head) - row * gap
         axes = figure.add_axes((left / width, bottom / height, size / width, size / height))
         _draw_panel(axes, panel, density)
-        head_panel(axes, panel.title, panel.subtitle)
+        head_panel(axes, panel.title, panel.subtitle, panel.promise.label if panel.promise else "")
     save_card(figure, path, dpi, comment)
 
 
-def head_panel(axes: Axes, title: str, subtitle: str) -> None:
+def head_panel(axes: Axes, title: str, *lines: str) -> None:
     """
     :param axes: A panel of a card
     :param title: First line above it
-    :param subtitle: Second line
+    :param lines: What stands below the title; empty ones are left out
     """
     text: dict[str, Any] = {"transform": axes.transAxes, "va": "baseline", "ha": "left"}
-    axes.text(0.0, 1.125, title, color=INK, fontsize=11, fontweight="bold", **text)
-    axes.text(0.0, 1.04, subtitle, color=MUTED, fontsize=7.5, **text)
+    height = 1.04
+    for line in filter(None, reversed(lines)):
+        axes.text(0.0, height, line, color=MUTED, fontsize=7.5, **text)
+        height += 0.07
+    axes.text(0.0, height + 0.015, title, color=INK, fontsize=11, fontweight="bold", **text)
 
 
 def save_card(figure: Figure, path: Path, dpi: int, comment: str) -> None:
@@ -107,36 +115,11 @@ def _draw_panel(axes: Axes, panel: Panel, density: np.ndarray) -> None:
         box = (-1.0, 1.0, -1.0, 1.0)
         axes.imshow(density, origin="lower", extent=box, cmap=GLOW, vmin=0.0, vmax=top, interpolation="bicubic")
         return
-    axis = grid_axis(len(density))
-    axes.contour(axis, axis, density, levels=[highest_density_level(density, 0.9)], colors=INK, linewidths=0.5, alpha=0.3)
+    if panel.promise is not None:
+        law, axis = panel.promise, grid_axis(len(panel.promise.density))
+        axes.contour(axis, axis, law.density, levels=[law.level], colors=INK, linewidths=0.6, alpha=0.45)
     # each sample has the colour of the density of samples around it, on the scale of the true density
     local = local_density(panel.samples)
     order = local.argsort()
     colours = GLOW(np.clip(FAINTEST + (1.0 - FAINTEST) * local / top, 0.0, 1.0))
     axes.scatter(panel.samples[order, 0], panel.samples[order, 1], s=2.0, c=colours[order], alpha=0.8, linewidths=0)
-
-
-def highest_density_level(density: np.ndarray, mass: float) -> float:
-    """
-    :param density: On a grid
-    :param mass: Between 0 and 1
-    :return: The level above which the density has this mass
-    """
-    ordered = np.sort(density, axis=None)[::-1]
-    return float(ordered[np.searchsorted(ordered.cumsum(), mass * ordered.sum())])
-
-
-def local_density(samples: np.ndarray, bins: int = 100, radius: int = 4) -> np.ndarray:
-    """
-    :param samples: ``(n, 2)`` in [-1, 1]²
-    :param bins: Cells per axis of the histogram
-    :param radius: The histogram is smoothed by a binomial kernel of ``2 * radius + 1`` cells
-    :return: Estimated density at each sample ``(n,)``
-    """
-    cell = np.clip(((samples + 1.0) * (0.5 * bins)).astype(int), 0, bins - 1)
-    counts = np.zeros((bins, bins))
-    np.add.at(counts, (cell[:, 0], cell[:, 1]), 1.0)
-    kernel = np.array([math.comb(2 * radius, k) for k in range(2 * radius + 1)]) / 4.0**radius
-    for axis in (0, 1):
-        counts = np.apply_along_axis(np.convolve, axis, counts, kernel, mode="same")
-    return counts[cell[:, 0], cell[:, 1]] * (bins / 2.0) ** 2 / len(samples)

@@ -14,6 +14,8 @@ from sb3_diffusion.envs import boltzmann_entropy, get_toy, make_toy
 from sb3_diffusion.envs.bandits import ActionValue
 from sb3_diffusion.taxonomy import Method
 
+from .promises import N_ROUNDS
+
 LEARNING_RATE = 5e-3
 
 LEARNING_RATES = {"reparameterization": 1e-3}
@@ -22,16 +24,15 @@ LEARNING_RATES = {"reparameterization": 1e-3}
 OWN_ARGUMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     # otherwise learned
     "DIME": lambda args: {"initial_alpha": args.temperature, "alpha_learning_rate": 0.0},
+    # values are a few units here, which the published alternative of 1 would outweigh
+    "DACERv2": lambda args: {"field_weight": 0.01},
     # their particles are policy samples, a chain each; all rows of a batch are the same state, so that few are enough
-    **dict.fromkeys(["QVPO", "DPMD", "FPMD"], lambda args: {"n_particles": max(1, args.n_particles // 4)}),
+    **dict.fromkeys(["QVPO", "DPMD", "FPMD"], lambda args: {"n_particles": max(1, args.n_particles // 8)}),
 }
 """Method -> what its argument names alone do not tell."""
 
 N_DECAYS = 20
 """The learning rate falls to zero in so many steps, so that the picture does not show one noisy iterate."""
-
-BINS = 20
-"""Cells per axis in which samples and density are compared."""
 
 
 def method_arguments(method: Method, args: argparse.Namespace) -> dict[str, Any]:
@@ -41,7 +42,6 @@ def method_arguments(method: Method, args: argparse.Namespace) -> dict[str, Any]
     :param method: The method
     :param args: Command line
     """
-    n_refreshes = 10
     knobs: dict[str, Any] = {
         # the temperature, in units of Q
         "temperature": args.temperature,
@@ -51,9 +51,9 @@ def method_arguments(method: Method, args: argparse.Namespace) -> dict[str, Any]
         "target_entropy": boltzmann_entropy(get_toy(args.toy).value, args.temperature),
         "alpha_update_interval": 10,
         # mirror descent multiplies the policy by exp(Q / own temperature) at every refresh
-        "initial_temperature": n_refreshes * args.temperature,
+        "initial_temperature": N_ROUNDS * args.temperature,
         "temperature_learning_rate": 0.0,
-        "refresh_interval": max(1, args.updates // n_refreshes),
+        "refresh_interval": max(1, args.updates // N_ROUNDS),
         "particle_noise": 0.0,
         # samples of the policy itself: neither noise for exploration nor a choice among several
         "exploration_noise": 0.0,
@@ -122,34 +122,35 @@ def give_critic(model: OffPolicyDiffusion, value: ActionValue) -> None:
         critic.q, critic.value_and_gradient = q, value_and_gradient  # type: ignore[method-assign]
 
 
-def train(method: Method, args: argparse.Namespace) -> np.ndarray:
+def begin(model: OffPolicyDiffusion, args: argparse.Namespace) -> None:
     """
-    :param method: The method
+    Fill the replay buffer, and with ``--critic exact`` give the values and make the first update: the policy behind it is the
+    one from which mirror descent starts.
+
+    :param model: A method on the toy, untrained
+    :param args: Command line
+    """
+    if args.critic == "exact":
+        model.learn(args.random_steps)
+        give_critic(model, get_toy(args.toy).value)
+        model._current_progress_remaining = 1.0
+        model.train(1, args.batch_size)
+
+
+def train(model: OffPolicyDiffusion, args: argparse.Namespace) -> np.ndarray:
+    """
+    :param model: A method on the toy that has begun
     :param args: Command line
     :return: Actions of the trained policy ``(n, 2)``
     """
-    model = make_model(method, args)
     if args.critic == "exact":
-        model.learn(args.random_steps)  # fills the replay buffer, no updates yet
-        give_critic(model, get_toy(args.toy).value)
-        for decay in range(N_DECAYS):
-            model._current_progress_remaining = 1.0 - decay / N_DECAYS
-            model.train(args.updates * (decay + 1) // N_DECAYS - args.updates * decay // N_DECAYS, args.batch_size)
+        rounds = N_ROUNDS if hasattr(model, "refresh_interval") else 1  # each is a regression of its own
+        ends = np.linspace(1, args.updates, rounds * N_DECAYS + 1).astype(int)
+        for stage, n_updates in enumerate(np.diff(ends)):
+            model._current_progress_remaining = 1.0 - stage % N_DECAYS / N_DECAYS
+            model.train(int(n_updates), args.batch_size)
     else:
         model.learn(args.random_steps + args.updates)
     observations = np.zeros((args.samples, 1), np.float32)
     actions, _ = model.predict(observations, deterministic=False)
     return actions
-
-
-def total_variation(samples: np.ndarray, density: np.ndarray) -> float:
-    """
-    Distance between the histograms of samples and of a density, with :data:`BINS` cells per axis: 0 equal, 1 disjoint.
-
-    :param samples: ``(n, 2)``
-    :param density: On a grid whose resolution is a multiple of :data:`BINS`
-    """
-    per_bin = len(density) // BINS
-    mass = density.reshape(BINS, per_bin, BINS, per_bin).sum((1, 3))
-    counts, *_ = np.histogram2d(samples[:, 1], samples[:, 0], bins=BINS, range=[[-1.0, 1.0]] * 2)
-    return float(0.5 * np.abs(mass / mass.sum() - counts / counts.sum()).sum())
