@@ -27,7 +27,7 @@ OWN_ARGUMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     # values are a few units here, which the published alternative of 1 would outweigh
     "DACERv2": lambda args: {"field_weight": 0.01},
     # their particles are policy samples, a chain each; all rows of a batch are the same state, so that few are enough
-    **dict.fromkeys(["QVPO", "DPMD", "FPMD"], lambda args: {"n_particles": max(1, args.n_particles // 8)}),
+    **dict.fromkeys(["QVPO", "DPMD", "FPMD"], lambda args: {"n_particles": max(8, args.n_particles // 8)}),
 }
 """Method -> what its argument names alone do not tell."""
 
