@@ -121,7 +121,7 @@ def _described_cells(args: argparse.Namespace, given: dict[str, Any]) -> list[Ce
         name = next(iter(given))
         raise ValueError(f"{_option(name)} is said by the file of --grid; change it there, or leave --grid out.")
     description = read_description(args.grid).only(args.algos, args.envs, args.seeds)
-    _check_names(description.settings, description.algorithms, description.environments)
+    _check_names(description.settings, description.trained, description.environments)
     check_changes(description)
     return description.cells(_folder(args).resolve())
 

@@ -178,7 +178,7 @@ def run_folder(cell: Cell) -> Path | None:
     :param cell: The cell
     :return: Log folder of its training, ``None`` if there is none yet
     """
-    folders = run_folders(cell.folder / "run" / cell.algo, cell.env)
+    folders = run_folders(cell.folder / "run" / cell.trained, cell.env)
     return folders[0] if folders else None
 
 

@@ -56,6 +56,7 @@ class Settings:
     :param params: Settings that are overwritten, ``key:value``
     :param env_kwargs: Arguments of the environment, ``key:value``
     :param gym_packages: Packages that register environments or algorithms
+    :param algorithm: Algorithm that is trained, if what is compared is a variant of it with a name of its own
     """
 
     n_timesteps: int | None = None
@@ -67,6 +68,7 @@ class Settings:
     params: tuple[str, ...] = ()
     env_kwargs: tuple[str, ...] = ()
     gym_packages: tuple[str, ...] = ()
+    algorithm: str | None = None
 
     def for_env(self, env: str) -> "Settings":
         """
@@ -91,7 +93,7 @@ class Cell:
     One training of a benchmark.
 
     :param root: Folder of the benchmark
-    :param algo: Name of the algorithm on the command line
+    :param algo: Name of the algorithm on the command line, or of a variant of one
     :param env: Id of the environment
     :param seed: Seed
     :param settings: Everything else
@@ -115,13 +117,18 @@ class Cell:
         return self.root / self.algo / EnvironmentName(self.env) / f"seed-{self.seed}"
 
     @property
+    def trained(self) -> str:
+        """Name of the algorithm on the command line."""
+        return self.settings.algorithm or self.algo
+
+    @property
     def log(self) -> Path:
         """Output of the training."""
         return self.folder / "log.txt"
 
     def options(self) -> list[str]:
         """Command line of ``zoo/train.py``, without the folder."""
-        return ["--algo", self.algo, "--env", self.env, "--seed", str(self.seed), *self.settings.options()]
+        return ["--algo", self.trained, "--env", self.env, "--seed", str(self.seed), *self.settings.options()]
 
     @property
     def command(self) -> str:
@@ -132,6 +139,8 @@ class Cell:
         """Content of ``cell.json``."""
         # through JSON, so that it compares equal to what is read
         settings = json.loads(json.dumps(asdict(self.settings)))
+        if settings["algorithm"] is None:
+            del settings["algorithm"]
         return {"algorithm": self.algo, "environment": self.env, "seed": self.seed, "settings": settings}
 
 
@@ -174,7 +183,8 @@ def plan(cells: Sequence[Cell]) -> None:
 
 def _differences(known: dict[str, Any], asked: dict[str, Any]) -> str:
     before, now = ({"environment": entry["environment"], **entry["settings"]} for entry in (known, asked))
-    return ", ".join(f"{key} {before[key]} (not {now[key]})" for key in before if before[key] != now[key])
+    keys = [*before, *(key for key in now if key not in before)]
+    return ", ".join(f"{key} {before.get(key)} (not {now.get(key)})" for key in keys if before.get(key) != now.get(key))
 
 
 def read(folder: Path, kind: str) -> Any:

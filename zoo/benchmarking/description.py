@@ -10,6 +10,9 @@ A grid that is described in a YAML file: what is asked, which trainings answer i
       sac:                                          # as its settings are
       sdac:
         n_particles: {value: 16, why: 500 take a second per update}
+      sdac-few:                                     # a variant, under a name of its own
+        algorithm: sdac
+        n_particles: {value: 4, why: does that do as well?}
     environments: [Hopper-v5]
     seeds: [0, 1, 2]
     budget: 100_000                                 # environment steps; updates for methods that learn from data
@@ -20,6 +23,7 @@ A grid that is described in a YAML file: what is asked, which trainings answer i
 No value without a reason: ``value`` and ``why`` go together. Text is read as on the command line, such as ``lin_3e-4``.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +38,7 @@ from sb3_diffusion.taxonomy import CONTRIB, load_algorithm
 
 from ..training.options.command_line import parse_assignment
 from ..training.options.hyperparameters import check
+from ..training.options.registry import algorithm_names
 from ..training.options.settings import with_origin
 from ..training.runs.text_files import read_yaml
 from .cells import Cell, Settings
@@ -72,7 +77,8 @@ class Description:
     :param title: What is compared, in a few words
     :param question: What the grid is to answer
     :param why: What else there is to know
-    :param algorithms: What each algorithm changes
+    :param algorithms: What each algorithm or variant changes
+    :param variants: Name of a variant -> its algorithm
     :param environments: Ids of environments, or names of data sets
     :param seeds: Seeds
     :param changes: What all algorithms change
@@ -84,6 +90,7 @@ class Description:
     question: str
     why: str
     algorithms: Mapping[str, tuple[Change, ...]]
+    variants: Mapping[str, str]
     environments: tuple[str, ...]
     seeds: tuple[int, ...]
     changes: tuple[Change, ...]
@@ -108,7 +115,12 @@ class Description:
         :return: Its settings; what it changes itself replaces what all change
         """
         changes = {change.name: change.word for change in (*self.changes, *self.algorithms[algo])}
-        return replace(self.settings, params=tuple(changes.values()))
+        return replace(self.settings, params=tuple(changes.values()), algorithm=self.variants.get(algo))
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the algorithms, each once."""
+        return list(dict.fromkeys(self.variants.get(algo, algo) for algo in self.algorithms))
 
     def only(
         self, algos: Iterable[str] | None = None, envs: Iterable[str] | None = None, seeds: Iterable[int] | None = None
@@ -155,12 +167,14 @@ def read_description(path: Path) -> Description:
     content.refuse_unknown((*REQUIRED, *OPTIONAL))
     if missing := [key for key in REQUIRED if key not in content.values]:
         raise ValueError(f"{path} lacks {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}.")
+    algorithms = list(content.mapping("algorithms").entries())
     description = Description(
         path,
         content.text("title"),
         content.text("question"),
         content.text("why") if "why" in content.values else "",
-        {algo: entry.changes() for algo, entry in content.mapping("algorithms").entries()},
+        {name: entry.without("algorithm").changes() for name, entry in algorithms},
+        {name: entry.variant_of(name) for name, entry in algorithms if "algorithm" in entry.values},
         tuple(content.texts("environments")),
         tuple(content.numbers("seeds", 0)),
         content.mapping("settings").changes() if "settings" in content.values else (),
@@ -200,12 +214,13 @@ def check_changes(description: Description) -> None:
     :param description: A grid whose algorithms exist
     :raises ValueError: If a name or a value is wrong
     """
-    for algo, own in description.algorithms.items():
+    for name, own in description.algorithms.items():
+        algo = description.variants.get(name, name)
         if algo in CONTRIB or not (*description.changes, *own):
             continue
         algorithm: type[BaseAlgorithm] = load_algorithm(algo)
         given = with_origin({"policy": next(iter(algorithm.policy_aliases)), "n_timesteps": 1}, "")
-        for origin, changes in (("settings", description.changes), (f"algorithms: {algo}", own)):
+        for origin, changes in (("settings", description.changes), (f"algorithms: {name}", own)):
             values = dict(parse_assignment(change.word) for change in changes)
             given |= with_origin(values, f"{description.path}, {origin}")
         check(algorithm, given)
@@ -297,6 +312,17 @@ class _Reader:
             if value is not None and not isinstance(value, dict):
                 raise self._wrong(key, value, "nothing, or what it changes, such as {batch_size: {value: 512, why: ...}}")
             yield key, _Reader(self.path, value or {}, f"{self.where}: {printable(key, 80)}")
+
+    def without(self, key: str) -> "_Reader":
+        return _Reader(self.path, {name: value for name, value in self.values.items() if name != key}, self.where)
+
+    def variant_of(self, name: str) -> str:
+        """The algorithm of a variant, whose name is that of a folder."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name) or name in algorithm_names():
+            raise self.error(
+                "algorithm", f"a variant cannot be called {quoted(name)}; give a name of its own, such as sac-fast."
+            )
+        return self.text("algorithm")
 
     def changes(self) -> tuple[Change, ...]:
         """Settings, each with its reason."""

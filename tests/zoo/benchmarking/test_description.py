@@ -61,6 +61,25 @@ def test_a_setting_of_an_algorithm_replaces_that_of_all(grid: Write) -> None:
     check_changes(description)
 
 
+def test_a_variant_is_compared_under_a_name_of_its_own(grid: Write, tmp_path: Path) -> None:
+    few = {"algorithm": "sdac", "n_particles": {"value": 2, "why": "fewer"}}
+    path = grid(algorithms={"sdac": None, "sdac-few": few}, environments=["Pendulum-v1"], seeds=[0])
+    description = read_description(path)
+    check_changes(description)
+    whole, variant = description.cells(tmp_path)
+    assert (variant.algo, variant.trained) == ("sdac-few", "sdac") and whole.trained == "sdac"
+    assert variant.folder == tmp_path / "sdac-few" / "Pendulum-v1" / "seed-0"
+    assert "--algo sdac " in variant.command and "n_particles:2" in variant.command
+    assert "algorithm" not in whole.describe()["settings"]  # cells of before there were variants are the same
+    assert variant.describe()["settings"]["algorithm"] == "sdac"
+    plan([whole, variant])
+    others = read_description(
+        grid(algorithms={"sdac-few": {**few, "algorithm": "sac"}}, environments=["Pendulum-v1"], seeds=[0])
+    )
+    with pytest.raises(ValueError, match=r"algorithm sdac \(not sac\)"):
+        plan(others.cells(tmp_path))
+
+
 def test_nested_settings_reach_the_command_line(grid: Write, tmp_path: Path) -> None:
     value = {"backbone": "simba", "net_arch": {"pi": [8, 8], "qf": [8]}, "dropout": None}
     description = read_description(grid(algorithms={"qsm": {"policy_kwargs": {"value": value, "why": "small"}}}))
@@ -115,6 +134,12 @@ def test_part_of_a_grid(grid: Write, tmp_path: Path) -> None:
             "gamma: nan is not what belongs there; give a value that",
         ),
         ({"settings": {"gamma": {"value": "open('x')", "why": "x"}}}, "gamma: gamma: \"open('x')\" is no value"),
+        ({"algorithms": {"sac": {"algorithm": "sdac"}}}, "sac: algorithm: a variant cannot be called 'sac'; give a name"),
+        ({"algorithms": {"../sac": {"algorithm": "sdac"}}}, "a variant cannot be called '../sac'"),
+        (
+            {"algorithms": {"sac-b": {"algorithm": 3}}},
+            "algorithms: sac-b: algorithm: 3 is not what belongs there; give a text",
+        ),
         ({"evaluation": {"each": 3}}, "evaluation: each: there is no such key; known are every, episodes, environments"),
         ({"evaluation": {"every": 0}}, "evaluation: every: 0 is not"),
         ({"evaluation": {}}, "evaluation: {} is not"),
@@ -233,6 +258,11 @@ def test_what_the_file_says_is_not_said_twice(grid: Write, arguments: list[str],
     assert words in str(caught.value)
 
 
+def test_the_algorithm_of_a_variant_has_to_be_one(grid: Write) -> None:
+    with pytest.raises(ValueError, match="unknown algorithm 'sdak'"):
+        cells_of("--grid", str(grid(algorithms={"sdac-few": {"algorithm": "sdak"}})))
+
+
 def test_unknown_names_in_a_grid(grid: Write) -> None:
     with pytest.raises(ValueError, match="unknown algorithm 'sdca'; did you mean"):
         cells_of("--grid", str(grid(algorithms={"sdca": None})))
@@ -257,4 +287,6 @@ def test_grids_of_the_documentation(path: Path, tmp_path: Path) -> None:
 
 
 def test_the_standing_benchmark_is_there() -> None:
-    assert {"inverted-double-pendulum", "hopper", "halfcheetah", "cheetah-run", "offline"} <= {path.stem for path in GRIDS}
+    assert {"inverted-double-pendulum", "hopper", "halfcheetah", "cheetah-run", "offline", "ablations"} <= {
+        path.stem for path in GRIDS
+    }
