@@ -28,7 +28,7 @@ from .datasets import toys as toy_data
 from .toys.densities import BINS, highest_density_level, total_variation
 from .toys.drawing import Panel, draw
 from .toys.promises import Promise, promise_of
-from .toys.training import begin, make_model, train
+from .toys.training import begin, make_model, toy_problem, train
 from .training.options.command_line import CommandParser, whole_number
 from .training.options.device import check_device
 from .training.options.errors import mistakes
@@ -84,8 +84,9 @@ def online_methods() -> list[Method]:
 
 def train_online(method: Method, args: argparse.Namespace, density: np.ndarray) -> tuple[np.ndarray, Promise]:
     """Samples of the trained policy, and what they should be."""
-    model = make_model(method, args)
-    begin(model, args)
+    problem = toy_problem(args)
+    model = make_model(method, args, problem)
+    begin(model, args, problem.value)
     promise = promise_of(method, model, args, density)  # mirror descent starts from the policy of now
     return train(model, args), promise
 

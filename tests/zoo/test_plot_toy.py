@@ -23,7 +23,7 @@ from zoo.datasets import toys as toy_data
 from zoo.plot_toy import parse_arguments
 from zoo.toys.densities import total_variation
 from zoo.toys.drawing import Panel, draw, n_columns
-from zoo.toys.training import give_critic, make_model, method_arguments
+from zoo.toys.training import give_critic, make_model, method_arguments, toy_problem
 
 METHODS = [method for method in available_methods() if method.setting == "off-policy"]
 TINY = ["--updates", "20", "--random-steps", "40", "--batch-size", "8", "--n-particles", "32", "--width", "8"]
@@ -85,7 +85,8 @@ def test_methods_belong_to_one_of_the_pictures(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.zoo_name)
 def test_every_method_is_given_the_exact_values_only(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
-    model: Any = make_model(method, arguments(monkeypatch))
+    args = arguments(monkeypatch)
+    model: Any = make_model(method, args, toy_problem(args))
     value = get_toy("8gaussians").value
     model.learn(40)
     give_critic(model, value)
@@ -119,7 +120,11 @@ def test_methods_are_asked_for_the_same_temperature(monkeypatch: pytest.MonkeyPa
         },
     }
     for name, own in expected.items():
-        assert method_arguments(get_method(name), args) == {"actor_learning_rate": None, "policy_delay": 1, **own}
+        assert method_arguments(get_method(name), args, toy_problem(args).entropy) == {
+            "actor_learning_rate": None,
+            "policy_delay": 1,
+            **own,
+        }
 
 
 @pytest.mark.parametrize(("n_panels", "columns"), [(2, 2), (4, 4), (5, 5), (6, 6), (9, 3), (12, 4)])

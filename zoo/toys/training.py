@@ -1,9 +1,9 @@
-"""Methods on a toy whose value function is known: how they are trained, and how far their samples are from the answer."""
+"""Methods on a bandit whose value function is known: what they are told, and how they are trained."""
 
 import argparse
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.envs import boltzmann_entropy, get_toy, make_toy
-from sb3_diffusion.envs.bandits import ActionValue
+from sb3_diffusion.envs.bandits import ActionValue, BanditEnv
 from sb3_diffusion.taxonomy import Method
 
 from .promises import N_ROUNDS
@@ -35,12 +35,36 @@ N_DECAYS = 20
 """The learning rate falls to zero in so many steps, so that the picture does not show one noisy iterate."""
 
 
-def method_arguments(method: Method, args: argparse.Namespace) -> dict[str, Any]:
+class Problem(NamedTuple):
+    """
+    A bandit whose answer is known.
+
+    :param env: The environment
+    :param value: Its value function
+    :param entropy: That of ``exp(value / temperature)``, in nats
+    """
+
+    env: BanditEnv
+    value: ActionValue
+    entropy: float
+
+
+def toy_problem(args: argparse.Namespace) -> Problem:
+    """
+    :param args: Command line
+    :return: One of the two-dimensional densities
+    """
+    value = get_toy(args.toy).value
+    return Problem(make_toy(args.toy), value, boltzmann_entropy(value, args.temperature))
+
+
+def method_arguments(method: Method, args: argparse.Namespace, entropy: float) -> dict[str, Any]:
     """
     What a method is given beside its defaults, chosen by the names of its arguments, so that a new method needs no entry.
 
     :param method: The method
     :param args: Command line
+    :param entropy: Entropy of the density that is asked for
     """
     knobs: dict[str, Any] = {
         # the temperature, in units of Q
@@ -48,7 +72,7 @@ def method_arguments(method: Method, args: argparse.Namespace) -> dict[str, Any]
         "normalize_gradient": False,
         "reward_scale": 1.0,
         # methods that regulate the entropy instead are asked for that of the true density
-        "target_entropy": boltzmann_entropy(get_toy(args.toy).value, args.temperature),
+        "target_entropy": entropy,
         "alpha_update_interval": 10,
         # mirror descent multiplies the policy by exp(Q / own temperature) at every refresh
         "initial_temperature": N_ROUNDS * args.temperature,
@@ -70,25 +94,27 @@ def method_arguments(method: Method, args: argparse.Namespace) -> dict[str, Any]
     return {name: knob for name, knob in knobs.items() if name in inspect.signature(method.load()).parameters}
 
 
-def make_model(method: Method, args: argparse.Namespace) -> OffPolicyDiffusion:
+def make_model(method: Method, args: argparse.Namespace, problem: Problem, **policy_kwargs: Any) -> OffPolicyDiffusion:
     """
     :param method: The method
     :param args: Command line
-    :return: The method on the toy, untrained
+    :param problem: What it learns
+    :param policy_kwargs: Further arguments of the policy
+    :return: The method, untrained
     """
     algorithm = method.load()
     initial_rate = LEARNING_RATES.get(method.guidance, LEARNING_RATE)
     model: OffPolicyDiffusion = algorithm(
         "DiffusionPolicy",
-        make_toy(args.toy),
+        problem.env,
         learning_rate=lambda progress: initial_rate * progress,
         learning_starts=args.random_steps,
         buffer_size=args.random_steps + args.updates,
         batch_size=args.batch_size,
-        policy_kwargs={"net_arch": [args.width] * 3, "state_arch": (16,)},
+        policy_kwargs={"net_arch": [args.width] * 3, "state_arch": (16,), **policy_kwargs},
         seed=args.seed,
         device=args.device,
-        **method_arguments(method, args),
+        **method_arguments(method, args, problem.entropy),
     )
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
@@ -122,26 +148,27 @@ def give_critic(model: OffPolicyDiffusion, value: ActionValue) -> None:
         critic.q, critic.value_and_gradient = q, value_and_gradient  # type: ignore[method-assign]
 
 
-def begin(model: OffPolicyDiffusion, args: argparse.Namespace) -> None:
+def begin(model: OffPolicyDiffusion, args: argparse.Namespace, value: ActionValue) -> None:
     """
     Fill the replay buffer, and with ``--critic exact`` give the values and make the first update: the policy behind it is the
     one from which mirror descent starts.
 
-    :param model: A method on the toy, untrained
+    :param model: A method, untrained
     :param args: Command line
+    :param value: The true values
     """
     if args.critic == "exact":
         model.learn(args.random_steps)
-        give_critic(model, get_toy(args.toy).value)
+        give_critic(model, value)
         model._current_progress_remaining = 1.0
         model.train(1, args.batch_size)
 
 
 def train(model: OffPolicyDiffusion, args: argparse.Namespace) -> np.ndarray:
     """
-    :param model: A method on the toy that has begun
+    :param model: A method that has begun
     :param args: Command line
-    :return: Actions of the trained policy ``(n, 2)``
+    :return: Actions of the trained policy ``(n, action_dim)``
     """
     if args.critic == "exact":
         rounds = N_ROUNDS if hasattr(model, "refresh_interval") else 1  # each is a regression of its own

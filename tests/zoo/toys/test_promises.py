@@ -16,7 +16,7 @@ from zoo.plot_toy import parse_arguments
 from zoo.toys import promises
 from zoo.toys.densities import total_variation
 from zoo.toys.promises import Promise, promise_of
-from zoo.toys.training import begin, make_model
+from zoo.toys.training import begin, make_model, toy_problem
 
 SMALL = ["--updates", "20", "--random-steps", "40", "--batch-size", "8", "--width", "8"]
 
@@ -31,8 +31,9 @@ def arguments(monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
 def promised(name: str, args: argparse.Namespace) -> tuple[Promise, np.ndarray, Any]:
     density = boltzmann_density(get_toy(args.toy).value, args.temperature, 400)
     method = get_method(name)
-    model = make_model(method, args)
-    begin(model, args)
+    problem = toy_problem(args)
+    model = make_model(method, args, problem)
+    begin(model, args, problem.value)
     return promise_of(method, model, args, density), density, model
 
 
