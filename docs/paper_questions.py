@@ -163,8 +163,26 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     save_card(figure, path, 150, comment="docs/paper_questions.py")
 
 
+def summary(rows: list[dict[str, str]], quantity: str) -> str:
+    """
+    :param rows: Of the csv file
+    :param quantity: ``"value"`` or ``"distance"``
+    :return: Markdown table: mean over seeds, smallest and largest
+    """
+    lines = [
+        "| Setting | " + " | ".join(get_method(method).name for method in METHODS) + " |",
+        "|---|" + "---:|" * len(METHODS),
+    ]
+    for question, settings in QUESTIONS.items():
+        for setting in settings:
+            cells = [values_of(rows, method, question, setting, quantity) for method in METHODS]
+            shown = [f"{np.mean(cell):.2f} ({min(cell):.2f} to {max(cell):.2f})" if cell else "" for cell in cells]
+            lines.append(f"| `{question}={setting}` | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Train what has no row yet, then draw."""
+    """Train what has no row yet, then draw and sum up."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, default=3000)
@@ -180,7 +198,10 @@ def main() -> None:
         if not table.has(arm):
             table.add([row := measure(arm, args)])
             print(row, flush=True)
-    draw(table.read(), args.picture)
+    rows = table.read()
+    draw(rows, args.picture)
+    for quantity in ("value", "distance"):
+        print(f"\n{quantity}\n{summary(rows, quantity)}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ from .training.options.device import check_device
 from .training.options.errors import mistakes
 
 PROG = "plot_toy.py"
+UPDATES = 20_000
+"""Enough for every method to come to its fixed point."""
 
 
 def density_of(args: argparse.Namespace) -> np.ndarray:
@@ -56,7 +58,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--critic", choices=["exact", "learned"], default="exact", help="given Q, or one learned from rewards")
     unit = f"temperature in units of Q (default: 1; with --offline {toy_data.TEMPERATURE})"
     parser.add_argument("--temperature", type=float, help=unit)
-    parser.add_argument("--updates", type=whole_number(1), default=20_000, help="updates per method")
+    updates = f"updates per method (default: {UPDATES:,}; with --offline {toy_data.UPDATES:,})"
+    parser.add_argument("--updates", type=whole_number(1), help=updates)
     parser.add_argument("--random-steps", type=whole_number(1), default=2000, help="random actions before the first update")
     parser.add_argument("--batch-size", type=whole_number(1), default=256, help="transitions per update")
     parser.add_argument("--n-particles", type=whole_number(1), default=64, help="particles per state, where a method has them")
@@ -74,6 +77,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--algo {' '.join(sorted(other))}: these {setting} from data; --offline is for those that do")
     if args.temperature is None:
         args.temperature = toy_data.TEMPERATURE if args.offline else 1.0
+    if args.updates is None:
+        args.updates = toy_data.UPDATES if args.offline else UPDATES
     return args
 
 

@@ -20,6 +20,8 @@ TEMPERATURE = 0.2
 
 POINTS = 50_000
 
+UPDATES = 6_000
+
 OWN_ARGUMENTS: dict[str, Callable[[float, float], dict[str, Any]]] = {
     "DAC": lambda temperature, size: {"eta": temperature / (2.0 * size), "eta_learning_rate": 0.0, "rho": 0.0},
     "BDPO": lambda temperature, size: {"eta": temperature, "rho": 0.0, "tau": 0.05, "policy_delay": 1, "actor_decay": "none"},

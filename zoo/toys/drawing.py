@@ -62,8 +62,7 @@ def draw(panels: list[Panel], density: np.ndarray, path: Path, dpi: int, comment
     columns = n_columns(len(panels))
     rows = -(-len(panels) // columns)
     size, gap, border = 2.0, 0.14, 0.22
-    has_labels = any(panel.promise and panel.promise.label for panel in panels)
-    head = 0.56 if has_labels else 0.42
+    head = 0.56 if any(panel.promise and panel.promise.label for panel in panels) else 0.42
     width = 2 * border + columns * size + (columns - 1) * gap
     height = 2 * border + rows * (size + head) + (rows - 1) * gap
     figure = Figure(figsize=(width, height), facecolor=CARD)
@@ -73,8 +72,7 @@ def draw(panels: list[Panel], density: np.ndarray, path: Path, dpi: int, comment
         bottom = height - border - (row + 1) * (size + head) - row * gap
         axes = figure.add_axes((left / width, bottom / height, size / width, size / height))
         _draw_panel(axes, panel, density)
-        labels = [panel.promise.label if panel.promise else ""] if has_labels else []
-        head_panel(axes, panel.title, panel.subtitle, *labels)
+        head_panel(axes, panel.title, panel.subtitle, panel.promise.label if panel.promise else "")
     save_card(figure, path, dpi, comment)
 
 
@@ -82,11 +80,11 @@ def head_panel(axes: Axes, title: str, *lines: str) -> None:
     """
     :param axes: A panel of a card
     :param title: First line above it
-    :param lines: What stands below the title
+    :param lines: What stands below the title; empty ones are left out
     """
     text: dict[str, Any] = {"transform": axes.transAxes, "va": "baseline", "ha": "left"}
     height = 1.04
-    for line in reversed(lines):
+    for line in filter(None, reversed(lines)):
         axes.text(0.0, height, line, color=MUTED, fontsize=7.5, **text)
         height += 0.07
     axes.text(0.0, height + 0.015, title, color=INK, fontsize=11, fontweight="bold", **text)
