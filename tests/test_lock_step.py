@@ -2,11 +2,11 @@
 DACER, QSM, iDEM and QVPO through 200 updates beside the reference implementation: the same first weights, batches and draws.
 
 What two correct programs may differ by is rounding, and what rounding becomes in 200 updates is known: our own trajectory in
-float32 leaves the one in float64 by 0.7e-6 (DACER, QSM), 0.9e-6 (QVPO) and 1.3e-6 (iDEM) of the largest weight. The reference's
-leaves ours by 1.0e-6 (QVPO), 1.3e-6 (DACER), 2.1e-6 (QSM) and 2.5e-6 (iDEM). Half of that is one rounding error of its
-optimizer (:func:`~tests.lock_step.round_bias_corrections`); with the same error in ours 0.5e-6 to 1.2e-6 are left. The bound
-is four times the largest of these numbers; another processor's rounding stays below half of it. A loss is a difference of
-large numbers where it is small, which is why iDEM's single losses differ by up to 1.0e-4 (ours in two formats: 0.4e-4).
+float32 leaves the one in float64 by 0.7e-6 (DACER, QSM), 0.9e-6 (QVPO) and 1.3e-6 (iDEM) of the largest weight. The one of
+the reference leaves ours by 1.0e-6 (QVPO), 1.3e-6 (DACER), 2.1e-6 (QSM) and 2.5e-6 (iDEM). More than half of that is one error
+of its optimizer (:func:`~tests.lock_step.round_bias_corrections`); with the same error in ours 0.5e-6 to 1.2e-6 are left. The
+bound is four times the largest of these numbers; with the plugin ``tests.rounding`` they stay the same. Single losses of iDEM
+differ by up to 1.0e-4 (ours in two formats: 0.4e-4), since its target is a gradient divided by the mean gradient and by alpha.
 
 What the bound sees is below: a learning rate or a discount that is wrong by a thousandth, and eps of the optimizer. Nothing
 but a loss's own value tells of a factor in a loss, since Adam divides by it.
