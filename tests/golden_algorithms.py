@@ -20,6 +20,15 @@ GAMMA = 0.97
 
 def golden_model(algorithm: type[OffPolicyDiffusion], case: Case, **kwargs: Any) -> Any:
     """The algorithm with the sizes and the weights of a case, and without the clipping at the end of the chain."""
+    model = loaded_model(algorithm, case, **kwargs)
+    # ours clips the last state of the chain, which may exceed the box by 1e-3; the reference does not
+    model.actor.sample = partial(model.actor.sample, clip_output=False)
+    model.actor.act = partial(model.actor.act, clip_output=False)
+    return model
+
+
+def loaded_model(algorithm: type[OffPolicyDiffusion], case: Case, **kwargs: Any) -> Any:
+    """The algorithm with the sizes and the weights of a case."""
     sizes = {"net_arch": {"pi": [16, 16, 16], "qf": [16, 16]}, "time_dim": 8, "diffusion_steps": 5}
     model: Any = algorithm(
         "DiffusionPolicy",
@@ -36,9 +45,6 @@ def golden_model(algorithm: type[OffPolicyDiffusion], case: Case, **kwargs: Any)
     if sub(case, "params/critic"):
         load_critics(model.critic.ensemble, sub(case, "params/critic"))
         load_critics(model.critic_target.ensemble, sub(case, "params/critic_target"))
-    # ours clips the last state of the chain, which may exceed the box by 1e-3; the reference does not
-    model.actor.sample = partial(model.actor.sample, clip_output=False)
-    model.actor.act = partial(model.actor.act, clip_output=False)
     return model
 
 
