@@ -303,6 +303,38 @@ def test_other_kinds_of_hooks(kind: str) -> None:
     assert not calls
 
 
+@pytest.mark.parametrize("when", ["from the beginning", "later"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_alpha_of_an_elu_counts(when: str, grad: bool) -> None:
+    """The kernels' ELU has an alpha of one; so has the one that overwrites its argument."""
+    network = MLP([3], (16, 16), 2, functools.partial(nn.ELU, alpha=0.3) if when == "from the beginning" else nn.ELU)
+    part, others = th.randn(70, 3), th.randn(70, 16)
+    with th.set_grad_enabled(grad):
+        if when == "later":
+            network.evaluate(0, part, others)
+            assert network.kernel(0) is not None
+            network.activation.alpha = 0.3  # type: ignore[assignment]
+        elu = nn.ELU(alpha=0.3)
+        want = network.output(elu(network.hidden[0](elu(network.first.add_share(0, part, others)))))
+        th.testing.assert_close(network.evaluate(0, part, others), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", kernels.ACTIVATIONS)
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e30, -1e30])
+def test_gradients_of_numbers_that_are_none(activation: str, number: float) -> None:
+    network, part = MLP([3], (16, 16), 2, activation), th.randn(20, 3)
+    part[0, 0] = number
+
+    def gradients() -> Any:
+        inputs = part.clone().requires_grad_(), th.zeros(20, 16, requires_grad=True)
+        return th.autograd.grad(network.evaluate(0, *inputs).sum(), inputs)
+
+    assert network.kernel(0) is not None
+    got = gradients()
+    with kernels.switched_off():
+        th.testing.assert_close(got, gradients(), rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
 class Doubled(nn.Module):
     def forward(self, weight: th.Tensor) -> th.Tensor:
         return 2.0 * weight
