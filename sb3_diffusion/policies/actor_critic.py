@@ -26,8 +26,8 @@ from sb3_diffusion.policies.features import (
 )
 from sb3_diffusion.policies.multiplier import make_multiplier
 from sb3_diffusion.policies.parts import (
-    begin_as,
     Module,
+    begin_as,
     forget_moments,
     frozen_copy,
     optimizer_settings,

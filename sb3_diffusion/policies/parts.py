@@ -88,6 +88,14 @@ def forget_moments(optimizer: th.optim.Optimizer) -> None:
             value.zero_()
 
 
+def in_float32(actions: th.Tensor) -> th.Tensor:
+    """
+    :param actions: Actions, coarser ones where a network made them under autocast
+    :return: The same in the format that NumPy and environments know
+    """
+    return actions if actions.dtype is th.float32 else actions.float()
+
+
 def is_frozen(module: nn.Module) -> bool:
     """
     :param module: Any module

@@ -11,16 +11,17 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_diffusion import DACER, DIME, DPMD, QSM
+from sb3_diffusion import DACER, DIME, DPMD, QSM, SfBC
 from sb3_diffusion.checkpoints.agents import load_agent
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update.execution import Update
 from sb3_diffusion.core.update.graphs import CudaGraphUpdate
 from sb3_diffusion.policies.parts import own_parameters
-from sb3_diffusion.taxonomy import Method, available_methods, get_method
-from tests import rollouts
+from sb3_diffusion.taxonomy import Method
+from tests import every_method, rollouts
 from tests.cases import case_of
 from tests.environments import PointEnv
+from tests.every_method import OTHERS
 from tests.helpers import (
     act,
     assert_identical,
@@ -212,7 +213,6 @@ def test_a_modules_own_rule_for_its_mode_is_kept() -> None:
 
 # -- offline and on-policy --------------------------------------------------------------------------------------------
 
-OTHERS = [method for method in available_methods() if method.setting != "off-policy"]
 GROUPS: dict[str, Callable[[Any], list[Any]]] = {
     "the actor": lambda model: [model.actor],
     "all but the actor": lambda model: [network for name, network in model.policy.trained.items() if name != "actor"],
@@ -221,26 +221,11 @@ GROUPS: dict[str, Callable[[Any], list[Any]]] = {
 }
 
 
-def make_one(method: Method, **policy_kwargs: Any) -> Any:
-    cls = method.load()
-    if method.setting == "on-policy":
-        return rollouts.make(cls, policy_kwargs=policy_kwargs)
-    return make(cls, dataset=point_data(), policy_kwargs=policy_kwargs)
-
-
-def train(model: Any) -> None:
-    """All stages from the first on, or a rollout."""
-    if hasattr(model, "learn_offline"):
-        model.learn_offline(12)
-    else:
-        model.learn(rollouts.ROLLOUT, reset_num_timesteps=False)
-
-
 @pytest.mark.parametrize("method", OTHERS, ids=lambda method: method.zoo_name)
 def test_offline_and_on_policy_methods_leave_a_backbone_as_it_is(method: Method, tmp_path: pathlib.Path) -> None:
-    model = make_one(method, features_extractor_class=PretrainedExtractor, **DECAY)
+    model = every_method.make(method.load(), policy_kwargs={"features_extractor_class": PretrainedExtractor, **DECAY})
     frozen, free = snapshot(model, in_backbone), trainable(model)
-    train(model)
+    every_method.train(model)
     assert len(frozen) > 4
     assert_identical(snapshot(model, in_backbone), frozen)
     assert_all_moved(model, free)
@@ -249,54 +234,54 @@ def test_offline_and_on_policy_methods_leave_a_backbone_as_it_is(method: Method,
     extra: Any = {"env": rollouts.tensor_env()} if on_policy else {"env": PointEnv(), "dataset": point_data()}
     again: Any = method.load().load(tmp_path / "model.zip", device="cpu", **extra)
     assert_identical(again.policy.state_dict(), model.policy.state_dict())
-    train(again)
+    every_method.train(again)
     assert_identical(snapshot(again, in_backbone), frozen)
 
 
 @pytest.mark.parametrize("method", OTHERS, ids=lambda method: method.zoo_name)
 def test_offline_and_on_policy_methods_leave_parts_as_they_are(method: Method) -> None:
     """Networks that begin as copies of others, or anew, leave out what is frozen."""
-    model = make_one(method, **DECAY)
-    train(model)
+    model = every_method.make(method.load(), policy_kwargs=DECAY)
+    every_method.train(model)
     for group in GROUPS.values():
         before = trainable(model)
         for part in group(model):
             part.requires_grad_(False)
         free, now = trainable(model), dict(model.policy.named_parameters())
         held = {name: value for name, value in before.items() if name not in free}
-        train(model)
+        every_method.train(model)
         assert_identical({name: now[name] for name in held}, held)
         if free:
             assert_all_moved(model, free)
         for name in before:
             now[name].requires_grad_(True)
     before = trainable(model)
-    train(model)
+    every_method.train(model)
     assert_all_moved(model, before)
 
 
 @pytest.mark.parametrize("method", [m for m in OTHERS if m.setting == "on-policy"], ids=lambda method: method.zoo_name)
 def test_a_frozen_actor_acts_as_before(method: Method) -> None:
     """The statistics by which it standardises stand still too; those of the value go on."""
-    model = make_one(method)
-    train(model)
+    model = every_method.make(method.load())
+    every_method.train(model)
     obs = observations(model.observation_space)
     model.actor.requires_grad_(False)
     if getattr(model, "move_average", None):  # what acts is an average of the actor
         model.move_average = lambda: None
     before, seen = act(model, obs), model.value.features_extractor.count.clone()
-    train(model)
+    every_method.train(model)
     np.testing.assert_array_equal(act(model, obs), before)
     assert model.value.features_extractor.count > seen
 
 
 def test_statistics_of_a_frozen_critic_stand_still() -> None:
-    model = make_one(get_method("SfBC"))
+    model = every_method.make(SfBC)
     model.critic.ensemble.requires_grad_(False)
-    train(model)
+    every_method.train(model)
     assert float(model.critic.ensemble.running_mean) == 0.0 and float(model.critic.ensemble.running_std) == 1.0
     model.critic.ensemble.requires_grad_(True)
-    train(model)
+    every_method.train(model)
     assert float(model.critic.ensemble.running_mean) != 0.0
 
 
