@@ -10,7 +10,7 @@ OTHERS = [method for method in available_methods() if method.setting != "off-pol
 """The methods that are not online: those of the fixture ``algorithm`` are all the rest."""
 
 
-def make(algorithm: type, **kwargs: Any) -> Any:
+def make(algorithm: Any, **kwargs: Any) -> Any:
     """
     :param algorithm: Any algorithm of ours
     :param kwargs: Arguments of the algorithm that replace the tiny ones

@@ -180,7 +180,7 @@ class ActingPolicy(BasePolicy):
             draws = self.fixed_draws() if self._evaluation_noise == "fixed" else self.fresh_draws()
             critic = self.choosing_critic(self.choose_with_target)
             rule = self.selection if self.selection.rule == "topk_mean" else None
-            choices = {"critic": critic, "evaluating": True, "rule": rule}
+            choices: dict[str, Any] = {"critic": critic, "evaluating": True, "rule": rule}
             return in_float32(self.select_actions(observation, self.n_action_candidates, draws, **choices))
         return in_float32((self.explore_graph or self.explore)(observation))
 

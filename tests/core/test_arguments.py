@@ -114,7 +114,7 @@ def test_words_are_no_switches(method: Method) -> None:
 
 
 @pytest.mark.parametrize("algorithm", [QSM, IDQL, DPPO, PPO])
-def test_arguments_that_are_neither_numbers_nor_switches(algorithm: type) -> None:
+def test_arguments_that_are_neither_numbers_nor_switches(algorithm: Any) -> None:
     for value in ("x", None, 1.5):
         refused(lambda value=value: every_method.make(algorithm, verbose=value), "verbose", value)
     assert every_method.make(algorithm, verbose=False).verbose == 0

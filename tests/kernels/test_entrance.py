@@ -354,13 +354,14 @@ def test_other_kinds_of_hooks(kind: str) -> None:
 @pytest.mark.parametrize("grad", [False, True])
 def test_the_alpha_of_an_elu_counts(when: str, grad: bool) -> None:
     """The kernels' ELU has an alpha of one; so has the one that overwrites its argument."""
-    network = MLP([3], (16, 16), 2, functools.partial(nn.ELU, alpha=0.3) if when == "from the beginning" else nn.ELU)
+    made_by = functools.partial(nn.ELU, alpha=0.3) if when == "from the beginning" else nn.ELU
+    network: Any = MLP([3], (16, 16), 2, made_by)
     part, others = th.randn(70, 3), th.randn(70, 16)
     with th.set_grad_enabled(grad):
         if when == "later":
             network.evaluate(0, part, others)
             assert network.kernel(0) is not None
-            network.activation.alpha = 0.3  # type: ignore[assignment]
+            network.activation.alpha = 0.3
         elu = nn.ELU(alpha=0.3)
         want = network.output(elu(network.hidden[0](elu(network.first.add_share(0, part, others)))))
         th.testing.assert_close(network.evaluate(0, part, others), want, rtol=1e-4, atol=1e-5)

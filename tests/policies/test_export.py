@@ -102,7 +102,8 @@ def test_a_guided_chain_says_that_it_cannot_leave() -> None:
     example = th.zeros(EXAMPLE, 3)
     for model in (make(QGPO), make(DPS, score_injection="online", normalize_gradient=False)):
         model.policy.set_training_mode(False)
-        for export in (th.export.export, partial(th.jit.trace, check_trace=False)):
+        exports: tuple[Any, ...] = (th.export.export, partial(th.jit.trace, check_trace=False))
+        for export in exports:
             with pytest.raises(RuntimeError, match="guided chain"):
                 export(model.policy, (example,))
     imitator = make(QGPO).actor.eval()
