@@ -28,8 +28,10 @@ from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.guided import GuidedCnnPolicy, GuidedMlpPolicy, GuidedPolicy
 from sb3_diffusion.policies.names import POLICIES, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_diffusion.policies.values.critic import ObservationCritic
+from tests import every_method
 from tests.conftest import DIFFUSION
 from tests.environments import PointEnv, vector_env
+from tests.every_method import OTHERS
 from tests.helpers import (
     BatchNormExtractor,
     act,
@@ -39,6 +41,7 @@ from tests.helpers import (
     make,
     make_filled,
     observations,
+    point_data,
     sample_batch,
     to_tensors,
     with_logger,
@@ -487,6 +490,27 @@ def test_acting_under_autocast(algorithm: Algorithm) -> None:
         actions = act(model, obs)
     assert actions.dtype == np.float32 and actions.shape == expected.shape and np.isfinite(actions).all()
     np.testing.assert_array_equal(act(model, obs), expected)  # nothing of it stays
+
+
+@pytest.mark.parametrize("method", OTHERS, ids=lambda method: method.zoo_name)
+def test_modes_and_offline_and_on_policy_methods(method: Any) -> None:
+    """Training is refused under autocast, with a remedy that exists; acting is in numbers that NumPy knows."""
+    model = every_method.make(method.load())
+    before, obs = flat_parameters(model.policy), observations(model.observation_space)
+    demonstrations = point_data()
+    imitates = hasattr(model, "pretrain")
+    with autocast():
+        for train in (every_method.train, *([lambda m: m.pretrain(demonstrations, 2)] if imitates else [])):
+            with pytest.raises(RuntimeError, match=r"autocast.*particle_precision") as caught:
+                train(model)
+            assert "\n" not in str(caught.value)
+        for actor in (model, model.actor):
+            for deterministic in (True, False):
+                actions = act(actor, obs, deterministic)
+                assert actions.dtype == np.float32 and np.isfinite(actions).all()
+    assert th.equal(flat_parameters(model.policy), before)
+    every_method.make(method.load(), policy_kwargs={"particle_precision": "bfloat16"})
+    every_method.train(model)
 
 
 def test_another_default_number_format_is_refused() -> None:

@@ -18,6 +18,7 @@ from sb3_diffusion.data.planning import LABEL_RULES, planned_returns
 from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.parts import is_frozen
 from sb3_diffusion.policies.values.critic import ObservationCritic
 
 SMALLEST_SPREAD = 0.1
@@ -188,7 +189,8 @@ class SfBC(DrawsSupport):
         if begins:
             if self.reset_critic and iteration > 0:
                 self.policy.begin_critics_anew()
-            self.critic.ensemble.standardize(labels, SMALLEST_SPREAD)
+            if not is_frozen(self.critic.ensemble):
+                self.critic.ensemble.standardize(labels, SMALLEST_SPREAD)
         self.prepared = {"labels": labels}
 
     def _support_values(self) -> th.Tensor:

@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import override
 
+from sb3_diffusion.core.arguments.algorithm import check_policy_kwargs, check_switches
 from sb3_diffusion.core.arguments.schedules import check_schedule, scheduled
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.core.saving import SavedAlgorithm
@@ -274,7 +275,9 @@ class DiffusionAlgorithm(SavedAlgorithm):
     # -- the policy -------------------------------------------------------------------------------------------------
 
     def _check_settings(self) -> None:
-        """Before anything is built: spaces that no network of ours is for, names, and a policy of another kind."""
+        """Before anything is built: types of arguments, spaces that no network of ours is for, names, other policies."""
+        check_policy_kwargs(self.policy_kwargs)
+        check_switches(self)
         check_observation_space(self.observation_space)
         check_action_space(self.action_space)
         self._resolve_names()

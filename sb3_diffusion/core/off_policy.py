@@ -11,7 +11,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from typing_extensions import Self, override
 
-from sb3_diffusion.core.arguments.algorithm import check_norm, check_seed
+from sb3_diffusion.core.arguments.algorithm import check_norm, check_seed, check_verbose
 from sb3_diffusion.core.arguments.data import Dataset, check_transform
 from sb3_diffusion.core.arguments.off_policy import check_fraction, check_train_freq
 from sb3_diffusion.core.arguments.schedules import check_schedule
@@ -140,7 +140,7 @@ class OffPolicyDiffusion(LearnsFromData):
             policy_kwargs=policy_kwargs,
             stats_window_size=integer("stats_window_size", stats_window_size, low=1),
             tensorboard_log=tensorboard_log,
-            verbose=verbose,
+            verbose=check_verbose(verbose),
             device=device,
             seed=check_seed(seed),
             sde_support=False,

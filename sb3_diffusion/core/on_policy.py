@@ -12,8 +12,16 @@ from typing_extensions import Self, override
 
 from sb3_diffusion.core.adaptive_rates import AdaptsRates
 from sb3_diffusion.core.algorithm import PartSchedule
-from sb3_diffusion.core.arguments.algorithm import check_norm, check_seed
-from sb3_diffusion.core.arguments.on_policy import NORMALIZATIONS, PRESETS, check_bounds, in_our_names, rows_of, steps_of
+from sb3_diffusion.core.arguments.algorithm import check_norm, check_seed, check_verbose
+from sb3_diffusion.core.arguments.on_policy import (
+    NORMALIZATIONS,
+    PRESETS,
+    check_bounds,
+    check_privileged,
+    in_our_names,
+    rows_of,
+    steps_of,
+)
 from sb3_diffusion.core.arguments.schedules import check_schedule, scheduled
 from sb3_diffusion.core.collecting import CollectsRollouts
 from sb3_diffusion.core.reporting.divergence import cause_of_rollout
@@ -142,7 +150,7 @@ class OnPolicyDiffusion(TrainsTogether, AdaptsRates, CollectsRollouts):
             policy_kwargs=policy_kwargs,
             stats_window_size=integer("stats_window_size", stats_window_size, low=1),
             tensorboard_log=tensorboard_log,
-            verbose=verbose,
+            verbose=check_verbose(verbose),
             device=device,
             seed=check_seed(seed),
             _init_setup_model=False,
@@ -165,7 +173,7 @@ class OnPolicyDiffusion(TrainsTogether, AdaptsRates, CollectsRollouts):
         self.random_phases = random_phases
         self.value_warmup = integer("value_warmup", value_warmup, low=0)
         self._n_warmup_rollouts = 0
-        self.privileged = None if privileged is None else tuple(privileged)
+        self.privileged = check_privileged(privileged)
         self.execution = check_execution(execution)
         if _init_setup_model:
             if env is None:

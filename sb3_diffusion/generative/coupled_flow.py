@@ -242,9 +242,7 @@ class CoupledSampler(nn.Module):
 
 
 def _checked(mixing: float) -> float:
-    if not 0.5 < real("mixing", mixing) <= 1.0:
-        raise ValueError(f"mixing must lie in (0.5, 1], got {mixing}.")
-    return mixing
+    return real("mixing", mixing, above=0.5, high=1, remedy="1 never mixes the halves")
 
 
 def _halves(x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

@@ -170,6 +170,8 @@ class Watch:
         self._children_then = list(map(dict, self._children))
         self._attributes = [module.__dict__ for module in called]
         self._attributes_then = list(map(len, self._attributes))  # a forward() of the object's own adds one
+        self._numbered = [attributes for attributes in self._attributes if "alpha" in attributes]  # an ELU's is a number
+        self._numbers = [attributes["alpha"] for attributes in self._numbered]
         self._replaced = any("forward" in attributes for attributes in self._attributes)
         self._last_silent = -1  # number of the next hook of the process when nothing was hooked last
 
@@ -179,6 +181,7 @@ class Watch:
             self._children == self._children_then
             and list(map(type, self._modules)) == self._types
             and list(map(len, self._attributes)) == self._attributes_then
+            and [attributes["alpha"] for attributes in self._numbered] == self._numbers
         )
 
     def silent(self) -> bool:

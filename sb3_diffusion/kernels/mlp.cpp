@@ -117,7 +117,7 @@ inline ValueAndSlope tanh_and_slope(vec x) {
 template <Activation A>
 inline ValueAndSlope activate(vec x) {
     if constexpr (A == MISH) return mish_and_slope(x);
-    if constexpr (A == RELU) return {x < vec{} ? vec{} : x, x > vec{} ? fill(1.0f) : vec{}};
+    if constexpr (A == RELU) return {x < vec{} ? vec{} : x, x <= vec{} ? vec{} : fill(1.0f)};
     return {x, fill(1.0f)};
 }
 

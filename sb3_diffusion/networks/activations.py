@@ -194,6 +194,15 @@ _OVERWRITING: dict[type[nn.Module], Callable[[th.Tensor], th.Tensor]] = {
 }
 
 
+def is_default(activation: nn.Module) -> bool:
+    """
+    Whether an activation is the function that its class stands for, as an ELU is with an ``alpha`` of one only.
+
+    :param activation: Activation module
+    """
+    return type(activation) is not nn.ELU or activation.alpha == 1.0
+
+
 def overwriting(activation: nn.Module) -> Callable[[th.Tensor], th.Tensor]:
     """
     The variant of an activation that may overwrite its argument, for intermediates nobody else sees.
@@ -201,7 +210,9 @@ def overwriting(activation: nn.Module) -> Callable[[th.Tensor], th.Tensor]:
     :param activation: Activation module
     :return: A function; where no such variant exists, the module's own ``forward``, which leaves its argument alone
     """
-    return _OVERWRITING.get(type(activation), activation.forward)
+    if is_default(activation):
+        return _OVERWRITING.get(type(activation), activation.forward)
+    return activation.forward
 
 
 def activate(activation: nn.Module, x: th.Tensor, owned: bool) -> th.Tensor:

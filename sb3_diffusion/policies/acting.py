@@ -20,7 +20,7 @@ from sb3_diffusion.numeric import integer
 from sb3_diffusion.policies.actors.exploration import ExplorationNoise
 from sb3_diffusion.policies.actors.selection import Selection, best_candidates
 from sb3_diffusion.policies.features import is_vector_space
-from sb3_diffusion.policies.parts import train_unless_frozen
+from sb3_diffusion.policies.parts import in_float32, train_unless_frozen
 from sb3_diffusion.policies.values.critic import ObservationCritic, reduce_critics
 
 NOISE_BANK_SEED = 0
@@ -180,8 +180,9 @@ class ActingPolicy(BasePolicy):
             draws = self.fixed_draws() if self._evaluation_noise == "fixed" else self.fresh_draws()
             critic = self.choosing_critic(self.choose_with_target)
             rule = self.selection if self.selection.rule == "topk_mean" else None
-            return self.select_actions(observation, self.n_action_candidates, draws, critic=critic, evaluating=True, rule=rule)
-        return (self.explore_graph or self.explore)(observation)
+            choices: dict[str, Any] = {"critic": critic, "evaluating": True, "rule": rule}
+            return in_float32(self.select_actions(observation, self.n_action_candidates, draws, **choices))
+        return in_float32((self.explore_graph or self.explore)(observation))
 
     def fixed_draws(self) -> RecordedDraws:
         """What a deterministic action gets in the place of draws."""

@@ -27,6 +27,7 @@ from sb3_diffusion.policies.features import (
 from sb3_diffusion.policies.multiplier import make_multiplier
 from sb3_diffusion.policies.parts import (
     Module,
+    begin_as,
     forget_moments,
     frozen_copy,
     optimizer_settings,
@@ -299,7 +300,7 @@ class ActorCritic(ActingPolicy):
         """Draw new weights for the critics and forget what their optimizer remembers, in the tensors that there are."""
         arguments = {"share_features_extractor": self.critic.share_features_extractor, **self._critic_arguments}
         fresh = self._make(ObservationCritic, self.critic.features_extractor, **arguments)
-        self.critic.ensemble.load_state_dict(fresh.ensemble.state_dict())
+        begin_as(self.critic.ensemble, fresh.ensemble)
         forget_moments(self.critic.optimizer)  # type: ignore[arg-type]
 
     def _build_critics(self, share_features_extractor: bool, target_critics: bool) -> None:

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from typing_extensions import override
 
+from sb3_diffusion.policies.parts import is_frozen
 from sb3_diffusion.processes import moments, n_processes
 
 _SMALLEST_STD = 1e-4
@@ -158,18 +159,26 @@ class RunningStandardizedExtractor(StandardizedExtractor):
 def update_observation_statistics(policy: nn.Module, observations: Any) -> None:
     """
     Let further observations count in the mean and standard deviation by which a policy standardises (Chan et al. 1979). Before
-    the first call nothing is changed by standardising.
+    the first call nothing is changed by standardising. What a network sees that is frozen as a whole stays as it was.
 
     :param policy: A policy whose networks have a :class:`RunningStandardizedExtractor`
     :param observations: Observations ``(n, ...)``, or a dictionary of them
     """
     parts = observations if isinstance(observations, dict) else {"": observations}
+    frozen = _modules_of_frozen_networks(policy)
     for extractor in policy.modules():
-        if isinstance(extractor, RunningStandardizedExtractor):
+        if isinstance(extractor, RunningStandardizedExtractor) and extractor not in frozen:
             n = len(next(iter(parts.values()))) * n_processes()
             for name in _vector_parts(extractor._observation_space):
                 _merge_statistics(extractor, name, parts[name].float(), n)
             extractor.count += n
+
+
+def _modules_of_frozen_networks(policy: Any) -> set[nn.Module]:
+    names = [name for name, network in policy.trained.items() if is_frozen(network)]
+    copies = (getattr(policy, f"{name}_target", None) for name in names)
+    networks = [*(policy.trained[name] for name in names), *(copy for copy in copies if copy is not None)]
+    return {module for network in networks for module in network.modules()}
 
 
 def _merge_statistics(extractor: RunningStandardizedExtractor, name: str, values: Tensor, n: int) -> None:

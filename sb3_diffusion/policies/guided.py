@@ -148,6 +148,11 @@ class GuidedActor(DiffusionActor):
         scale: float | th.Tensor | None = None,
     ) -> th.Tensor:
         """A chain whose noise is the behaviour's, if it has one, plus the guide's."""
+        if th.jit.is_tracing() or th.compiler.is_exporting():
+            raise RuntimeError(
+                "A guided chain differentiates its guide at every step, which neither torch.jit.trace nor torch.export can "
+                "record; export the behaviour alone (model.policy.actor, where it has learned one), or keep the policy."
+            )
         toward = self._guides[0].bind(context, chain.times, self.process, randomness, label)
         factor = 1.0 if scale is None else scale
 

@@ -88,6 +88,41 @@ def forget_moments(optimizer: th.optim.Optimizer) -> None:
             value.zero_()
 
 
+def in_float32(actions: th.Tensor) -> th.Tensor:
+    """
+    :param actions: Actions, coarser ones where a network made them under autocast
+    :return: The same in the format that NumPy and environments know
+    """
+    return actions if actions.dtype is th.float32 else actions.float()
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """
+    :param module: Any module
+    :return: Whether it has parameters, all of which the user froze by ``requires_grad_(False)``
+    """
+    return {parameter.requires_grad for parameter in module.parameters()} == {False}
+
+
+@th.no_grad()
+def begin_as(network: nn.Module, source: nn.Module) -> None:
+    """
+    Let a network begin as a copy of another one. What the user froze stays as it is, statistics of frozen layers too.
+
+    :param network: A network that is trained
+    :param source: One of the same structure
+    """
+    if is_frozen(network):
+        return
+    for own, other in zip(network.parameters(recurse=False), source.parameters(recurse=False), strict=True):
+        if own.requires_grad:
+            own.copy_(other)
+    for measured, others in zip(network.buffers(recurse=False), source.buffers(recurse=False), strict=True):
+        measured.copy_(others)
+    for child, counterpart in zip(network.children(), source.children(), strict=True):
+        begin_as(child, counterpart)
+
+
 def train_unless_frozen(module: nn.Module) -> None:
     """
     ``module.train()`` for what is trained. What is frozen, every parameter of it by ``requires_grad_(False)``, gets into

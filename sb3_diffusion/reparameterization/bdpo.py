@@ -24,7 +24,7 @@ from sb3_diffusion.networks.reducers import check_rule, state_values
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor, NoisyActions
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
-from sb3_diffusion.policies.parts import forget_moments
+from sb3_diffusion.policies.parts import begin_as, forget_moments
 from sb3_diffusion.policies.values.critic import ObservationCritic
 
 ACTOR_DECAYS = ("partial_cosine", *DECAYS)
@@ -230,8 +230,8 @@ class BDPO(OffPolicyDiffusion):
         """Let the actor be the behaviour, as long as it has not learned anything better in this stage."""
         if self._stage_updates > 0:  # interrupted
             return
-        for actor in (self.actor, self.averaged_actor):
-            actor.load_state_dict(self.averaged_behavior.state_dict())
+        begin_as(self.actor, self.averaged_behavior)
+        self.averaged_actor.load_state_dict(self.actor.state_dict())
         forget_moments(self.actor.optimizer)  # type: ignore[arg-type]
 
     @override

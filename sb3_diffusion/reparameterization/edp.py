@@ -102,6 +102,8 @@ class EDP(DQL):
     @property
     def value(self) -> StateValue:
         """Value of a state, with ``mode="iql"``."""
+        if self.mode != "iql":
+            raise AttributeError(f"EDP has a value of states with mode='iql' only, not with mode={self.mode!r}.")
         return self.policy.trained["value"]  # type: ignore[return-value]
 
     def value_loss(self, batch: Batch) -> tuple[th.Tensor, Metrics]:

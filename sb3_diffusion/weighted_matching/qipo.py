@@ -19,6 +19,7 @@ from sb3_diffusion.names import choice
 from sb3_diffusion.numeric import integer, optional, real
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
+from sb3_diffusion.policies.parts import begin_as
 
 VARIANTS = {"flow": "velocity", "diffusion": "noise"}
 """Which model it is -> what its network predicts."""
@@ -238,10 +239,10 @@ class QIPO(DrawsSupport):
         if self._stage_updates == 0:
             assert self.actor_target is not None
             if number > 0:
-                self.behavior.load_state_dict(self.actor_target.state_dict())
+                begin_as(self.behavior, self.actor_target)
             else:
-                for network in (self.actor, self.actor_target):
-                    network.load_state_dict(self.behavior.state_dict())
+                begin_as(self.actor, self.behavior)
+                self.actor_target.load_state_dict(self.actor.state_dict())
         actions = self.draw_support()
         pieces = self.pieces_of_states("values of the support actions")
         found = [self.smaller_values(observations, actions[rows].to(self.device)) for rows, observations in pieces]

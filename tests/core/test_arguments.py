@@ -12,7 +12,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_diffusion import DIME, DPS, QSM, QVPO
+from sb3_diffusion import DIME, DPPO, DPS, IDQL, PPO, QSM, QVPO
 from sb3_diffusion.checkpoints.agents import load_agent, save_agent
 from sb3_diffusion.checkpoints.trainings import TrainingCheckpoints
 from sb3_diffusion.checkpoints.trainings.store import CheckpointStore
@@ -23,8 +23,11 @@ from sb3_diffusion.networks.norms import BatchRenorm
 from sb3_diffusion.numeric import MAX_STEPS, integer, real
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.multiplier import Multiplier
+from sb3_diffusion.taxonomy import Method, available_methods
+from tests import every_method
 from tests.environments import PointEnv
-from tests.helpers import make, make_filled
+from tests.every_method import OTHERS
+from tests.helpers import first_policy, make, make_filled
 
 Algorithm = type[OffPolicyDiffusion]
 NAN, INF = math.nan, math.inf
@@ -86,6 +89,56 @@ def test_every_number_of_a_method_is_checked(algorithm: Algorithm) -> None:
                 continue
             with pytest.raises((TypeError, ValueError), match=rf"^{name}=.* must be "):
                 make(algorithm, **{name: value})
+
+
+@pytest.mark.parametrize("method", OTHERS, ids=lambda method: method.zoo_name)
+def test_every_number_of_offline_and_on_policy_methods_is_checked(method: Method) -> None:
+    arguments = dict(numeric_arguments(method.load()))
+    assert {"gamma", "batch_size", "learning_rate", "max_grad_norm"} <= set(arguments)
+    for name, may_be_none in arguments.items():
+        for value in ("many", True, NAN, -INF, [1], *(() if may_be_none else (None,))):
+            with pytest.raises((TypeError, ValueError), match=rf"^{name}=.* must be "):
+                every_method.make(method.load(), **{name: value})
+
+
+@pytest.mark.parametrize("method", available_methods(), ids=lambda method: method.zoo_name)
+def test_words_are_no_switches(method: Method) -> None:
+    """``normalize_observations="no"`` would switch them on."""
+    parameters = inspect.signature(method.load()).parameters
+    switches = [name for name, p in parameters.items() if p.annotation is bool and not name.startswith("_")]
+    assert {"normalize_observations"} <= set(switches)
+    for name in switches:
+        for value in ("no", None, [True], 2):
+            with pytest.raises(TypeError, match=rf"^{name}=.* must be True or False, not a "):
+                every_method.make(method.load(), **{name: value})
+
+
+@pytest.mark.parametrize("algorithm", [QSM, IDQL, DPPO, PPO])
+def test_arguments_that_are_neither_numbers_nor_switches(algorithm: Any) -> None:
+    for value in ("x", None, 1.5):
+        refused(lambda value=value: every_method.make(algorithm, verbose=value), "verbose", value)
+    assert every_method.make(algorithm, verbose=False).verbose == 0
+    for kwargs in ([1], 3, "net_arch"):
+        with pytest.raises(TypeError, match=r"^policy_kwargs=.* must be a dictionary"):
+            algorithm(first_policy(algorithm).general_name, PointEnv(), policy_kwargs=kwargs)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"learning_rate_bounds": None}, r"^learning_rate_bounds=None must be two numbers"),
+        ({"learning_rate_bounds": 1e-3}, r"^learning_rate_bounds=0\.001 must be two numbers"),
+        ({"learning_rate_bounds": (1e-3,)}, r"^learning_rate_bounds=\(0\.001,\) must be two numbers"),
+        ({"learning_rate_bounds": ("a", 1)}, r"^learning_rate_bounds='a' must be a number"),
+        ({"privileged": "state"}, r"^privileged='state' must be a sequence of names"),
+        ({"privileged": 3}, r"^privileged=3 must be a sequence of names"),
+        ({"policy_kwargs": {"net_arch": {"pi": [16]}}}, r"net_arch=\{'pi': \[16\]\} must have widths of actor and value.*vf="),
+        ({"policy_kwargs": {"net_arch": {"vf": [16]}}}, r"net_arch=\{'vf': \[16\]\} must have widths of actor and value.*vf="),
+    ],
+)
+def test_pairs_and_names_of_on_policy_methods(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        every_method.make(DPPO, **kwargs)
 
 
 POLICY_NUMBERS: dict[str, list[Any]] = {

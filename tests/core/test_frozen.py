@@ -11,15 +11,28 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_diffusion import DACER, DIME, DPMD, QSM
+from sb3_diffusion import DACER, DIME, DPMD, QSM, SfBC
 from sb3_diffusion.checkpoints.agents import load_agent
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.update.execution import Update
 from sb3_diffusion.core.update.graphs import CudaGraphUpdate
 from sb3_diffusion.policies.parts import own_parameters
+from sb3_diffusion.taxonomy import Method
+from tests import every_method, rollouts
 from tests.cases import case_of
 from tests.environments import PointEnv
-from tests.helpers import assert_identical, collect, make, make_filled, sample_batch, with_logger
+from tests.every_method import OTHERS
+from tests.helpers import (
+    act,
+    assert_identical,
+    collect,
+    make,
+    make_filled,
+    observations,
+    point_data,
+    sample_batch,
+    with_logger,
+)
 
 Algorithm = type[OffPolicyDiffusion]
 DECAY: dict[str, Any] = {"optimizer_class": "AdamW", "optimizer_kwargs": {"weight_decay": 0.5}}
@@ -196,6 +209,80 @@ def test_a_modules_own_rule_for_its_mode_is_kept() -> None:
     before = snapshot(model, lambda name: "running_mean" in name and name.startswith("critic."))
     model.train(2, 8)
     assert list(before) and not th.equal(next(iter(before.values())), model.critic.features_extractor.backbone[2].running_mean)
+
+
+# -- offline and on-policy --------------------------------------------------------------------------------------------
+
+GROUPS: dict[str, Callable[[Any], list[Any]]] = {
+    "the actor": lambda model: [model.actor],
+    "all but the actor": lambda model: [network for name, network in model.policy.trained.items() if name != "actor"],
+    "biases": lambda model: [value for name, value in model.policy.named_parameters() if name.endswith("bias")],
+    "everything": lambda model: [model.policy],
+}
+
+
+@pytest.mark.parametrize("method", OTHERS, ids=lambda method: method.zoo_name)
+def test_offline_and_on_policy_methods_leave_a_backbone_as_it_is(method: Method, tmp_path: pathlib.Path) -> None:
+    model = every_method.make(method.load(), policy_kwargs={"features_extractor_class": PretrainedExtractor, **DECAY})
+    frozen, free = snapshot(model, in_backbone), trainable(model)
+    every_method.train(model)
+    assert len(frozen) > 4
+    assert_identical(snapshot(model, in_backbone), frozen)
+    assert_all_moved(model, free)
+    model.save(tmp_path / "model.zip")
+    on_policy = method.setting == "on-policy"
+    extra: Any = {"env": rollouts.tensor_env()} if on_policy else {"env": PointEnv(), "dataset": point_data()}
+    again: Any = method.load().load(tmp_path / "model.zip", device="cpu", **extra)
+    assert_identical(again.policy.state_dict(), model.policy.state_dict())
+    every_method.train(again)
+    assert_identical(snapshot(again, in_backbone), frozen)
+
+
+@pytest.mark.parametrize("method", OTHERS, ids=lambda method: method.zoo_name)
+def test_offline_and_on_policy_methods_leave_parts_as_they_are(method: Method) -> None:
+    """Networks that begin as copies of others, or anew, leave out what is frozen."""
+    model = every_method.make(method.load(), policy_kwargs=DECAY)
+    every_method.train(model)
+    for group in GROUPS.values():
+        before = trainable(model)
+        for part in group(model):
+            part.requires_grad_(False)
+        free, now = trainable(model), dict(model.policy.named_parameters())
+        held = {name: value for name, value in before.items() if name not in free}
+        every_method.train(model)
+        assert_identical({name: now[name] for name in held}, held)
+        if free:
+            assert_all_moved(model, free)
+        for name in before:
+            now[name].requires_grad_(True)
+    before = trainable(model)
+    every_method.train(model)
+    assert_all_moved(model, before)
+
+
+@pytest.mark.parametrize("method", [m for m in OTHERS if m.setting == "on-policy"], ids=lambda method: method.zoo_name)
+def test_a_frozen_actor_acts_as_before(method: Method) -> None:
+    """The statistics by which it standardises stand still too; those of the value go on."""
+    model = every_method.make(method.load())
+    every_method.train(model)
+    obs = observations(model.observation_space)
+    model.actor.requires_grad_(False)
+    if getattr(model, "move_average", None):  # what acts is an average of the actor
+        model.move_average = lambda: None
+    before, seen = act(model, obs), model.value.features_extractor.count.clone()
+    every_method.train(model)
+    np.testing.assert_array_equal(act(model, obs), before)
+    assert model.value.features_extractor.count > seen
+
+
+def test_statistics_of_a_frozen_critic_stand_still() -> None:
+    model = every_method.make(SfBC)
+    model.critic.ensemble.requires_grad_(False)
+    every_method.train(model)
+    assert float(model.critic.ensemble.running_mean) == 0.0 and float(model.critic.ensemble.running_std) == 1.0
+    model.critic.ensemble.requires_grad_(True)
+    every_method.train(model)
+    assert float(model.critic.ensemble.running_mean) != 0.0
 
 
 def graphs_on_paper(monkeypatch: pytest.MonkeyPatch, model: Any) -> tuple[CudaGraphUpdate, list[str]]:

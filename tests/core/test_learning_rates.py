@@ -1,5 +1,6 @@
 """The learning rate that is logged is the one that is used, whoever sets it and when."""
 
+import inspect
 import pathlib
 from typing import Any
 
@@ -10,8 +11,11 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from sb3_diffusion import DACER, DIME, DPMD
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.taxonomy import Method
+from tests import every_method
 from tests.cases import case_of
 from tests.environments import PointEnv
+from tests.every_method import OTHERS
 from tests.helpers import make, make_filled, with_logger
 
 Algorithm = type[OffPolicyDiffusion]
@@ -44,6 +48,27 @@ def test_a_callback_replaces_the_schedule(algorithm: Algorithm) -> None:
     model.lr_schedule = LinearSchedule(1e-2, 0.0, 1.0)
     model._current_progress_remaining = 0.5
     assert rates(model) == (5e-3, 5e-3)
+
+
+class Replaces(BaseCallback):
+    """Replaces the schedule at the first step or update."""
+
+    def _on_step(self) -> bool:
+        self.model.lr_schedule = ConstantSchedule(5e-3)
+        return True
+
+
+@pytest.mark.parametrize("method", OTHERS, ids=lambda method: method.zoo_name)
+def test_offline_and_on_policy_methods_obey_too(method: Method) -> None:
+    none = {f"{name}_learning_rate": None for name in ("actor", "critic", "value", "behavior", "step_value", "energy")}
+    known = inspect.signature(method.load()).parameters
+    model = every_method.make(method.load(), **{name: rate for name, rate in none.items() if name in known})
+    every_method.train(every_method.train(model, Replaces()))
+    for part in model.parts():
+        assert float(part.optimizer.param_groups[0]["lr"]) == 5e-3, part.name
+        setattr(model, f"{part.name}_lr_schedule", ConstantSchedule(7e-3))
+    every_method.train(model)
+    assert {part.optimizer.param_groups[0]["lr"] for part in model.parts()} == {7e-3}
 
 
 def test_own_rates_of_the_networks() -> None:

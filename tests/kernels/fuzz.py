@@ -119,6 +119,12 @@ def _replace_activation(network: nn.Module, rng: Rng) -> None:
             module.activation = rng.choice([nn.ReLU, nn.Tanh, nn.SiLU])()
 
 
+def _another_alpha(network: nn.Module, rng: Rng) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.ELU):
+            module.alpha = 0.3
+
+
 def _replace_layer(network: nn.Module, rng: Rng) -> None:
     for module in network.modules():
         if isinstance(module, MLP) and len(module.hidden):
@@ -160,6 +166,7 @@ MODULES: dict[str, Callable[[nn.Module, Rng], object]] = {
     "double": lambda network, rng: network.double(),
     "half and back": lambda network, rng: network.half().float(),
     "replaced activation": _replace_activation,
+    "another alpha": _another_alpha,
     "replaced layer": _replace_layer,
     "frozen": lambda network, rng: network.requires_grad_(False),
     "partly frozen": _freeze_some,

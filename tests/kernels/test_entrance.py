@@ -30,7 +30,10 @@ from sb3_diffusion.networks.backbones.mlp import MLP
 from sb3_diffusion.networks.critics import ScalarCritics
 from sb3_diffusion.networks.denoiser import Denoiser
 from sb3_diffusion.networks.layers import Linear
+from sb3_diffusion.policies.guided import GuidedPolicy
 from sb3_diffusion.taxonomy import available_methods
+from tests import every_method
+from tests.every_method import OTHERS
 from tests.kernels import fuzz
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="the compiled kernels need a C++ compiler")
@@ -195,6 +198,24 @@ def test_an_extractor_that_miscounts(method: type, returns: int) -> None:
             tiny(method, **options).predict(np.zeros(3, np.float32), deterministic=deterministic)
 
 
+@pytest.mark.parametrize("method", available_methods(), ids=lambda method: method.name)
+def test_networks_that_a_miscounted_extractor_feeds(method: Any) -> None:
+    """Actors, critics, values and what else a method has, with gradients and without."""
+    options = {"features_extractor_class": Miscounting, "features_extractor_kwargs": {"returns": 5}}
+    model = every_method.make(method.load(), policy_kwargs=options)
+    obs, action_dim = th.zeros(200, 3), model.policy.actor.action_dim
+    asked = {"policy": lambda: model.policy(obs), "evaluation": lambda: model.policy(obs, deterministic=True)}
+    if model.policy.critic is not None:
+        asked["critic"] = lambda: model.policy.critic(obs, th.zeros(200, action_dim))
+    for name in set(model.policy.trained) - {"actor", "critic"}:
+        network = model.policy.trained[name]
+        asked[name] = functools.partial(getattr(network, "encode", network), obs)
+    for mode in (th.no_grad, th.enable_grad):
+        for name, ask in asked.items():
+            with mode(), pytest.raises(RuntimeError, match=r"shapes cannot be multiplied|[sS]ize"):
+                pytest.fail(f"{name} answered {ask()}")
+
+
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 def test_policies_can_be_traced(method: Any) -> None:
@@ -223,6 +244,32 @@ def test_policies_can_be_traced(method: Any) -> None:
         th.testing.assert_close(actor(many), model.actor(many), rtol=1e-4, atol=1e-5)
         actions = th.randn(5, 1)
         th.testing.assert_close(critic(many, actions), model.critic(many, actions), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", OTHERS, ids=lambda method: method.name)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_offline_and_on_policy_methods_can_be_traced(method: Any) -> None:
+    """Those whose chains differentiate a guide say that they cannot; what they imitate can."""
+    model = every_method.make(method.load())
+    guided = isinstance(model.policy, GuidedPolicy)
+
+    class Deterministic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.actor = model.policy.actor if guided else model.policy
+
+        def forward(self, observation: th.Tensor) -> th.Tensor:
+            return self.actor(observation, deterministic=True)  # type: ignore[no-any-return]
+
+    one, many = th.randn(1, 3), th.randn(5, 3)
+    traced = th.jit.trace(Deterministic().eval(), one)
+    with th.no_grad():
+        th.testing.assert_close(traced(many), Deterministic()(many), rtol=1e-4, atol=1e-5)
+    kinds = {node.kind() for node in traced.inlined_graph.nodes()}
+    assert not any("PythonOp" in kind for kind in kinds) and "aten::expm1" not in kinds
+    if guided:
+        with pytest.raises(RuntimeError, match="guided chain"):
+            th.jit.trace(model.policy, one, check_trace=False)
 
 
 def test_batches_of_a_transform() -> None:
@@ -301,6 +348,39 @@ def test_other_kinds_of_hooks(kind: str) -> None:
     calls.clear()
     evaluate()
     assert not calls
+
+
+@pytest.mark.parametrize("when", ["from the beginning", "later"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_alpha_of_an_elu_counts(when: str, grad: bool) -> None:
+    """The kernels' ELU has an alpha of one; so has the one that overwrites its argument."""
+    made_by = functools.partial(nn.ELU, alpha=0.3) if when == "from the beginning" else nn.ELU
+    network: Any = MLP([3], (16, 16), 2, made_by)
+    part, others = th.randn(70, 3), th.randn(70, 16)
+    with th.set_grad_enabled(grad):
+        if when == "later":
+            network.evaluate(0, part, others)
+            assert network.kernel(0) is not None
+            network.activation.alpha = 0.3
+        elu = nn.ELU(alpha=0.3)
+        want = network.output(elu(network.hidden[0](elu(network.first.add_share(0, part, others)))))
+        th.testing.assert_close(network.evaluate(0, part, others), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", kernels.ACTIVATIONS)
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e30, -1e30])
+def test_gradients_of_numbers_that_are_none(activation: str, number: float) -> None:
+    network, part = MLP([3], (16, 16), 2, activation), th.randn(20, 3)
+    part[0, 0] = number
+
+    def gradients() -> Any:
+        inputs = part.clone().requires_grad_(), th.zeros(20, 16, requires_grad=True)
+        return th.autograd.grad(network.evaluate(0, *inputs).sum(), inputs)
+
+    assert network.kernel(0) is not None
+    got = gradients()
+    with kernels.switched_off():
+        th.testing.assert_close(got, gradients(), rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 class Doubled(nn.Module):

@@ -12,6 +12,7 @@ from sb3_diffusion.networks.activations import (
     Mish,
     _by_chunks,
     _write_mish,
+    activate,
     mish,
     overwriting,
     resolve_activation,
@@ -115,6 +116,13 @@ def test_overwriting_variants_agree(name: str, size: int) -> None:
     overwriting(activation)(leaves[0] * 2.0).square().sum().backward()
     activation(leaves[1] * 2.0).square().sum().backward()
     th.testing.assert_close(leaves[0].grad, leaves[1].grad)
+
+
+@pytest.mark.parametrize("activation", [nn.ELU(alpha=0.3), nn.LeakyReLU(0.4), nn.GELU("tanh"), nn.Softplus(beta=2.0)])
+def test_numbers_of_an_activation_count(activation: nn.Module) -> None:
+    x = th.linspace(-3, 3, 9)
+    th.testing.assert_close(overwriting(activation)(x.clone()), activation(x), rtol=0.0, atol=0.0)
+    th.testing.assert_close(activate(activation, x.clone(), owned=True), activation(x), rtol=0.0, atol=0.0)
 
 
 def test_activation_lookup() -> None:

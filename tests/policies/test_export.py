@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch as th
 
-from sb3_diffusion import DACER, DIME, DPS, FPMD, QSM, SDAC
+from sb3_diffusion import DACER, DIME, DPS, FPMD, QGPO, QSM, SDAC
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from tests.environments import PointEnv
 from tests.helpers import make, observations, to_tensors
@@ -94,6 +95,19 @@ def test_behaviour_can_be_exported() -> None:
     for n in BATCHES:
         one, other = (run(th.zeros(n, 3)) for _ in range(2))
         assert one.shape == (n, 2) and one.abs().max() <= 1.0 and not th.equal(one, other)
+
+
+def test_a_guided_chain_says_that_it_cannot_leave() -> None:
+    """The gradient of its guide would be a constant of the program."""
+    example = th.zeros(EXAMPLE, 3)
+    for model in (make(QGPO), make(DPS, score_injection="online", normalize_gradient=False)):
+        model.policy.set_training_mode(False)
+        exports: tuple[Any, ...] = (th.export.export, partial(th.jit.trace, check_trace=False))
+        for export in exports:
+            with pytest.raises(RuntimeError, match="guided chain"):
+                export(model.policy, (example,))
+    imitator = make(QGPO).actor.eval()
+    th.testing.assert_close(th.export.export(imitator, (example,)).module()(example), imitator(example), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["best of 10", "simba", "flow", "dict"])

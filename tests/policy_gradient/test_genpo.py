@@ -21,7 +21,7 @@ from tests.golden_tools import Case, close, load, sub
 CASE = MethodCase(
     tiny={"desired_kl": None},
     wrong_arguments=[
-        ({"mixing": 0.5}, ["mixing", "(0.5, 1]", "0.5"]),
+        ({"mixing": 0.5}, ["mixing=0.5 must be in (0.5, 1]", "never mixes"]),
         ({"ent_coef": -1.0}, ["ent_coef=-1.0", "at least 0"]),
         ({"compression_coef": -0.1}, ["compression_coef=-0.1", "at least 0"]),
         ({"executed": "second"}, ["executed='second'", "mean, first"]),

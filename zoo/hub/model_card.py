@@ -29,6 +29,7 @@ TRAINING_OPTIONS = {
     "n_eval_envs": "--n-eval-envs",
     "vec_env": "--vec-env",
     "dataset": "--dataset",
+    "pretrain_updates": "--pretrain-updates",
     "online_steps": "--online-steps",
 }
 
@@ -100,7 +101,8 @@ def training_command(args: dict[str, Any]) -> str:
     words = ["python", "zoo/train.py", "--algo", str(args.get("algo")), "--env", str(args.get("env"))]
     for name, option in TRAINING_OPTIONS.items():
         value = args.get(name)
-        if value not in (None, "", -1) and (name, value) != ("online_steps", 0):
+        idle = name == "pretrain_updates" and not args.get("dataset")
+        if value not in (None, "", -1) and not idle and (name, value) != ("online_steps", 0):
             words += [option, str(value)]
     for name, option in (("hyperparams", "-params"), ("env_kwargs", "--env-kwargs")):
         if args.get(name):

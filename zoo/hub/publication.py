@@ -51,6 +51,7 @@ PUBLISHED_ARGUMENTS = (
     "truncate_last_trajectory",
     "extended_from",
     "dataset",
+    "pretrain_updates",
     "online_steps",
 )
 

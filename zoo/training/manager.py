@@ -29,6 +29,7 @@ from .options import hyperparameters, settings
 from .options.commands import own_command
 from .options.errors import fail
 from .options.settings import Settings, hyperparameter_file
+from .options.train import PRETRAIN_UPDATES
 from .runs import started_with, trust
 from .runs.curve import print_curve
 from .runs.folders import RunFolder
@@ -163,6 +164,8 @@ class Manager(SearchManager):
         if self.imitates_data and (self.online_steps or self.optimize_hyperparameters):
             option = "--online-steps" if self.online_steps else "-optimize"
             raise ValueError(f"{option} with --dataset: {self.algo} is on-policy, -n counts its steps; leave {option} out.")
+        if self.learns_from_data and self.pretrain_updates not in (0, PRETRAIN_UPDATES):
+            raise ValueError(f"--pretrain-updates are for on-policy methods; {self.algo} learns from data for -n updates.")
         dataset = load_dataset(self.dataset_name)
         print(f"Learning from {dataset}")
         return dataset

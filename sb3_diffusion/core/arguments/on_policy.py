@@ -76,11 +76,27 @@ def check_bounds(learning_rate_bounds: Any) -> tuple[float, float]:
     """
     :param learning_rate_bounds: Smallest and largest learning rate
     :return: The same
+    :raises TypeError: If they are no two numbers
     :raises ValueError: If they are not positive, or in the other order
     """
+    if not (isinstance(learning_rate_bounds, tuple | list) and len(learning_rate_bounds) == 2):
+        raise TypeError(f"learning_rate_bounds={learning_rate_bounds!r} must be two numbers, such as (1e-5, 1e-2).")
     low, high = learning_rate_bounds
     real("learning_rate_bounds", low, above=0)
     return low, real("learning_rate_bounds", high, low=low, remedy="the second is the larger one")
+
+
+def check_privileged(privileged: Any) -> tuple[str, ...] | None:
+    """
+    :param privileged: Names of entries of the observation, or ``None``
+    :return: The same
+    :raises TypeError: If they are no sequence of names
+    """
+    if privileged is None:
+        return None
+    if isinstance(privileged, str) or not isinstance(privileged, Sequence):
+        raise TypeError(f"privileged={privileged!r} must be a sequence of names, such as ['state'].")
+    return tuple(privileged)
 
 
 def in_our_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +105,11 @@ def in_our_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     :param arguments: Arguments of the policy
     :return: The same with our names
+    :raises ValueError: If there are widths for one of the two networks only
     """
+    widths = arguments.get("net_arch")
+    if isinstance(widths, dict) and not ("pi" in widths and {"vf", "qf"} & set(widths)):
+        raise ValueError(f"policy_kwargs: net_arch={widths!r} must have widths of actor and value, dict(pi=[...], vf=[...]).")
 
     def renamed(value: Any) -> Any:
         return {"qf" if key == "vf" else key: item for key, item in value.items()} if isinstance(value, dict) else value

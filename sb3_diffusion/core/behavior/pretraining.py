@@ -24,7 +24,7 @@ from sb3_diffusion.data.stored.dataset import OfflineDataset
 from sb3_diffusion.data.stored.loading import load_dataset
 from sb3_diffusion.numeric import integer, real
 from sb3_diffusion.policies.features import update_observation_statistics
-from sb3_diffusion.policies.parts import forget_moments
+from sb3_diffusion.policies.parts import forget_moments, is_frozen
 
 _FINAL_RATE = 0.1
 _LOOK_EVERY = 100
@@ -78,12 +78,14 @@ class ImitatesFirst(BaseAlgorithm):
         :param progress_bar: Show a progress bar (needs tqdm)
         :return: The model
         :raises TrainingDiverged: If the error is not finite
-        :raises ValueError: If the data has other shapes or bounds than the environment
+        :raises ValueError: If the data has other shapes or bounds than the environment, or all of the actor is frozen
         """
         check_surroundings(self.device)
         total_updates = integer("total_updates", total_updates, low=1)
         decay = real("average_decay", average_decay, 0, below=1)
         rate = real("learning_rate", learning_rate, low=0)
+        if is_frozen(self.actor):
+            raise ValueError("pretrain() trains the actor, all of which is frozen; call model.actor.requires_grad_(True).")
         data = dataset if isinstance(dataset, OfflineDataset) else load_dataset(dataset)
         check_same_spaces(self, data)
         sampler = DatasetSampler(data, self.action_space, _NO_TRANSFORM, 1, 0.0, self.device)  # type: ignore[arg-type]

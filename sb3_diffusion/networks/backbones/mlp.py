@@ -9,7 +9,7 @@ import torch as th
 from torch import nn
 
 from sb3_diffusion.kernels import KernelLayer, Network, Watch, fit_together, hooked, observed
-from sb3_diffusion.networks.activations import GELU, Mish, activate, resolve_activation
+from sb3_diffusion.networks.activations import GELU, Mish, activate, is_default, resolve_activation
 from sb3_diffusion.networks.backbones.base import Backbone, check_widths
 from sb3_diffusion.networks.layers import Dropout, Initialiser, Linear, SplitLinear, orthogonal_, orthogonal_with
 from sb3_diffusion.networks.norms import BatchRenorm, LayerNorm
@@ -104,9 +104,7 @@ class MLP(Backbone):
         """
         if observed():  # sizes are no numbers while somebody traces
             return None
-        activation = _COMPILED.get(type(self.activation))
-        if getattr(self.activation, "alpha", 1.0) != 1.0:  # an ELU of another kind
-            return None
+        activation = _COMPILED.get(type(self.activation)) if is_default(self.activation) else None
         if not self._is_plain or activation is None or type(self.first) is not SplitLinear:
             return None
         if any(type(layer) is not Linear for layer in self.hidden) or type(output[0]) not in (Linear, SplitLinear):

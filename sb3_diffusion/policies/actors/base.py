@@ -8,6 +8,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from sb3_diffusion.policies.features import ObservationModel
+from sb3_diffusion.policies.parts import in_float32
 
 
 class Actor(ObservationModel, BasePolicy):
@@ -82,4 +83,4 @@ class Actor(ObservationModel, BasePolicy):
         return (batch, self.action_dim) if n_candidates is None else (batch, n_candidates, self.action_dim)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)  # type: ignore[no-any-return]
+        return in_float32(self(observation, deterministic))

@@ -146,3 +146,15 @@ def test_data_of_another_task_is_refused() -> None:
 def test_an_imitation_that_diverges_says_so() -> None:
     with pytest.raises(TrainingDiverged, match="imitation_error became"):
         make(DPPO).pretrain(demonstrations(), 200, learning_rate=1e20)
+
+
+def test_what_is_frozen_is_not_imitated_with() -> None:
+    model = make(DPPO)
+    model.actor.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"all of which is frozen; call model\.actor\.requires_grad_"):
+        model.pretrain(demonstrations(), 2)
+    layer = model.actor.denoiser.trunk.output.requires_grad_(True)
+    before = {name: value.clone() for name, value in model.actor.state_dict().items()}
+    model.pretrain(demonstrations(), 2)
+    moved = [name for name, value in model.actor.state_dict().items() if not th.equal(value, before[name])]
+    assert layer.weight.requires_grad and sorted(moved) == [f"denoiser.trunk.output.{name}" for name in ("bias", "weight")]

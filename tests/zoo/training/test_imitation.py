@@ -1,5 +1,6 @@
 """On-policy training that begins at demonstrations, from the command line."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from sb3_diffusion import OfflineDataset, load_agent
 from tests.zoo.in_process import train
+from zoo.hub.model_card import training_command
 from zoo.training.callbacks import Ownership
 
 COMMON = ["--algo", "dppo", "--env", "Pendulum-v1", "--device", "cpu", "--seed", "1", "--verbose", "0", "--eval-episodes", "1"]
@@ -73,3 +75,25 @@ def test_options_that_have_no_meaning(
     assert train(tmp_path, *arguments(data_file, *options)) == 2
     error = capsys.readouterr().err.strip()
     assert "\n" not in error and options[0] in error and "on-policy" in error
+
+
+def test_the_length_of_the_imitation_is_told(tmp_path: Path, data_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, *arguments(data_file, "--dry-run")) == 0
+    assert re.search(r"pretrain_updates\W+5\b.*--pretrain-updates", capsys.readouterr().out)
+    args = {"algo": "dppo", "env": "Pendulum-v1", "pretrain_updates": 5}
+    assert "--pretrain-updates 5" in training_command({**args, "dataset": "data.npz"})
+    assert "--pretrain-updates" not in training_command(args)
+
+
+@pytest.mark.parametrize("algo", ["dppo", "sdac"])
+def test_there_is_nothing_to_imitate(tmp_path: Path, algo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, "--algo", algo, "--env", "Pendulum-v1", "--pretrain-updates", "5") == 2
+    assert capsys.readouterr().err.strip().endswith("--pretrain-updates 5 imitate data, and --dataset is missing")
+
+
+def test_other_methods_do_not_imitate_first(tmp_path: Path, data_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--algo", "dql", "--env", "Pendulum-v1", "--dataset", str(data_file), "--pretrain-updates", "5"]
+    assert train(tmp_path, *options) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error and "--pretrain-updates are for on-policy methods; dql learns from data" in error
+    assert not list(tmp_path.iterdir())

@@ -43,6 +43,7 @@ OPTIONS = {
     "num_threads": "--num-threads",
     "trained_agent": "-i",
     "dataset": "--dataset",
+    "pretrain_updates": "--pretrain-updates",
     "online_steps": "--online-steps",
 }
 """Options that decide what a run is, by the name of the argument."""
@@ -181,6 +182,8 @@ def from_options(args: Mapping[str, Any], defaults: Mapping[str, Any]) -> Settin
     """
     given = {name: args[name] != defaults[name] for name in OPTIONS}
     settings = {name: Setting(args[name], OPTIONS[name] if given[name] else "default of train.py") for name in OPTIONS}
+    if not args["dataset"]:
+        del settings["pretrain_updates"]  # which would imitate it
     # these are None to the algorithm; rl-zoo3's command line has no such value
     return {name: item for name, item in settings.items() if item.value != ""}
 

@@ -15,6 +15,7 @@ from .registry import complete_names
 RESUME_EVERY = 10_000
 RESUME_SHARE = 0.02
 MAX_SEED = 2**32 - 1
+PRETRAIN_UPDATES = 10_000
 OWN = ("resume", "resume_freq", "dry_run", "traceback", "trust_remote_code")
 """What rl-zoo3 does not know; not stored with the arguments of a run."""
 
@@ -126,7 +127,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pretrain-updates",
         type=whole_number(1),
-        default=10_000,
+        default=PRETRAIN_UPDATES,
         metavar="N",
         help="of on-policy methods, which imitate the data first and then learn for -n steps (default: 10,000)",
     )
@@ -185,6 +186,8 @@ def _check(parser: CommandParser, args: argparse.Namespace) -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         parser.error(f"{' and '.join(missing)} {verb} missing; for example: --algo dacer --env Hopper-v5")
+    if args.pretrain_updates != PRETRAIN_UPDATES and not args.dataset:
+        parser.error(f"--pretrain-updates {args.pretrain_updates} imitate data, and --dataset is missing")
     if args.online_steps and not args.dataset:
         parser.error(f"--online-steps {args.online_steps} follow on data, and --dataset is missing; -n is for steps alone")
     if args.seed > MAX_SEED:
