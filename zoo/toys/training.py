@@ -94,12 +94,11 @@ def method_arguments(method: Method, args: argparse.Namespace, entropy: float) -
     return {name: knob for name, knob in knobs.items() if name in inspect.signature(method.load()).parameters}
 
 
-def make_model(method: Method, args: argparse.Namespace, problem: Problem, **policy_kwargs: Any) -> OffPolicyDiffusion:
+def make_model(method: Method, args: argparse.Namespace, problem: Problem) -> OffPolicyDiffusion:
     """
     :param method: The method
     :param args: Command line
     :param problem: What it learns
-    :param policy_kwargs: Further arguments of the policy
     :return: The method, untrained
     """
     algorithm = method.load()
@@ -111,7 +110,7 @@ def make_model(method: Method, args: argparse.Namespace, problem: Problem, **pol
         learning_starts=args.random_steps,
         buffer_size=args.random_steps + args.updates,
         batch_size=args.batch_size,
-        policy_kwargs={"net_arch": [args.width] * 3, "state_arch": (16,), **policy_kwargs},
+        policy_kwargs={"net_arch": [args.width] * 3, "state_arch": (16,)},
         seed=args.seed,
         device=args.device,
         **method_arguments(method, args, problem.entropy),
