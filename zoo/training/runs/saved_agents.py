@@ -23,6 +23,8 @@ from .resume import checkpoint_steps, finished, resumable
 from .started_with import original
 from .text_files import saved_env_kwargs
 
+CHECKPOINTS = "rl_model_*_steps.zip"
+
 
 class NoAgent(ValueError):
     """No run has the agent that is asked for; the message is one line that says why."""
@@ -185,7 +187,10 @@ def why_none(run: Path, which: Which, env_id: str) -> str:
     """
     lacks = f"no {_file_name(which, env_id)}"
     others = sorted(path.name for path in run.glob("*.zip"))
-    instead = f" (it has {', '.join(others[:3])}{', ...' if len(others) > 3 else ''})" if others else ""
+    nearest = ""
+    if isinstance(which, int) and (steps := [_steps_of(path) for path in run.glob(CHECKPOINTS)]):
+        nearest = f"; the nearest is --load-checkpoint {min(steps, key=lambda step: (abs(step - which), step))}"
+    instead = f" (it has {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}{nearest})" if others else ""
     if (who := owner(run)) is not None:
         return f"{lacks}, it is still being trained by {who}{instead}"
     if finished(run):
@@ -227,10 +232,13 @@ def candidates(parent: Path, env_id: str, exp_id: int | str) -> list[Path]:
 
 def _archive(run: Path, which: Which, env_id: str) -> Path | None:
     if which == "last checkpoint":
-        found = sorted(run.glob("rl_model_*_steps.zip"), key=lambda path: int(path.name.split("_")[2]))
-        return found[-1] if found else None
+        return max(run.glob(CHECKPOINTS), key=_steps_of, default=None)
     archive = run / _file_name(which, env_id)
     return archive if archive.is_file() else None
+
+
+def _steps_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("_")[2])
 
 
 def _file_name(which: Which, env_id: str) -> str:

@@ -157,6 +157,17 @@ def test_the_newest_run_that_has_an_agent(logs: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "nearest"), [(200, 100), (90, 100), (2000, 1000), (0, 100), (700, 1000)]
+)  # the earlier of two as near
+def test_a_checkpoint_that_is_not_there_has_a_neighbour(asked: int, nearest: int, tmp_path: Path) -> None:
+    newer(tmp_path, f"{ENV}_1", *(f"rl_model_{steps}_steps.zip" for steps in (100, 300, 1000)))
+    with pytest.raises(
+        NoAgent, match=rf"no rl_model_{asked}_steps.zip \(it has .*; the nearest is --load-checkpoint {nearest}\)"
+    ):
+        find_run(tmp_path, "sac", ENV, which=asked)
+
+
+@pytest.mark.parametrize(
     ("exp_id", "expected"),
     [
         (1, f"{ENV}_1"),
