@@ -84,7 +84,7 @@ def test_without_velocity_the_halves_move_together() -> None:
 
 
 def test_arguments_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"mixing must lie in \(0\.5, 1\], got 0\.5"):
+    with pytest.raises(ValueError, match=r"mixing=0\.5 must be in \(0\.5, 1\]"):
         CoupledFlow(5, 0.5)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         CoupledFlow(0)
