@@ -1,5 +1,6 @@
 """A training in one process or in two that share it: ``python -m tests.core.two_processes RANK WORLD FOLDER``."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,8 +88,11 @@ def main(rank: int, world: int, folder: Path) -> None:
     th.save({"weights": trained.policy.state_dict(), "rates": rates}, folder / f"{world}-{rank}.pt")
     trained.learn(4 * 8 * TOGETHER, callback=Stop())  # nobody waits for ever
     if world > 1:
+        distributed.barrier()  # nobody leaves while another one still hears of the end
         distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads have aborted an interpreter that was being taken down, once in many runs
