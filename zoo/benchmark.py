@@ -74,6 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument("--env-kwargs", nargs="+", help="arguments of the environments, key:value")
     training.add_argument("--gym-packages", nargs="+", help="packages that register environments or algorithms")
     execution = run.add_argument_group("execution")
+    known = "folder of numbers that `report --export` wrote, such as docs/data/benchmark; what has a result there is left out"
+    execution.add_argument("--exported", type=Path, help=known)
     execution.add_argument("--dry-run", action="store_true", help="only say what would be done")
     execution.add_argument("--jobs", type=int, help="trainings at a time (default: processors / threads)")
     execution.add_argument("--retries", type=int, default=2, help="how often a failed training is started again")
@@ -102,6 +104,8 @@ def make_cells(args: argparse.Namespace) -> list[Cell]:
     given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if args.grid is not None:
         return _described_cells(args, given)
+    if args.exported is not None:
+        raise ValueError(f"--exported {args.exported} needs a --grid; the numbers of each grid are in a folder with its name.")
     if missing := [name for name in ("algos", "envs", "seeds") if getattr(args, name) is None]:
         raise ValueError(f"{_option(missing[0])} is missing; name algorithms, environments and seeds, or give a --grid.")
     if min(args.seeds) < 0:
@@ -123,7 +127,22 @@ def _described_cells(args: argparse.Namespace, given: dict[str, Any]) -> list[Ce
     description = read_description(args.grid).only(args.algos, args.envs, args.seeds)
     _check_names(description.settings, description.trained, description.environments)
     check_changes(description)
-    return description.cells(_folder(args).resolve())
+    cells = description.cells(_folder(args).resolve())
+    return cells if args.exported is None else _without_exported(cells, args.exported / args.grid.stem)
+
+
+def _without_exported(cells: list[Cell], folder: Path) -> list[Cell]:
+    try:
+        from .benchmarking.export import exported
+    except ModuleNotFoundError as error:
+        fail(PROG, f"{error}; {NEEDED}")
+    known = exported(folder, cells)
+    if len(known) == len(cells):
+        raise ValueError(
+            f"--exported {folder} has a result of all {len(cells)} trainings; without --exported they are done again."
+        )
+    print(f"{len(known)} of {len(cells)} trainings have a result in {folder}")
+    return [cell for cell in cells if cell not in known]
 
 
 def _check_names(settings: Settings, algos: Iterable[str], envs: Iterable[str]) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.zoo.benchmarking.test_export import finish
 from tests.zoo.processes import ROOT
 from zoo.benchmark import make_cells, make_parser
 from zoo.benchmarking.cells import Settings, plan
 from zoo.benchmarking.description import check_changes, read_description
+from zoo.benchmarking.export import export
 
 GRIDS = sorted((ROOT / "docs" / "data" / "benchmark").glob("*.yml"))
 PLAIN: dict[str, Any] = {
@@ -231,6 +233,21 @@ def test_a_grid_has_a_folder_of_its_own(grid: Write, tmp_path: Path, monkeypatch
     assert cells_of("--grid", str(path), "-f", "here")[0].root == tmp_path / "here"
     part = cells_of("--grid", str(path), "--algos", "sac", "--seeds", "1", "--envs", "Pendulum-v1")
     assert [str(cell) for cell in part] == ["sac Pendulum-v1 seed 1"]
+
+
+def test_what_others_have_trained_is_left_out(grid: Write, tmp_path: Path) -> None:
+    path = grid(environments=["Pendulum-v1"])
+    cells = cells_of("--grid", str(path), "-f", str(tmp_path / "here"))
+    finish(cells[0], 1.0)
+    export(tmp_path / "here", tmp_path / "numbers" / "rings", cells)
+    there = ["--grid", str(path), "-f", str(tmp_path / "there")]
+    known = ["--exported", str(tmp_path / "numbers")]
+    assert [str(cell) for cell in cells_of(*there, *known)] == [str(cell) for cell in cells[1:]]
+    assert len(cells_of(*there)) == len(cells)
+    with pytest.raises(ValueError, match=r"--exported .*rings has a result of all 1 trainings; without --exported"):
+        cells_of(*there, *known, "--algos", "sac", "--seeds", "3")
+    with pytest.raises(ValueError, match=r"--exported numbers needs a --grid"):
+        cells_of("--algos", "sac", "--envs", "Pendulum-v1", "--seeds", "0", "--exported", "numbers")
 
 
 def test_the_same_cells_as_by_hand(grid: Write, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from zoo.benchmarking.cells import Cell, Settings, plan, read, write
 from zoo.benchmarking.export import export
+from zoo.benchmarking.export import exported as exported_cells
 from zoo.benchmarking.scores import interquartile_mean, read_benchmark
 
 SETTINGS = Settings(n_timesteps=40, eval_freq=20, eval_episodes=2)
@@ -137,3 +138,68 @@ def test_results_of_other_settings_are_no_part_of_a_grid(tmp_path: Path) -> None
     ):
         read_benchmark(tmp_path, [other])
     assert read(done.folder, "cell") == done.describe()
+
+
+def elsewhere(cells: list[Cell], root: Path) -> list[Cell]:
+    """The same grid on a machine that has none of the results."""
+    return [replace(entry, root=root) for entry in cells]
+
+
+def test_results_of_several_machines_add_up(grid: list[Cell], tmp_path: Path) -> None:
+    folder = export(tmp_path, tmp_path / "out", grid)
+    before = {name: (folder / f"{name}.csv").read_bytes() for name in ("runs", "means", "curves")}
+    other = elsewhere(grid, tmp_path / "other")
+    export(tmp_path / "other", folder, other)  # has nothing to add
+    assert {name: (folder / f"{name}.csv").read_bytes() for name in before} == before
+    finish(other[5], 5.0)
+    finish(other[0], 9.0)  # trained here too: the result of the folder counts
+    rows = exported(export(tmp_path / "other", folder, other), "runs")
+    assert [(row["algorithm"], row["seed"], row["final_return"]) for row in rows] == [
+        ("bc", "0", "9"),
+        ("iql", "0", "3"),
+        ("bc", "1", "2"),
+        ("iql", "1", ""),  # failed on the first machine
+        ("bc", "2", "6"),
+        ("iql", "2", "5"),
+    ]
+    curves = [(row["algorithm"], row["seed"], row["mean_return"]) for row in exported(folder, "curves")]
+    assert curves == [(row["algorithm"], row["seed"], row["final_return"]) for row in rows if row["final_return"]]
+    behaviour, iql = exported(folder, "means")
+    assert (float(behaviour["final_mean"]), float(iql["final_mean"]), iql["n_done"]) == (pytest.approx(17 / 3), 4.0, "2")
+
+
+def test_a_failure_replaces_a_result_of_before(grid: list[Cell], tmp_path: Path) -> None:
+    folder = export(tmp_path, tmp_path / "out", grid)
+    (other,) = elsewhere(grid[:1], tmp_path / "other")
+    plan([other])
+    write(other.folder, "attempts", [{"started": "x", "seconds": 1.0, "resumed": False, "error": "diverged"}])
+    (row,) = exported(export(tmp_path / "other", folder, [other]), "runs")
+    assert (row["state"], row["problem"]) == ("failed", "diverged")
+
+
+def test_what_is_exported_is_known(grid: list[Cell], tmp_path: Path) -> None:
+    folder = export(tmp_path, tmp_path / "out", grid)
+    other = elsewhere(grid, tmp_path / "other")
+    assert exported_cells(folder, other) == [other[index] for index in (0, 1, 2, 4)]
+    assert exported_cells(tmp_path / "nothing", other) == []
+
+
+def test_results_of_other_settings_are_not_kept(grid: list[Cell], tmp_path: Path) -> None:
+    folder = export(tmp_path, tmp_path / "out", grid)
+    before = (folder / "runs.csv").read_bytes()
+    other = [replace(entry, settings=replace(SETTINGS, n_timesteps=80)) for entry in elsewhere(grid, tmp_path / "other")]
+    with pytest.raises(
+        ValueError, match=r"runs.csv has a result of bc rlzoo/hopper-mixed-v0 seed 0 with other settings: .*-n 40"
+    ):
+        export(tmp_path / "other", folder, other)
+    assert (folder / "runs.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"algorithm,seed\nbc,0\n", b"\xff\xfe\x00", b'a,b\n"1,2\n'])
+def test_a_file_that_is_no_table_is_named(grid: list[Cell], tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "runs.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"runs.csv is (not readable as csv|no table of this benchmark)"):
+        export(tmp_path / "other", folder, elsewhere(grid, tmp_path / "other"))
+    assert (folder / "runs.csv").read_bytes() == content
