@@ -345,10 +345,38 @@ def test_without_a_working_compiler_updates_run_eagerly(algorithm: Algorithm, mo
     assert_identical(model.get_parameters(), run_updates(algorithm, "eager").get_parameters())
 
 
+def test_without_a_compiler_of_gradients_updates_run_eagerly(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[Any] = []
+
+    class Uncompiled(th.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, loss: th.Tensor) -> th.Tensor:
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
+            raise th._inductor.exc.CppCompileError(["g++", "gradient.cpp"], "unknown type name")
+
+    def half_compile(function: Any, **kwargs: Any) -> Any:
+        def run(*args: Any) -> Any:
+            attempts.append(function)
+            loss, logged = function(*args)
+            return Uncompiled.apply(loss), logged
+
+        return run
+
+    monkeypatch.setattr(th, "compile", half_compile)
+    with pytest.warns(UserWarning, match=r"torch.compile failed, continuing eagerly: C\+\+ compile error") as caught:
+        model = run_updates(algorithm, "compile")
+    assert len(attempts) == len([w for w in caught if "torch.compile failed" in str(w.message)]) == 2  # once per loss
+    assert_identical(model.get_parameters(), run_updates(algorithm, "eager").get_parameters())
+
+
 def test_errors_in_a_compiled_loss_are_not_swallowed(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(th, "compile", lambda function, **kwargs: function)
     monkeypatch.setattr(algorithm, "critic_loss", lambda self, batch: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="torch.compile failed")  # the compiler is not blamed for it
         run_updates(algorithm, "compile")
 
 

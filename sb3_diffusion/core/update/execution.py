@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch as th
+from torch import nn
 from typing_extensions import override
 
 from sb3_diffusion.core.reporting.metrics import Metrics
@@ -44,35 +45,95 @@ class Update:
         metrics: Metrics = {}
         for part in self.parts():
             if part.name in due:
-                loss, logged = self.loss_of(part)(batch)
-                if part.before is not None:
-                    part.before(logged)
-                self.step(part, loss)
+                loss, logged = self.train(part, batch)
                 if part.then is not None:
                     part.then()
                 metrics |= {f"{part.name}_loss": loss.detach(), **logged}
         return metrics | self.finish(metrics)
 
-    def loss_of(self, part: Part) -> Loss:
+    def train(self, part: Part, batch: Batch) -> tuple[th.Tensor, Metrics]:
         """
-        :param part: One of the parts
-        :return: What computes its loss
+        One step of a part.
+
+        :param part: What is trained
+        :param batch: Batch of transitions
+        :return: Its loss, and what that loss logs
         """
-        return part.loss
+        loss, logged = part.loss(batch)
+        if part.before is not None:
+            part.before(logged)
+        self.step(part, loss)
+        return loss, logged
 
 
 class CompiledUpdate(Update):
-    """The same with losses through ``torch.compile``; optimizer steps stay eager, they are fused kernels already."""
+    """
+    The same with losses through ``torch.compile``; optimizer steps stay eager, they are fused kernels already.
+
+    Random draws fall back to PyTorch's own, so that all modes draw the same numbers. Where no compiler works, a part goes on
+    eagerly after one warning, with the draws at which it failed: in the loss, or in its gradient, which is compiled only when
+    it is first asked for.
+    """
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self.losses: dict[str, CompiledLoss] = {}
+        self.losses: dict[str, Loss] = {}
+        self.eager: set[str] = set()
+        """Names of the parts whose loss does not compile."""
 
     @override
-    def loss_of(self, part: Part) -> Loss:
+    def train(self, part: Part, batch: Batch) -> tuple[th.Tensor, Metrics]:
+        """See :meth:`Update.train`."""
+        if part.name in self.eager:
+            return super().train(part, batch)
         if part.name not in self.losses:
-            self.losses[part.name] = CompiledLoss(part.loss)
-        return self.losses[part.name]
+            self.losses[part.name] = th.compile(part.loss, dynamic=False, options={"fallback_random": True})
+        before = _Before(part.network, part.parameters[0].device)
+        try:
+            loss, logged = self.losses[part.name](batch)
+        except Exception as error:
+            before.restore()
+            loss, logged = super().train(part, batch)
+            self._give_up(part, error)
+            return loss, logged
+        if part.before is not None:
+            part.before(logged)
+        try:
+            self.step(part, loss)
+        except Exception as error:
+            before.restore()
+            loss, logged = part.loss(batch)
+            self.step(part, loss)
+            self._give_up(part, error)
+        return loss, logged
+
+    def _give_up(self, part: Part, error: Exception) -> None:
+        """After any error, since those of compilers have no common kind; one of the loss itself has come back eagerly."""
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        warnings.warn(f"torch.compile failed, continuing eagerly: {reason}", stacklevel=4)
+        self.eager.add(part.name)
+
+
+class _Before:
+    """
+    What a loss changes beside its gradient: PyTorch's random numbers, and running statistics of the network.
+
+    :param network: What is trained
+    :param device: Its device
+    """
+
+    def __init__(self, network: nn.Module, device: th.device):
+        self.buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+        self.device, self.host = device, th.get_rng_state()
+        self.own = th.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        """Go back."""
+        for buffer, value in self.buffers:
+            buffer.copy_(value)
+        th.set_rng_state(self.host)
+        if self.own is not None:
+            th.cuda.set_rng_state(self.own, self.device)
 
 
 def check_execution(mode: str) -> str:
@@ -104,26 +165,3 @@ def make_update(
             raise ValueError(f"execution='cuda_graph' needs device='cuda', not {str(device)!r}; use 'eager' here.")
         return CudaGraphUpdate(Update(*update), optimizers, device)
     return Update(*update)
-
-
-class CompiledLoss:
-    """
-    A loss through ``torch.compile``; runs eagerly after one warning where no compiler works.
-
-    Random draws fall back to PyTorch's own, so that all modes draw the same numbers.
-
-    :param loss: Function of a batch
-    """
-
-    def __init__(self, loss: Loss):
-        self.eager = loss
-        self.run: Loss = th.compile(loss, dynamic=False, options={"fallback_random": True})
-
-    def __call__(self, batch: Batch) -> tuple[th.Tensor, Metrics]:
-        """Run the loss, eagerly where the compiler fails."""
-        try:
-            return self.run(batch)
-        except th._dynamo.exc.TorchDynamoException as error:
-            warnings.warn(f"torch.compile failed, continuing eagerly: {str(error).splitlines()[0]}", stacklevel=2)
-            self.run = self.eager
-            return self.eager(batch)
