@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import os
 import pathlib
 import warnings
 from collections import Counter
@@ -309,6 +310,12 @@ def run_updates(algorithm: Algorithm, execution: str, device: str = "cpu", n_upd
     return model
 
 
+COMPILES = pytest.mark.skipif(
+    os.environ.get("ATEN_CPU_CAPABILITY") == "default",
+    reason="PyTorch 2.13 generates C++ for ATEN_CPU_CAPABILITY=default that does not compile; trainings go on eagerly",
+)
+
+
 def assert_same_training(left: Any, right: Any) -> None:
     for name, value in parameters(left.policy).items():
         th.testing.assert_close(parameters(right.policy)[name], value, rtol=1e-5, atol=1e-5)
@@ -321,6 +328,7 @@ def test_auto_is_eager(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.expensive
+@COMPILES
 def test_compiled_updates_equal_eager_ones(algorithm: Algorithm) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="torch.compile failed")
@@ -334,12 +342,12 @@ def test_without_a_working_compiler_updates_run_eagerly(algorithm: Algorithm, mo
     def broken_compile(function: Any, **kwargs: Any) -> Any:
         def run(*args: Any) -> Any:
             attempts.append(function)
-            raise th._dynamo.exc.BackendCompilerFailed("inductor", RuntimeError("no C++ compiler"), None)
+            raise th._dynamo.exc.BackendCompilerFailed("inductor", RuntimeError("\nno C++ compiler"), None)
 
         return run
 
     monkeypatch.setattr(th, "compile", broken_compile)
-    with pytest.warns(UserWarning, match="torch.compile failed, continuing eagerly") as caught:
+    with pytest.warns(UserWarning, match="torch.compile failed, continuing eagerly: .*no C\\+\\+ compiler") as caught:
         model = run_updates(algorithm, "compile")
     assert len(attempts) == len([w for w in caught if "torch.compile failed" in str(w.message)]) == 2  # once per loss
     assert_identical(model.get_parameters(), run_updates(algorithm, "eager").get_parameters())

@@ -13,7 +13,7 @@ from sb3_diffusion.generative.flow import FlowMatching, MeanFlow, directional_de
 from sb3_diffusion.generative.randomness import Randomness, RecordedDraws
 from tests.bandits import bandit_model, draw, fit, flat, give_critic, linear, total_variation, uniform_batch
 from tests.cases import MethodCase
-from tests.core.test_update import assert_same_training
+from tests.core.test_update import COMPILES, assert_same_training
 from tests.helpers import act, assert_identical, make, make_filled, observations, parameters
 from tests.weighted_matching.test_dpmd import uniform_start
 
@@ -249,6 +249,7 @@ def test_mean_flow_with_every_network(backbone: str, activation_fn: str) -> None
 
 
 @pytest.mark.expensive
+@COMPILES
 def test_compiled_mean_flow_equals_the_eager_one() -> None:
     def train(execution: str) -> Any:
         networks = {"diffusion_steps": 2, "net_arch": [8], "state_arch": [4], "time_dim": 4}
