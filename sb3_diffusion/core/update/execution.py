@@ -110,7 +110,8 @@ class CompiledUpdate(Update):
     def _give_up(self, part: Part, error: Exception) -> None:
         """After any error, since those of compilers have no common kind; one of the loss itself has come back eagerly."""
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # "backend='inductor' raised:" has the cause below
+        end = next((i for i, line in enumerate(lines) if not line.endswith(":")), 0)  # "backend='inductor' raised:" goes on
+        reason = " ".join(lines[: end + 1])
         warnings.warn(f"torch.compile failed, continuing eagerly: {reason}", stacklevel=4)
         self.eager.add(part.name)
 
