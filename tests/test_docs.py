@@ -154,6 +154,16 @@ def test_every_method_is_compared(method: Method) -> None:
         assert len(comparison.row(method, name)) == n_cells
 
 
+def test_the_switch_to_the_environment_is_told_of_every_method_that_learns_from_data() -> None:
+    rows = [
+        line
+        for line in (DOCS / "guide" / "offline_online.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    told = {name.strip() for row in rows for name in row.split("|")[1].split(",")}
+    assert {method.name for method in available_methods() if method.setting == "offline"} <= told
+
+
 def test_a_page_without_a_comparison_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = documentation_extension("comparison")
     monkeypatch.setattr(comparison, "PAGES", tmp_path)
