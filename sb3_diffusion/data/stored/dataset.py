@@ -98,6 +98,7 @@ class OfflineDataset(Transitions):
         *,
         keep_timeouts: bool = False,
         max_episode_steps: int | None = None,
+        action_space: spaces.Box | None = None,
         clip_actions: bool = False,
         name: str | None = None,
     ) -> "OfflineDataset":
@@ -108,13 +109,15 @@ class OfflineDataset(Transitions):
         :param keep_timeouts: Keep the steps at which a time limit ended an episode, for which the file has to hold
             ``next_observations``; by default they are left out, as in published results
         :param max_episode_steps: Time limit of the task, for files without ``timeouts``; the names of D4RL's files say it
+        :param action_space: Bounds of the actions; by default those that the file says, as :meth:`save` writes them, else from
+            -1 to 1
         :param clip_actions: Clip actions to the space instead of refusing those outside
         :param name: What the data are called; by default the known data set of this file, or the file itself
         :return: The data
         :raises ValueError: If the file is not what it should be
         """
         with open_d4rl(path, keep_timeouts=keep_timeouts, max_episode_steps=max_episode_steps, name=name) as recorded:
-            return cls.from_recording(*recorded, clip_actions=clip_actions)
+            return cls.from_recording(*recorded.within(action_space), clip_actions=clip_actions)
 
     @classmethod
     def from_minari(
@@ -142,18 +145,27 @@ class OfflineDataset(Transitions):
             return cls.from_recording(*recorded, clip_actions=clip_actions)
 
     @classmethod
-    def from_npz(cls, path: str | Path, *, clip_actions: bool = False, name: str | None = None) -> "OfflineDataset":
+    def from_npz(
+        cls,
+        path: str | Path,
+        *,
+        action_space: spaces.Box | None = None,
+        clip_actions: bool = False,
+        name: str | None = None,
+    ) -> "OfflineDataset":
         """
         An ``.npz`` file with the arguments of :meth:`from_arrays` as keys, such as :meth:`save` writes.
 
         :param path: The file
+        :param action_space: Bounds of the actions; by default those that the file says, as :meth:`save` writes them, else from
+            -1 to 1
         :param clip_actions: Clip actions to the space instead of refusing those outside
         :param name: What the data are called
         :return: The data
         :raises ValueError: If the file is not what it should be
         """
         with open_npz(path, name=name) as recorded:
-            return cls.from_recording(*recorded, clip_actions=clip_actions)
+            return cls.from_recording(*recorded.within(action_space), clip_actions=clip_actions)
 
     @classmethod
     def from_ogbench(

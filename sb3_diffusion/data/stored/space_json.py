@@ -24,6 +24,15 @@ def space_from_json(text: str) -> spaces.Space:
         raise ValueError(f"{text[:200]!r} describes no space ({type(error).__name__}: {error}).") from error
 
 
+def stored_space(text: str | None) -> Any:
+    """
+    :param text: A space as :func:`space_to_json` writes it, or nothing
+    :return: The space, ``None`` for nothing
+    :raises ValueError: See :func:`space_from_json`
+    """
+    return space_from_json(text) if text else None
+
+
 def _read(form: dict[str, Any]) -> spaces.Space:
     kind = form["type"]
     if kind == "Box":

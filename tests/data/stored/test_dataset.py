@@ -258,6 +258,50 @@ def test_what_is_saved_is_read_again(suffix: str, tmp_path: Path) -> None:
     assert len(list(path.parent.iterdir())) == 1
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_files_keep_the_box_of_the_actions(suffix: str, tmp_path: Path) -> None:
+    if suffix == ".hdf5":
+        pytest.importorskip("h5py")
+    box, observations = spaces.Box(-3.0, 2.0, (1,)), spaces.Box(-100.0, 100.0, (2,))
+    data = OfflineDataset.from_arrays(
+        **steps(actions=steps()["actions"] * 1.9), action_space=box, observation_space=observations, clip_actions=True
+    )
+    path = data.save(tmp_path / f"data{suffix}")
+    again = load_dataset(path)
+    assert (again.action_space, again.observation_space) == (box, observations)
+    assert load_dataset(path, action_space=box).action_space == box
+    with pytest.raises(ValueError, match=r"action_space=Box\(-1.0, 1.0, .* is not that of .*data.*, Box\(.*; leave it out"):
+        load_dataset(path, action_space=spaces.Box(-1.0, 1.0, (1,)))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_the_box_is_told_where_the_file_has_none(suffix: str, tmp_path: Path) -> None:
+    columns, path = steps(actions=np.full((7, 1), 1.5, np.float32)), tmp_path / f"data{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **columns)
+    else:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            for name, key in {"terminated": "terminals", "truncated": "timeouts"}.items():
+                columns[key] = columns.pop(name, np.zeros(7, dtype=bool))
+            for key, values in columns.items():
+                file[key] = values
+    with pytest.raises(ValueError, match="pass clip_actions=True to clip, or the action_space"):
+        load_dataset(path)
+    box = spaces.Box(-2.0, 2.0, (1,))
+    assert load_dataset(path, action_space=box).action_space == box
+
+
+def test_a_box_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = OfflineDataset.from_arrays(**steps()).save(tmp_path / "data.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["metadata/action_space"]
+        file["metadata/action_space"] = "{'type': 'Box'}"
+    with pytest.raises(ValueError, match=r"data.hdf5: .* describes no space"):
+        load_dataset(path)
+
+
 def test_an_episode_that_goes_on_in_another_file_is_not_joined(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     cut = OfflineDataset.from_arrays(**steps())  # row 4 is followed by an observation that begins no row

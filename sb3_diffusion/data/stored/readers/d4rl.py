@@ -17,11 +17,14 @@ from sb3_diffusion.data.stored.catalogue import known_file
 from sb3_diffusion.data.stored.readers.files import Recorded, checksum, existing, naming
 from sb3_diffusion.data.stored.readers.hdf5 import Hdf5Column, column, has, open_hdf5, text
 from sb3_diffusion.data.stored.source import DataSource
+from sb3_diffusion.data.stored.space_json import stored_space
 from sb3_diffusion.data.stored.tables.columns import check_lengths, flag, flat
 from sb3_diffusion.data.stored.tables.recording import Recording, begin_after, record, with_an_end
 from sb3_diffusion.numeric import integer
 
 NEEDED = ("observations", "actions", "rewards", "terminals")
+LONGEST_SPACE = 1_000_000
+"""Characters of a space as text."""
 
 
 @contextlib.contextmanager
@@ -51,7 +54,8 @@ def open_d4rl(
             known.env_id if known else text(file, "metadata/env_id"),
             known.reference if known else None,
         )
-        yield Recorded(_recording(file, keep_timeouts, max_episode_steps), source)
+        texts = (text(file, f"metadata/{key}", LONGEST_SPACE) for key in ("observation_space", "action_space"))
+        yield Recorded(_recording(file, keep_timeouts, max_episode_steps), source, *map(stored_space, texts))
 
 
 def _recording(file: Any, keep_timeouts: bool, max_episode_steps: int | None) -> Recording:

@@ -29,6 +29,18 @@ class Recorded(NamedTuple):
     observation_space: spaces.Space | None = None
     action_space: Any = None
 
+    def within(self, action_space: spaces.Box | None) -> "Recorded":
+        """
+        :param action_space: Bounds of the actions, ``None`` for those that the file says
+        :return: The same with these bounds
+        :raises ValueError: If the file says others
+        """
+        if action_space is None:
+            return self
+        if self.action_space not in (None, action_space):
+            raise ValueError(f"action_space={action_space} is not that of {self.source.path}, {self.action_space}; leave it out.")
+        return self._replace(action_space=action_space)
+
 
 def existing(path: str | Path) -> Path:
     """

@@ -95,10 +95,11 @@ def column(file: Any, key: str) -> Hdf5Column:
     return Hdf5Column(key, found)
 
 
-def text(file: Any, key: str) -> str | None:
+def text(file: Any, key: str, longest: int = 500) -> str | None:
     """
     :param file: An open file
     :param key: Path of a short text within
+    :param longest: What is longer ends there
     :return: The text, ``None`` if there is none
     """
     try:
@@ -107,7 +108,7 @@ def text(file: Any, key: str) -> str | None:
         return None
     if getattr(found, "shape", None) != () or require("h5py", "offline", "").check_string_dtype(found.dtype) is None:
         return None
-    return str(found.asstr()[()])[:500]
+    return str(found.asstr()[()])[:longest]
 
 
 def has(file: Any, key: str) -> bool:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from sb3_diffusion.data.stored.readers.files import Recorded, checksum, existing, naming
 from sb3_diffusion.data.stored.source import DataSource, ReferenceScores
-from sb3_diffusion.data.stored.space_json import space_from_json
+from sb3_diffusion.data.stored.space_json import stored_space
 from sb3_diffusion.data.stored.tables.columns import Column, check_lengths, check_type, flag, flat, whole
 from sb3_diffusion.data.stored.tables.recording import numbered, record
 
@@ -172,7 +172,7 @@ def open_npz(path: str | Path, *, name: str | None = None) -> Iterator[Recorded]
         source = DataSource(
             "npz", name or form.get("name") or path.stem, str(path), checksum(path), form.get("env_id"), reference
         )
-        yield Recorded(recording, source, _space(form, "observation_space"), _space(form, "action_space"))
+        yield Recorded(recording, source, *(stored_space(form.get(key)) for key in ("observation_space", "action_space")))
 
 
 def _first(npz: Npz, keys: tuple[str, ...]) -> Any:
@@ -187,7 +187,3 @@ def _observations(npz: Npz, name: str) -> Any:
 
 def _each(columns: Any) -> list[Column]:
     return [] if columns is None else list(columns.values()) if isinstance(columns, dict) else [columns]
-
-
-def _space(form: dict[str, Any], key: str) -> spaces.Space | None:
-    return space_from_json(form[key]) if form.get(key) else None
