@@ -23,6 +23,8 @@ from .training.options.errors import fail, refuse
 
 PROG = "data.py"
 MINARI = "minari:"
+BUNDLED = "pendulum-medium-v0"
+"""Made by an agent that comes with the clone."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -40,11 +42,13 @@ def make_parser() -> argparse.ArgumentParser:
     download.add_argument("--url", help="fetch it from here instead, such as a mirror")
     download.add_argument("--sha256", help="checksum that the file has to have")
 
-    make = commands.add_parser("make", help="make a data set: RL Zoo's agents rolled out, OGBench's oracles")
+    make = commands.add_parser("make", help="make a data set: agents rolled out, OGBench's oracles")
     make.set_defaults(function=make_command)
     make.add_argument("name", metavar="NAME", help="name of the data set")
     make.add_argument("-o", "--output", type=Path, help="the file (default: where the name is looked for)")
-    make.add_argument("--rows", type=whole_number(10), help="transitions of a robot's data (default: 100,000)")
+    make.add_argument(
+        "--rows", type=whole_number(10), help="transitions (default: 100,000 of a robot, 20,000 of the pendulum)"
+    )
     make.add_argument("--episodes", type=whole_number(1), help="episodes of OGBench's data (default: 40 or 100)")
     make.add_argument("--agents", type=Path, help="folder with RL Zoo's agents (default: from the Hub)")
 
@@ -128,6 +132,11 @@ def make_command(args: argparse.Namespace) -> None:
         from .datasets.oracles import make as make_oracle
 
         files = make_oracle(known, target, n_episodes=args.episodes)
+    elif known.name == BUNDLED:
+        from .datasets.bundled import N_ROWS
+        from .datasets.bundled import make as make_bundled
+
+        files = [make_bundled(known, target, n_rows=args.rows or N_ROWS)]
     else:
         from .datasets.robots import N_ROWS
         from .datasets.robots import make as make_robot

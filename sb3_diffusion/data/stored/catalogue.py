@@ -203,6 +203,15 @@ def _other_sets() -> Iterator[KnownDataset]:
             name, scores = f"rlzoo/{robot}/{kind}-v0", ReferenceScores(low, high, 100.0, "rlzoo")
             yield KnownDataset(name, "hdf5", f"{name}.hdf5", env_id, scores, 1000, recipe=True)
     yield KnownDataset(
+        "pendulum-medium-v0",
+        "hdf5",
+        "pendulum-medium-v0.hdf5",
+        "Pendulum-v1",
+        ReferenceScores(-1193.0, -142.0, 100.0, "pendulum"),
+        200,
+        recipe=True,
+    )
+    yield KnownDataset(
         "dapg/door-human-v0",
         "hdf5",
         "dapg/door-human-v0.hdf5",

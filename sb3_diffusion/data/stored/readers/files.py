@@ -38,7 +38,9 @@ class Recorded(NamedTuple):
         if action_space is None:
             return self
         if self.action_space not in (None, action_space):
-            raise ValueError(f"action_space={action_space} is not that of {self.source.path}, {self.action_space}; leave it out.")
+            raise ValueError(
+                f"action_space={action_space} is not that of {self.source.path}, {self.action_space}; leave it out."
+            )
         return self._replace(action_space=action_space)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from gymnasium import spaces
 
 from sb3_diffusion.data.stored.readers.files import Recorded, checksum, existing, naming
 from sb3_diffusion.data.stored.source import DataSource, ReferenceScores
