@@ -2,7 +2,8 @@
 Add the scores that published agents lack: ``python zoo/hub/add_scores.py zoo/pretrained/*``.
 
 Agents of earlier versions were not scored with fresh noise. They get this score, with the episodes, environments and seed of
-their other scores, in ``results.json`` and on the card. Scores that are there stay as they are.
+their first score, in ``results.json`` and on the card. Scores that are there stay as they are, unless they are of fewer
+episodes.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(prog=PROG, description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="agents in the layout of the Hub")
     parser.add_argument(
-        "--n-eval-episodes", type=whole_number(1), help="episodes (default: those of the scores that are there)"
+        "--n-eval-episodes", type=whole_number(1), help="episodes of what is scored (default: those of the first score)"
     )
     parser.add_argument("--device", default="cpu", help="PyTorch device (default: cpu)")
     return parser.parse_args()
@@ -39,7 +40,7 @@ def add_scores(folder: Path, commit: str | None, n_eval_episodes: int | None = N
     """
     :param folder: Agent in the layout of the Hub
     :param commit: What is written as the commit of the new scores
-    :param n_eval_episodes: Episodes of a new score, ``None`` for those of the scores that are there
+    :param n_eval_episodes: Episodes of a new score, ``None`` for those of the first score
     :param device: PyTorch device
     :return: The scores that were added, in words
     :raises ValueError: If the folder has no agent that can be loaded without running code, or no card with scores
@@ -59,10 +60,11 @@ def add_scores(folder: Path, commit: str | None, n_eval_episodes: int | None = N
         own = protocols[0].noise if entry["is_deterministic"] else None
         known[entry["is_deterministic"], entry.get("evaluation_noise", own)] = entry
     like, added = results["evaluations"][0], []
+    n = n_eval_episodes or like["n_eval_episodes"]
     for protocol in protocols:
-        if tuple(protocol) in known:
+        there = known.get(tuple(protocol))
+        if there is not None and (there is like or there["n_eval_episodes"] >= n):  # the first score is the agent's own
             continue
-        n = n_eval_episodes or like["n_eval_episodes"]
         how = {"n_eval_episodes": n, "n_envs": like["n_envs"], "seed": like["seed"], "device": device}
         score = evaluate(agent, **protocol._asdict(), **how)
         known[tuple(protocol)] = {**score, "commit": commit, "versions": versions(results["env_id"])}

@@ -40,7 +40,19 @@ def test_the_missing_score_is_added_once(old: Path) -> None:
     }
     card = (old / "README.md").read_text(encoding="utf-8")
     assert f"| deterministic, fresh noise | {fresh['mean_reward']:.2f} +/- " in card and "## Versions" in card
-    assert add_scores(old, "def") == [] and read(old)["evaluations"][1] == fresh
+    assert add_scores(old, "def", n_eval_episodes=4) == [] and read(old)["evaluations"][1] == fresh
+
+
+def test_a_score_of_fewer_episodes_is_replaced(old: Path) -> None:
+    add_scores(old, "abc", n_eval_episodes=2)
+    before = read(old)
+    (added,) = add_scores(old, "def", n_eval_episodes=3)
+    assert added.endswith(" over 3 deterministic episodes with fresh noise")
+    fixed, fresh, stochastic = read(old)["evaluations"]
+    assert (fixed, stochastic) == (before["evaluations"][0], before["evaluations"][2])
+    assert (fresh["commit"], len(fresh["returns"])) == ("def", 3)
+    # the first score is that of the agent, whose results begin with it
+    assert fixed["n_eval_episodes"] > 3 and read(old)["mean_reward"] == fixed["mean_reward"]
 
 
 def test_agents_without_such_noise_lack_nothing(tmp_path: Path) -> None:
