@@ -200,6 +200,7 @@ def main() -> None:
     args = make_parser().parse_args()
     try:
         args.function(args)
+        sys.stdout.flush()  # here, a reader that went away can still be told from a mistake
     except Exception as error:
         refuse(PROG, error, args.traceback)
     except KeyboardInterrupt:

@@ -1,7 +1,11 @@
 """The scripts as a user runs them, each in a process of its own."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +108,12 @@ def test_saved_settings_are_those_of_the_file(tmp_path: Path) -> None:
     assert saved["learning_starts"] == 40
     agent = load_agent(config.parents[1] / "Pendulum-v1.zip")
     assert type(agent) is TD3 and agent.num_timesteps == 60
+
+
+def test_a_reader_that_goes_away_is_no_mistake(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, script("data"), "list"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, timeout=120, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")

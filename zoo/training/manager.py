@@ -10,6 +10,7 @@ import gymnasium as gym
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from typing_extensions import override
@@ -109,6 +110,8 @@ class Manager(SearchManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable | None, list[BaseCallback], Callable | None]:
+        if self.save_replay_buffer and issubclass(ALGOS[self.algo], OnPolicyAlgorithm):
+            raise ValueError(f"--save-replay-buffer: {self.algo} is on-policy and keeps no replay buffer; leave it out.")
         hyperparameters.check(ALGOS[self.algo], self.settings)
         hyperparams = hyperparameters.parse_texts(hyperparams)
         policy_kwargs = hyperparams.get("policy_kwargs")

@@ -3,6 +3,8 @@
 import contextlib
 import dis
 import io
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -61,12 +63,16 @@ def held_back() -> Iterator[None]:
 
 def refuse(prog: str, error: Exception, show_traceback: bool) -> NoReturn:
     """
-    The same for an exception that was caught.
+    The same for an exception that was caught. A reader that went away is no mistake: no line, and the status of a program
+    that the signal of such a pipe ends.
 
     :param prog: Name of the program
     :param error: The exception
     :param show_traceback: Print the traceback as well
     """
+    if isinstance(error, BrokenPipeError):  # whoever reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing is written there at the end
+        raise SystemExit(128 + signal.SIGPIPE)
     if show_traceback:
         traceback.print_exception(error)
     fail(prog, explain(error))

@@ -171,6 +171,13 @@ MISTAKES: list[tuple[str, str]] = [
         f"{ODD} --env Image-v0 -params 'normalize:dict(norm_obs=False)'",
         "normalize: SAC cannot replay the images of environment Image-v0, whose channels come last",
     ),
+    *(
+        (
+            f"--algo {algo} --env Pendulum-v1 --save-replay-buffer",
+            f"--save-replay-buffer: {algo} is on-policy and keeps no replay buffer; leave it out",
+        )
+        for algo in ("tensor_ppo", "ppo")
+    ),
 ]
 
 
