@@ -1,7 +1,9 @@
 """Drawing that commands and documentation share: colours, the axes of learning curves, curves with an interval."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ CONFIDENCE = 0.95
 MIN_RUNS = 3
 """An interval is drawn from this number of runs on."""
 
+STEPS = "environment steps"
 MAX_COLUMNS = 3
 MAX_POINTS = 200
 """Runs with different steps are compared at no more than so many."""
@@ -78,7 +81,7 @@ def learning_axes(axes: Axes, heading: str, value: str) -> None:
     :param value: What the vertical axis shows
     """
     value_axes(axes, heading, value)
-    axes.set_xlabel("environment steps")
+    axes.set_xlabel(STEPS)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
@@ -161,12 +164,36 @@ def caption(n_runs: Sequence[int]) -> str:
     return "; ".join(parts)
 
 
-def draw_panels(panels: dict[str, dict[str, list[Curve]]], value: str) -> Figure:
+@dataclass(frozen=True)
+class Phases:
+    """
+    What the horizontal axis of an environment's runs counts.
+
+    :param updates: Numbers of updates on data with which runs began
+    :param online: Whether a run has environment steps behind them
+    """
+
+    updates: frozenset[int]
+    online: bool
+
+    def draw(self, axes: Axes) -> None:
+        """
+        :param axes: Of the learning curves
+        """
+        axes.set_xlabel(f"updates on data, then {STEPS}" if self.online else "updates on data")
+        for switch in sorted(self.updates) if self.online else ():
+            axes.axvline(switch, color="grey", linestyle=":", linewidth=1.2, zorder=0)
+
+
+def draw_panels(
+    panels: dict[str, dict[str, list[Curve]]], value: str, phases: Mapping[str, Phases] = MappingProxyType({})
+) -> Figure:
     """
     Learning curves, with a panel for every environment.
 
     :param panels: Environment -> algorithm -> one curve per run
     :param value: What the vertical axis shows
+    :param phases: Of the environments whose runs did not begin with steps
     """
     columns = min(len(panels), MAX_COLUMNS)
     rows = -(-len(panels) // columns)
@@ -179,6 +206,8 @@ def draw_panels(panels: dict[str, dict[str, list[Curve]]], value: str) -> Figure
     for index, (env, groups) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, columns, index)
         learning_axes(axes, env, value)
+        if env in phases:
+            phases[env].draw(axes)
         for algo, curves in groups.items():
             counts = {len(others[algo]) for others in panels.values() if algo in others}
             label = f"{title(algo)}\n({_runs(counts)})"
@@ -188,7 +217,10 @@ def draw_panels(panels: dict[str, dict[str, list[Curve]]], value: str) -> Figure
                 raise ValueError(f"the runs of {algo} on {env} cannot be averaged: {error}; plot them apart") from error
         handles |= {str(handle.get_label()): handle for handle in axes.get_legend_handles_labels()[0]}
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False)
-    figure.supxlabel(caption([len(curves) for groups in panels.values() for curves in groups.values()]), fontsize=8)
+    text = caption([len(curves) for groups in panels.values() for curves in groups.values()])
+    if any(phase.online for env, phase in phases.items() if env in panels):
+        text = "; ".join(part for part in (text, "dotted: from here on in the environment") if part)
+    figure.supxlabel(text, fontsize=8)
     return figure
 
 

@@ -25,10 +25,12 @@ from stable_baselines3.common.results_plotter import ts2xy
 
 from sb3_diffusion.printable import printable
 
-from .figures import Curve, check_output, draw_panels, save
+from .figures import Curve, Phases, check_output, draw_panels, save
+from .training.options import settings
 from .training.options.command_line import CommandParser
 from .training.options.errors import mistakes
 from .training.runs.curve import read_evaluations
+from .training.runs.text_files import read_yaml
 
 PROG = "plot.py"
 RUN_FOLDER = re.compile(r"(?P<env>.+?)_(?P<number>\d+)(_.+)?")  # with --uuid, the id follows the number
@@ -169,6 +171,28 @@ def collect(runs: Sequence[Run], reader: Reader, *, skip: bool) -> dict[str, dic
     return panels
 
 
+def phases_of(runs: Sequence[Run]) -> dict[str, Phases]:
+    """
+    :param runs: Trainings
+    :return: Environment -> what its runs counted, where they learned from data
+    :raises ValueError: If the settings of a run are damaged
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    for run in runs:
+        path = next(run.folder.glob(f"*/{settings.FILE}"), None)
+        try:
+            sections = {} if path is None else settings.described(read_yaml(path))
+            zoo = sections.pop("zoo", {})
+            if any(section.get("dataset") for section in sections.values()):
+                found.setdefault(run.env, []).append((int(zoo["n_timesteps"]), int(zoo["online_steps"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({printable(str(error), 200)}); leave this run out") from error
+    return {
+        env: Phases(frozenset(updates for updates, _ in pairs), any(steps for _, steps in pairs))
+        for env, pairs in found.items()
+    }
+
+
 def _count(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -204,7 +228,8 @@ def main() -> None:
         runs = [identify(folder) for folder in args.runs] or find_runs(args.log_folder, args.algo, args.env)
         panels = collect(runs, reader, skip=not args.runs)
         with rc_context({"svg.hashsalt": "plot"}):
-            figure = draw_panels(panels, reader.value)
+            phases = phases_of(runs) if args.curve == "evaluations" else {}  # episodes of a training are steps alone
+            figure = draw_panels(panels, reader.value, phases)
             save(figure, args.output)
     print(f"Saved as {args.output}")
     if args.show and matplotlib.get_backend().lower() == "agg":

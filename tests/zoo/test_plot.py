@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("matplotlib")
 from matplotlib import pyplot as plt
@@ -97,6 +98,52 @@ def test_the_figure_says_what_it_shows(logs: Path) -> None:
     mean = figure.axes[0].get_lines()[1].get_xydata()
     assert mean.tolist() == [[100.0, -997.0], [200.0, -497.0], [300.0, -147.0]]
     plt.close("all")
+
+
+def learn_from_data(folder: Path, updates: Any, online_steps: Any = 0, section: str = "IQL") -> None:
+    """Settings of a run on data, as its training writes them."""
+    folder = folder / "Pendulum-v1"
+    folder.mkdir()
+    values = {"zoo": {"n_timesteps": updates, "online_steps": online_steps}, section: {"dataset": "some.npz"}}
+    content = {name: {key: {"value": value, "from": "x"} for key, value in items.items()} for name, items in values.items()}
+    (folder / "effective.yml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def labels_of(logs: Path, **search: Any) -> tuple[str, list[float], str]:
+    runs = plot.find_runs(logs, search.get("algos"), ["Pendulum-v1"])
+    panels = plot.collect(runs, plot.Reader("evaluations", 1), skip=True)
+    figure = figures.draw_panels(panels, "return", plot.phases_of(runs))
+    (axes,) = figure.axes
+    dotted = [np.asarray(line.get_xdata(), float) for line in axes.lines if line.get_linestyle() == ":"]
+    switches = [float(xs[0]) for xs in dotted if len(set(xs)) == 1]
+    caption = figure.get_supxlabel()
+    plt.close(figure)
+    return axes.get_xlabel(), switches, caption
+
+
+def test_updates_on_data_are_no_steps(logs: Path) -> None:
+    assert labels_of(logs) == ("environment steps", [], labels_of(logs)[2])
+    learn_from_data(logs / "sdac" / "Pendulum-v1_1", 300)
+    assert labels_of(logs, algos=["sdac"])[:2] == ("updates on data", [])
+
+
+def test_the_switch_to_the_environment_is_drawn(logs: Path) -> None:
+    learn_from_data(logs / "sdac" / "Pendulum-v1_1", 100, 200)
+    learn_from_data(logs / "sdac" / "Pendulum-v1_2", 100, 200)
+    label, switches, caption = labels_of(logs, algos=["sdac"])
+    assert (label, switches) == ("updates on data, then environment steps", [100.0])
+    assert "dotted: from here on in the environment" in caption
+
+
+@pytest.mark.parametrize(("updates", "text"), [("many", None), (None, None), (1, "zoo: 1\n"), (1, "zoo: {n_timesteps: 1}\n")])
+def test_damaged_settings_are_named(updates: Any, text: str | None, logs: Path) -> None:
+    folder = logs / "sdac" / "Pendulum-v1_1"
+    learn_from_data(folder, updates)
+    path = folder / "Pendulum-v1" / "effective.yml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"Pendulum-v1_1/Pendulum-v1/effective.yml is damaged \(.*\); leave this run out"):
+        plot.phases_of([plot.identify(folder)])
 
 
 def test_training_returns_are_smoothed_by_the_window_on_the_axis(logs: Path) -> None:

@@ -272,6 +272,20 @@ def describe(sections: Mapping[str, Settings]) -> dict[str, Any]:
     }
 
 
+def described(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """
+    The reverse of :func:`describe`, without origins.
+
+    :param content: Content of ``effective.yml``
+    :return: Section -> name -> value
+    :raises ValueError: If it is something else
+    """
+    try:
+        return {section: {name: item["value"] for name, item in items.items()} for section, items in content.items()}
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError("the settings are not of the form section: name: value and from") from None
+
+
 def table(sections: Mapping[str, Settings]) -> str:
     """
     :param sections: Section -> its settings
