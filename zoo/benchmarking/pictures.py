@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..figures import MIN_RUNS, draw_panels, line_style, title
+from ..figures import MIN_RUNS, Phases, draw_panels, line_style, title
 from .scores import (
     Aggregate,
     CellState,
@@ -74,7 +74,9 @@ def curves(cells: list[CellState]) -> Picture | None:
             panels.setdefault(cell.env, {}).setdefault(cell.algo, []).append(curve)
     if not panels:
         return None
-    figure = draw_panels(panels, "evaluation return\n(mean over episodes)")
+    data = {cell.env for cell in cells if cell.result is not None and "dataset" in cell.result["final"]}
+    phases = {env: Phases(frozenset(), False) for env in data}  # a benchmark ends with the updates on data
+    figure = draw_panels(panels, "evaluation return\n(mean over episodes)", phases)
     text = "Mean return over the episodes of every evaluation during training."
     return _picture(figure, f"Learning curves on {', '.join(panels)}", text)
 
