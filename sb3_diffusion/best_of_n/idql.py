@@ -47,6 +47,8 @@ class IDQL(InSampleCritics):
         action better than the value of the state counts ``expectile``, another one ``1 - expectile``
     :param actor_tau: Rate of the averaged actor, which is the one that acts
     :param weight_decay: Decay of the actor's weights
+    :param value_input_norm: Whether the state value sees its observations through a layer norm, as the authors' does. It takes
+        two dimensions away, a vector's mean and its size, which is much of an observation of three numbers
     :param clip: What the chain clips to the box at every step: ``"x0"`` or ``"xt"``
     :param actor_updates: Updates of the actor in ``learn_offline``, relative to ``critic_updates``
     :param critic_updates: Updates of value and critics; where both are equal, all is trained at once, otherwise the critics
@@ -66,6 +68,7 @@ class IDQL(InSampleCritics):
         behavior: str = "argmax",
         actor_tau: float = 0.001,
         weight_decay: float = 1e-4,
+        value_input_norm: bool = True,
         clip: str = "x0",
         actor_updates: int = 3_000_000,
         critic_updates: int = 3_000_000,
@@ -76,6 +79,7 @@ class IDQL(InSampleCritics):
         self.behavior = choice("behavior", behavior, BEHAVIORS)
         self.actor_tau = real("actor_tau", actor_tau, 0, 1, remedy="1 lets the trained actor act")
         self.weight_decay = real("weight_decay", weight_decay, low=0)
+        self.value_input_norm = value_input_norm
         self.clip = choice("clip", clip, CLIPPED)
         self.actor_updates = integer("actor_updates", actor_updates, low=1)
         self.critic_updates = integer("critic_updates", critic_updates, low=1)
@@ -83,7 +87,7 @@ class IDQL(InSampleCritics):
 
     @override
     def policy_requirements(self) -> dict[str, Any]:
-        value = {"kind": "value", "input_norm": True}
+        value = {"kind": "value", "input_norm": self.value_input_norm}
         return {"networks": {"value": value}, "actor_target": True, "acting": "actor_target"}
 
     @override

@@ -195,3 +195,10 @@ def test_the_implicit_policy_is_the_stochastic_behavior() -> None:
         th.manual_seed(1)
         drawn.append(act(model, obs, deterministic=False))
     assert not np.array_equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("value_input_norm", [True, False])
+def test_the_layer_norm_of_the_value_is_a_choice(value_input_norm: bool) -> None:
+    model = make(IDQL, value_input_norm=value_input_norm)
+    norm = part(model, "value").network.norm
+    assert (norm is not None) == value_input_norm
