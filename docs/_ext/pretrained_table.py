@@ -36,7 +36,7 @@ def pretrained_table(folder: Path) -> str:
         }
         shown = [scores.get(protocol, "") for protocol in ((True, False), (True, True), (False, False))]
         rows.append([f"`{path.parent.name}`", *shown, str(episodes), f"{training['timesteps']:,}", str(training["seed"])])
-    header = ["Agent", "Deterministic", "The same with fresh noise", "Stochastic", "Episodes", "Steps", "Seed"]
+    header = ["Agent", "Deterministic", "The same with fresh noise", "Stochastic", "Episodes", "Steps or updates", "Seed"]
     return markdown_table(header, rows)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
@@ -20,6 +21,9 @@ from sb3_diffusion.checkpoints.trainings import CannotContinue
 from sb3_diffusion.checkpoints.trainings.restoration import SnapshotServer
 from sb3_diffusion.core.behavior.pretraining import ImitatesFirst
 from sb3_diffusion.core.off_policy import OffPolicyDiffusion
+from sb3_diffusion.data.stored.catalogue import known_file
+from sb3_diffusion.data.stored.loading import HDF5
+from sb3_diffusion.data.stored.readers.ogbench import has_ogbench_layout
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import registered_methods
 
@@ -169,9 +173,19 @@ class Manager(SearchManager):
             raise ValueError(f"{option} with --dataset: {self.algo} is on-policy, -n counts its steps; leave {option} out.")
         if self.learns_from_data and self.pretrain_updates not in (0, PRETRAIN_UPDATES):
             raise ValueError(f"--pretrain-updates are for on-policy methods; {self.algo} learns from data for -n updates.")
-        dataset = load_dataset(self.dataset_name)
+        dataset = load_dataset(self.dataset_name, **self._bounds_of_actions())
         print(f"Learning from {dataset}")
         return dataset
+
+    def _bounds_of_actions(self) -> dict[str, Any]:
+        """Those of the task, for a file of the user's that need not say them."""
+        spec, path = gym.registry.get(self.env_name.gym_id), Path(self.dataset_name)
+        plain = path.suffix in HDF5 or (path.suffix == ".npz" and path.is_file() and not has_ogbench_layout(path))
+        if spec is None or not plain or known_file(path) is not None:
+            return {}
+        env = gym.make(spec, **self.env_kwargs)
+        env.close()
+        return {"action_space": env.action_space} if isinstance(env.action_space, spaces.Box) else {}
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         if not self.dry_run:

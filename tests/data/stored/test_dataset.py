@@ -270,7 +270,9 @@ def test_files_keep_the_box_of_the_actions(suffix: str, tmp_path: Path) -> None:
     again = load_dataset(path)
     assert (again.action_space, again.observation_space) == (box, observations)
     assert load_dataset(path, action_space=box).action_space == box
-    with pytest.raises(ValueError, match=r"action_space=Box\(-1.0, 1.0, .* is not that of .*data.*, Box\(.*; leave it out"):
+    with pytest.raises(
+        ValueError, match=r"action_space=Box\(-1.0, 1.0, .* contradicts .*data.*, whose actions are in Box\(.*; leave it out"
+    ):
         load_dataset(path, action_space=spaces.Box(-1.0, 1.0, (1,)))
 
 

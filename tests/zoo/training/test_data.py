@@ -63,6 +63,29 @@ def test_a_run_learns_from_data_then_online_and_tells_of_both(
     assert arguments["dataset"] == str(data_file) and arguments["online_steps"] == 16
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_a_file_that_says_no_bounds_has_those_of_the_task(suffix: str, tmp_path: Path, data_file: Path) -> None:
+    with np.load(data_file) as file:
+        columns = {name: file[name] for name in file.files if name != "metadata"}
+    path = tmp_path / f"plain{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **columns)
+    else:
+        h5py = pytest.importorskip("h5py")
+        names = {"terminated": "terminals", "truncated": "timeouts"}
+        with h5py.File(path, "w") as file:
+            for name, values in columns.items():
+                file[names.get(name, name)] = values
+    assert np.abs(columns["actions"]).max() > 1.5  # of a box of 2
+    assert (run(tmp_path, path) / "Pendulum-v1.zip").is_file()
+
+
+def test_a_file_of_another_task_is_refused(tmp_path: Path, data_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*COMMON, "--env", "InvertedPendulum-v5", "--dataset", str(data_file), "-n", "24"]
+    assert train(tmp_path, *arguments) == 2
+    assert f"contradicts {data_file}, whose actions are in Box(-2.0, 2.0, (1,), float32)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("steps", [10, 30], ids=["on data", "online"])
 def test_an_interrupted_run_goes_on(tmp_path: Path, data_file: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.training.callbacks import Ownership

@@ -39,7 +39,8 @@ class Recorded(NamedTuple):
             return self
         if self.action_space not in (None, action_space):
             raise ValueError(
-                f"action_space={action_space} is not that of {self.source.path}, {self.action_space}; leave it out."
+                f"action_space={action_space} contradicts {self.source.path}, whose actions are in {self.action_space}; leave "
+                "it out, or take the environment that the data are from."
             )
         return self._replace(action_space=action_space)
 
