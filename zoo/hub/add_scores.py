@@ -20,7 +20,7 @@ from sb3_diffusion.files import write_atomically
 
 from ..training.options.command_line import CommandParser, whole_number
 from ..training.options.errors import mistakes
-from ..training.options.registry import register_algorithms
+from ..training.options.registry import check_environment, register_algorithms
 
 PROG = "add_scores.py"
 
@@ -53,6 +53,7 @@ def add_scores(folder: Path, commit: str | None, n_eval_episodes: int | None = N
     results = read_results(folder)
     if not results.get("evaluations"):
         raise ValueError(f"{folder}/results.json has no scores to add to; publish the agent anew (zoo/push_to_hub.py).")
+    check_environment(results["env_id"])  # which registers those of other packages, and names of data
     agent = PublishedAgent(folder, results["env_id"], results["algorithm"])
     protocols = protocols_of(agent)
     known: dict[Any, dict[str, Any]] = {}

@@ -64,3 +64,13 @@ def test_agents_without_such_noise_lack_nothing(tmp_path: Path) -> None:
 def test_a_folder_without_scores(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no scores to add to"):
         add_scores(tmp_path, None)
+
+
+def test_an_agent_whose_environment_is_called_as_its_data(tmp_path: Path) -> None:
+    folder = tmp_path / "fql-pendulum-medium-v0"
+    shutil.copytree(PRETRAINED / folder.name, folder)
+    results = read(folder)
+    results["evaluations"] = [score for score in results["evaluations"] if score.get("evaluation_noise") != "fresh"]
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (added,) = add_scores(folder, "abc", n_eval_episodes=2)
+    assert added.endswith(" over 2 deterministic episodes with fresh noise")

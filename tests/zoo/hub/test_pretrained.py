@@ -9,6 +9,7 @@ from sb3_diffusion.taxonomy import available_methods
 from zoo.hub.publication import evaluate, protocols_of
 from zoo.hub.published import PRETRAINED, PublishedAgent
 from zoo.hub.repository import check_folder
+from zoo.training.options.registry import check_environment
 from zoo.training.runs.protocols import protocol_of
 
 AGENTS = sorted(path.parent for path in PRETRAINED.glob("*/results.json"))
@@ -22,6 +23,7 @@ def test_acts_as_its_card_says(folder: Path) -> None:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert folder.name == f"{results['algorithm']}-{results['env_id']}"
     assert all(path.stat().st_size < MAX_BYTES for path in check_folder(folder, folder.name))
+    check_environment(results["env_id"])
     agent = PublishedAgent(folder, results["env_id"])
     scores = {protocol_of(scores): scores for scores in results["evaluations"]}
     protocols = protocols_of(agent)
