@@ -23,10 +23,18 @@ class Network(UnguardedNetwork):
     :param activation: See :class:`~sb3_diffusion.kernels.unguarded.UnguardedNetwork`
     :param n_members: See :class:`~sb3_diffusion.kernels.unguarded.UnguardedNetwork`
     :param watch: The modules that the layers come from
+    :param beside: See :class:`~sb3_diffusion.kernels.unguarded.UnguardedNetwork`
     """
 
-    def __init__(self, layers: Sequence[KernelLayer], activation: str, n_members: int | None, watch: Watch):
-        super().__init__(layers, activation, n_members)
+    def __init__(
+        self,
+        layers: Sequence[KernelLayer],
+        activation: str,
+        n_members: int | None,
+        watch: Watch,
+        beside: Sequence[str] = (),
+    ) -> None:
+        super().__init__(layers, activation, n_members, beside)
         self.watch = watch
 
     def _takes(self, x: th.Tensor, context: th.Tensor) -> bool:

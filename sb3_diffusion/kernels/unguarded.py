@@ -68,9 +68,12 @@ class UnguardedNetwork:
         ``(out,)``, or ``(members, in, out)`` and ``(members, 1, out)``; that of the first is part of the context
     :param activation: A key of :data:`ACTIVATIONS`, used behind all layers but the last
     :param n_members: Number of stacked members, ``None`` for a single network
+    :param beside: Names of further weights of the first layer, whose inputs stand behind those of the first one in the rows
     """
 
-    def __init__(self, layers: Sequence[KernelLayer], activation: str, n_members: int | None):
+    def __init__(
+        self, layers: Sequence[KernelLayer], activation: str, n_members: int | None, beside: Sequence[str] = ()
+    ) -> None:
         if not fit_together(layers, n_members):
             raise ValueError(f"layers={layers} are no network with at least one hidden layer; see fit_together().")
         # the dictionaries skip nn.Module's slow attribute lookup
@@ -84,6 +87,11 @@ class UnguardedNetwork:
         #: layout of the parameters, and the members that were made of them
         self._views: tuple[Layout | None, list[Member]] = (None, [])
         self._shapes = [parameters[name].shape for parameters, name in self.places]
+        #: where the weights of the first layer are found, and their shapes
+        self._first: list[tuple[Any, str]] = [weights[0], *((layers[0][0]._parameters, name) for name in beside)]
+        self._first_shapes = [parameters[name].shape for parameters, name in self._first]
+        rows = sum(shape[-2] for shape in self._first_shapes)
+        self._shapes[0] = th.Size((*self._shapes[0][:-2], rows, self._shapes[0][-1]))
         shapes: list[tuple[int, int]] = [(shape[-2], shape[-1]) for shape in self._shapes[: len(weights)]]
         self.input_dim, self.context_dim = shapes[0]
         self.output_dim = shapes[-1][1]
@@ -108,7 +116,17 @@ class UnguardedNetwork:
 
     def parameters(self) -> list[Any]:
         """All weights in order, then the biases of the layers that have one; None for those that are gone."""
-        return [parameters.get(name) for parameters, name in self.places]
+        values = [parameters.get(name) for parameters, name in self.places]
+        if len(self._first) > 1:
+            values[0] = self._joined()
+        return values
+
+    def _joined(self) -> th.Tensor | None:
+        """The weights of the first layer as one, which are kilobytes; None where they are not what they were."""
+        parts: list[Any] = [parameters.get(name) for parameters, name in self._first]
+        if not PLAIN_TYPES.issuperset(map(type, parts)) or not all(map(is_plain, parts)):
+            return None
+        return th.cat(parts, dim=-2) if [part.shape for part in parts] == self._first_shapes else None
 
     def members(self, parameters: Sequence[Any]) -> list[Member] | None:
         """

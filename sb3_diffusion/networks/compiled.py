@@ -85,6 +85,28 @@ class CompiledDenoiser(nn.Module):
         rows = network.evaluate(features.reshape(-1, features.shape[-1]), self.time_net.mlp.first.bias.unsqueeze(0))
         return None if rows is None else rows.view(*features.shape[:-1], network.output_dim)
 
+    def compiled_with_times(self, x: th.Tensor, c: th.Tensor, t: th.Tensor) -> th.Tensor | None:
+        """
+        What the trunk says of noisy actions with a time of their own each. Their times' features enter the first layer in the
+        rows of the actions; as encoded times they would be rows of the first layer's width, which take longer to write and to
+        read than to compute (docs: speed).
+
+        :param x: Noisy actions, (batch, n, action_dim)
+        :param c: Encoded states, (batch, width)
+        :param t: Diffusion times, (batch, n, n_times)
+        :return: (batch, n, action_dim), or None
+        """
+        trunk: Any = self._modules["trunk"]
+        if not isinstance(trunk, MLP) or not self._is_concatenated or c.dim() != 2 or x.shape[:-1] != t.shape[:-1]:
+            return None
+        # this module is not called, and what is refused later has been computed in vain
+        if hooked(self) or "forward" in self.__dict__ or not usable(x, c, t, differentiable=True):
+            return None
+        network = trunk.kernel(ACTION, TIME)
+        if network is None or not network.watch.silent():
+            return None
+        return network.evaluate(th.cat((x, self.time_net(t)), dim=-1), c)
+
     def kept_times(self, t: th.Tensor) -> th.Tensor | None:
         """
         The time's share of the first layer as it was in the last call, if nothing has changed since; for denoisers without a

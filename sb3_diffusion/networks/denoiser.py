@@ -185,6 +185,18 @@ class Denoiser(CompiledDenoiser):
         trunk: Any = self._modules["trunk"]
         return self._scaled(trunk.evaluate(ACTION, x, c + e))
 
+    def at_times(self, x: th.Tensor, c: th.Tensor, t: th.Tensor) -> th.Tensor:
+        """
+        :meth:`forward` for times that nothing else needs encoded.
+
+        :param x: Noisy actions, (batch, action_dim), or n per state: (batch, n, action_dim)
+        :param c: Encoded states, (batch, width)
+        :param t: Diffusion times: (n_times,), (batch, n_times) or (batch, n, n_times)
+        :return: Tensor of the shape of ``x``
+        """
+        out = self.compiled_with_times(x, c, t) if t.dim() == 3 else None
+        return self(x, c, self.encode_time(t)) if out is None else self._scaled(out)  # type: ignore[no-any-return]
+
     def bind(self, c: th.Tensor, e: th.Tensor) -> "BoundDenoiser":
         """
         :meth:`forward` for fixed states and a sequence of times, as a chain calls it.

@@ -289,7 +289,16 @@ def _denoising(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
     return network, call, [th.randn(batch, 3), th.randn(batch, 4), th.rand(batch, 1)]
 
 
-KINDS = (_mlp, _critics, _acting, _denoising)
+def _own_times(rng: Rng) -> tuple[nn.Module, Call, list[th.Tensor]]:
+    network, batch, n = _denoiser(rng), rng.choice((1, 6)), rng.choice((1, 3))
+
+    def call(x: th.Tensor, features: th.Tensor, t: th.Tensor) -> th.Tensor:
+        return network.at_times(x, network.encode_state(features), t)
+
+    return network, call, [th.randn(batch, n, 3), th.randn(batch, 4), th.rand(batch, n, 1)]
+
+
+KINDS = (_mlp, _critics, _acting, _denoising, _own_times)
 
 
 def outcome_of(call: Callable[[], Any]) -> Any:

@@ -308,6 +308,23 @@ def test_all_modules_call_their_hooks() -> None:
     assert not calls["trunk"]
 
 
+@pytest.mark.parametrize("place", ["", "trunk", "trunk.first", "trunk.hidden.0", "time_net", "time_net.embedding"])
+def test_hooks_where_actions_have_times_of_their_own(place: str) -> None:
+    denoiser, calls = Denoiser(4, 3, net_arch=(16, 16), state_arch=(), time_dim=8), list[int]()
+    x, features, t = th.randn(5, 2, 3), th.randn(5, 4), th.rand(5, 2, 1)
+    assert denoiser.compiled_with_times(x, denoiser.encode_state(features), t) is not None
+    before = denoiser.at_times(x, denoiser.encode_state(features), t)
+    handle = counted(denoiser.get_submodule(place), calls)
+    c = denoiser.encode_state(features)
+    calls.clear()
+    after = denoiser.at_times(x, c, t)
+    assert calls
+    th.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+    handle.remove()
+    calls.clear()
+    assert th.equal(denoiser.at_times(x, c, t), before) and not calls
+
+
 @pytest.mark.parametrize(
     "place", ["trunk", "trunk.first", "trunk.hidden.0", "trunk.activation", "trunk.output", "state_net.first"]
 )

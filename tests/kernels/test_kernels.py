@@ -146,6 +146,56 @@ def test_gradients_of_networks(
         th.testing.assert_close(mine, exact, rtol=1e-5, atol=1e-5 * max(1.0, largest))
 
 
+@needs_compiler
+@pytest.mark.parametrize("activation", ["relu", "elu"])
+@pytest.mark.parametrize(
+    ("widths", "in_dims", "output_dim"), [((256, 256), (8, 16, 5), 8), ((40, 72, 33), (3, 7, 1), 21), ((16,), (1, 1, 4), 9)]
+)
+@pytest.mark.parametrize("shape", [(0,), (1,), (130,), (7, 4)])
+def test_inputs_side_by_side(
+    activation: str, widths: tuple[int, ...], in_dims: tuple[int, ...], output_dim: int, shape: tuple[int, ...]
+) -> None:
+    """Two inputs in the rows of one are the two of them, in their values and in all gradients."""
+    th.manual_seed(0)
+    network: Any = MLP(in_dims, widths, output_dim, activation)
+    randomize(network)
+    parts = [th.randn(*shape, size, requires_grad=True) for size in in_dims[:2]]
+    context = th.randn(shape[0], widths[0], requires_grad=True)
+    joined = network.kernel(0, 1)
+    assert joined is not None
+    got = joined.evaluate(th.cat(parts, dim=-1), context)
+    assert got is not None
+    others = context if len(shape) == 1 else context.unsqueeze(1)
+    second = parts[1].double() @ network.first.weight_1.double()
+    want = by_hand(network, 0, parts[0], others.double() + second)
+    th.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+    absent = ("first.bias", "first.weight_2")  # in the context
+    inputs = [*parts, context, *(parameter for name, parameter in network.named_parameters() if name not in absent)]
+    direction = th.randn_like(got)
+    got_gradients = th.autograd.grad((got * direction).sum(), inputs)
+    want_gradients = th.autograd.grad((want * direction.double()).sum(), inputs)
+    for mine, exact in zip(got_gradients, want_gradients, strict=True):
+        largest = float(exact.abs().max()) if exact.numel() else 0.0
+        th.testing.assert_close(mine, exact, rtol=1e-5, atol=1e-5 * max(1.0, largest))
+
+
+@needs_compiler
+def test_inputs_side_by_side_follow_their_weights() -> None:
+    network: Any = MLP([3, 5, 4], (16, 16), 2, "elu")
+    x, context = th.randn(6, 8), th.randn(6, 16)
+    joined = network.kernel(0, 1)
+    assert joined is not None
+    with th.no_grad():
+        before = joined.evaluate(x, context)
+        network.first.weight_1.mul_(2.0)
+        after, want = joined.evaluate(x, context), by_hand(network, 0, x[:, :3], context + x[:, 3:] @ network.first.weight_1)
+        assert before is not None and after is not None and not th.equal(before, after)
+        th.testing.assert_close(after.double(), want, rtol=1e-5, atol=1e-5)
+        for other in (th.randn(4, 16), th.randn(5, 16, dtype=th.float64), None):
+            network.first.weight_1 = None if other is None else th.nn.Parameter(other)
+            assert joined.evaluate(x, context) is None
+
+
 Case = tuple[Any, str, dict[str, Any]]
 DIFFUSION_CHAINS: list[Case] = [
     *((ContinuousDiffusion(), solver, options) for solver in SOLVERS for options in ({}, {"clip": False})),

@@ -100,6 +100,25 @@ def test_denoiser_gradients_agree() -> None:
         th.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * max(1.0, b.abs().max().item()))
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("options", [{}, {"state_arch": (), "time_activation": "mish"}, {"output_scale": 0.5}, {"n_times": 2}])
+@pytest.mark.parametrize("time_embedding", ["fourier", "raw"])
+def test_denoiser_at_times(backbone: str, options: dict[str, Any], time_embedding: str) -> None:
+    """A time of each action's own, which enters the trunk beside it, is the same in all gradients as well."""
+    denoiser = Denoiser(FEATURES, ACTIONS, (32, 32), "elu", backbone, time_embedding=time_embedding, time_dim=8, **options)
+    randomise(denoiser)
+    features, n_times = th.randn(BATCH, FEATURES), options.get("n_times", 1)
+    for x_shape, t_shape in [((BATCH, N), (BATCH, N)), ((BATCH, N), (1, N)), ((BATCH, N), (BATCH,)), ((BATCH,), (BATCH,))]:
+        x = th.randn(*x_shape, ACTIONS, requires_grad=True)
+        t = th.rand(*t_shape, n_times, requires_grad=True)
+        inputs = [x, t, *denoiser.parameters()]
+        got, want = denoiser.at_times(x, denoiser.encode_state(features), t), denoiser.full(x, t, features)
+        assert_same(got, want)
+        gradients = (th.autograd.grad(out.square().sum(), inputs) for out in (got, want))
+        for a, b in zip(*gradients, strict=True):
+            th.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * max(1.0, b.abs().max().item()))
+
+
 @pytest.mark.parametrize("critics_class", CRITICS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("time_embedding", [None, "positional", "fourier", "raw"])

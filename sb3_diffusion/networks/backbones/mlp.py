@@ -77,30 +77,34 @@ class MLP(Backbone):
         self.output: Linear | None = None
         if output_dim is not None and widths:
             self.output = Linear(widths[-1], output_dim, n_members, initialise_output)
-        self._kernels: dict[int, Network | None] = {}
+        self._kernels: dict[tuple[int, ...], Network | None] = {}
 
-    def kernel(self, i: int) -> Network | None:
+    def kernel(self, *inputs: int) -> Network | None:
         """
-        This network as a function of one input in compiled form, None where it has none.
+        This network as a function of one input, or of several side by side, in compiled form; None where it has none.
 
-        :param i: Position of the input
+        :param inputs: Position of the input, or of each
         """
         output = self._modules.get("output")
         # compilers cannot look into what follows
         if not self._is_plain or output is None or th.compiler.is_compiling():
             return None
-        network = self._kernels.get(i)
+        network = self._kernels.get(inputs)
         if network is None or not network.watch.same():  # a copied network has lost it
-            network = self._kernels[i] = self.make_kernel(i, (output, "weight", "bias"))
+            i, *beside = inputs
+            network = self._kernels[inputs] = self.make_kernel(i, (output, "weight", "bias"), beside=beside)
         return network
 
-    def make_kernel(self, i: int, output: KernelLayer, others: Sequence[nn.Module] = ()) -> Network | None:
+    def make_kernel(
+        self, i: int, output: KernelLayer, others: Sequence[nn.Module] = (), beside: Sequence[int] = ()
+    ) -> Network | None:
         """
         The hidden layers and one behind them as a function of one input, None where that cannot be compiled.
 
         :param i: Position of the input
         :param output: The last layer
         :param others: Modules, besides those of this network, that have to stay in their places
+        :param beside: Positions of further inputs, which stand behind it in the rows
         """
         if observed():  # sizes are no numbers while somebody traces
             return None
@@ -112,7 +116,10 @@ class MLP(Backbone):
         layers = [(self.first, f"weight_{i}", None), *((layer, "weight", "bias") for layer in self.hidden), output]
         if not fit_together(layers, self.n_members):
             return None
-        return Network(layers, activation, self.n_members, Watch([*self.modules(), *others]))
+        names = [f"weight_{j}" for j in beside]
+        if any(self.first._parameters.get(name) is None for name in names):
+            return None
+        return Network(layers, activation, self.n_members, Watch([*self.modules(), *others]), names)
 
     def evaluate(self, i: int, part: th.Tensor, others: th.Tensor) -> th.Tensor:
         """See :meth:`Backbone.evaluate`."""

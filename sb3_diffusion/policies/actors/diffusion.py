@@ -230,7 +230,7 @@ class DiffusionActor(Actor):
         :param context: Result of :meth:`encode`
         :return: Predicted noise (velocity for a flow), of the shape of ``x_t``
         """
-        return self.denoiser(x_t, context, self.encode_time(t))
+        return self.denoiser.at_times(x_t, context, self._network_time(t))
 
     def denoising_error(self, actions: th.Tensor, context: th.Tensor, randomness: Randomness, label: str) -> th.Tensor:
         """
