@@ -105,6 +105,9 @@ class PointMassFlow:
     def __init__(self, action: float, sign: float = 1.0):
         self.action, self.sign = action, sign
 
+    def at_times(self, x: th.Tensor, context: th.Tensor, t: th.Tensor) -> th.Tensor:
+        return self(x, context, t)
+
     def encode_time(self, t: th.Tensor) -> th.Tensor:
         return t
 
