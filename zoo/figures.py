@@ -219,7 +219,7 @@ def draw_panels(
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False)
     text = caption([len(curves) for groups in panels.values() for curves in groups.values()])
     if any(phase.online for env, phase in phases.items() if env in panels):
-        text = "; ".join(part for part in (text, "dotted: from here on in the environment") if part)
+        text = "\n".join(part for part in (text, "dotted: from here on in the environment") if part)
     figure.supxlabel(text, fontsize=8)
     return figure
 

@@ -161,3 +161,17 @@ def test_a_factor_of_the_prediction(grad: bool) -> None:
         assert_same(outputs[1], 0.25 * outputs[0])
         assert_same(outputs[1], scaled.full(x, t, features))
         assert scaled.bind_features(features, t[:1]).run_chain(x, th.zeros(1, 8), None, (-1.0, 1.0)) is None
+
+
+class Doubled(Denoiser):
+    """What a user may write."""
+
+    def forward(self, x: th.Tensor, c: th.Tensor, e: th.Tensor) -> th.Tensor:
+        return 2.0 * super().forward(x, c, e)
+
+
+def test_a_denoiser_of_a_users_own_is_asked_itself() -> None:
+    plain, doubled = (randomise(cls(FEATURES, ACTIONS, net_arch=[16, 16])) for cls in (Denoiser, Doubled))
+    doubled.load_state_dict(plain.state_dict())
+    x, t, c = th.randn(BATCH, N, ACTIONS), th.rand(BATCH, N, 1), plain.encode_state(th.randn(BATCH, FEATURES))
+    assert_same(doubled.at_times(x, c, t), 2.0 * plain.at_times(x, c, t))
