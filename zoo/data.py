@@ -135,8 +135,9 @@ def make_command(args: argparse.Namespace) -> None:
     elif known.name == BUNDLED:
         from .datasets.bundled import N_ROWS
         from .datasets.bundled import make as make_bundled
+        from .hub.published import PRETRAINED
 
-        files = [make_bundled(known, target, n_rows=args.rows or N_ROWS)]
+        files = [make_bundled(known, target, PRETRAINED, n_rows=args.rows or N_ROWS)]
     else:
         from .datasets.robots import N_ROWS
         from .datasets.robots import make as make_robot

@@ -11,6 +11,7 @@ from sb3_diffusion.data.stored.catalogue import find
 from sb3_diffusion.taxonomy import available_methods
 from tests.zoo.processes import ROOT, check, run, script
 from zoo.datasets.bundled import make
+from zoo.hub.published import PRETRAINED
 
 pytest.importorskip("h5py")
 NAME = "pendulum-medium-v0"
@@ -18,12 +19,12 @@ NAME = "pendulum-medium-v0"
 
 def test_what_is_made_is_what_the_name_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SB3_DIFFUSION_DATA", str(tmp_path))
-    make(find(NAME), tmp_path / f"{NAME}.hdf5", n_rows=600)
+    make(find(NAME), tmp_path / f"{NAME}.hdf5", PRETRAINED, n_rows=600)
     data = load_dataset(NAME)
     assert (data.source.name, data.source.env_id, data.n_episodes) == (NAME, "Pendulum-v1", 3)
     assert data.action_space == spaces.Box(-2.0, 2.0, (1,))
     assert float(data.actions.abs().max()) > 1.0
-    again = load_dataset(make(find(NAME), tmp_path / "again.hdf5", n_rows=600))
+    again = load_dataset(make(find(NAME), tmp_path / "again.hdf5", PRETRAINED, n_rows=600))
     assert th.equal(data.actions, again.actions)
 
 
