@@ -238,9 +238,9 @@ def report_command(args: argparse.Namespace) -> int:
         if args.export is not None:
             name = folder.resolve().name if args.grid is None else args.grid.stem
             print(f"Exported as {export(folder, args.export / name, cells)}")
+        print(f"Saved as {page}", flush=True)
     except Exception as error:
         refuse(PROG, error, args.traceback)
-    print(f"Saved as {page}")
     return 0
 
 
