@@ -24,6 +24,7 @@ UPDATES = 6_000
 
 OWN_ARGUMENTS: dict[str, Callable[[float, float], dict[str, Any]]] = {
     "DAC": lambda temperature, size: {"eta": temperature / (2.0 * size), "eta_learning_rate": 0.0, "rho": 0.0},
+    "QIPO": lambda temperature, size: {"inverse_temperature": 1.0 / temperature, "n_renewals": 0, "policy_updates": 3},
     "BDPO": lambda temperature, size: {"eta": temperature, "rho": 0.0, "tau": 0.05, "policy_delay": 1, "actor_decay": "none"},
 }
 """Method -> what it is told of the temperature and of the mean magnitude of the rewards, by names of its own."""
