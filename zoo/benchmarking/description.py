@@ -39,7 +39,7 @@ from sb3_diffusion.taxonomy import CONTRIB, load_algorithm
 from ..training.options.command_line import parse_assignment
 from ..training.options.hyperparameters import check
 from ..training.options.registry import algorithm_names
-from ..training.options.settings import with_origin
+from ..training.options.settings import overwrite, with_origin
 from ..training.runs.text_files import read_yaml
 from .cells import Cell, Settings
 
@@ -222,7 +222,7 @@ def check_changes(description: Description) -> None:
         given = with_origin({"policy": next(iter(algorithm.policy_aliases)), "n_timesteps": 1}, "")
         for origin, changes in (("settings", description.changes), (f"algorithms: {name}", own)):
             values = dict(parse_assignment(change.word) for change in changes)
-            given |= with_origin(values, f"{description.path}, {origin}")
+            given = overwrite(given, with_origin(values, f"{description.path}, {origin}"))
         check(algorithm, given)
 
 

@@ -70,7 +70,7 @@ class SettingsManager(EnvironmentManager):
         algorithm = ALGOS[self.algo]
         own = settings.with_origin(self.custom_hyperparams or {}, "-params")
         own |= settings.with_origin({} if self.asked_n_envs is None else {"n_envs": self.asked_n_envs}, "--n-envs")
-        return settings.expand_preset(algorithm, chosen) | settings.expand_preset(algorithm, own)
+        return settings.overwrite(settings.expand_preset(algorithm, chosen), settings.expand_preset(algorithm, own))
 
     def _from_options(self) -> Settings:
         """Settings with an option of their own, which a run stores with its command line."""

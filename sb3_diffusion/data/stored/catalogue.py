@@ -44,6 +44,11 @@ class KnownDataset(NamedTuple):
     task: int | None = None
     env_kwargs: tuple[tuple[str, object], ...] = ()
 
+    @property
+    def names(self) -> list[str]:
+        """Its name; where the data are for several tasks, then that of the data, which tasks and validation files share."""
+        return [self.name] if self.task is None else [self.name, Path(self.file).stem.removesuffix("-val")]
+
 
 def folder() -> Path:
     """Where data sets are kept: ``SB3_DIFFUSION_DATA``, or a folder of the user's."""

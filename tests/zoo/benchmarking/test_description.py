@@ -90,6 +90,12 @@ def test_nested_settings_reach_the_command_line(grid: Write, tmp_path: Path) -> 
     check_changes(description)
 
 
+def test_a_member_of_a_dictionary_reaches_the_command_line(grid: Write, tmp_path: Path) -> None:
+    description = read_description(grid(algorithms={"qsm": {"policy_kwargs.clip_target": {"value": "'none'", "why": "a text"}}}))
+    assert description.cells(tmp_path)[0].settings.params[1] == "policy_kwargs.clip_target:'none'"
+    check_changes(description)
+
+
 def test_part_of_a_grid(grid: Write, tmp_path: Path) -> None:
     description = read_description(grid()).only(algos=["sdac"], envs=None, seeds=[1])
     assert [(cell.algo, cell.env, cell.seed) for cell in description.cells(tmp_path)] == [
@@ -211,6 +217,8 @@ def test_a_missing_file_says_what_there_is(tmp_path: Path, grid: Write) -> None:
         ),
         ({"sac": {"batch_size": {"value": 0, "why": "x"}}}, "rings.yml, algorithms: sac) must be a whole number"),
         ({"sac": {"seed": {"value": 0, "why": "x"}}}, "this is the option --seed"),
+        ({"qsm": {"policy_kwargs.net_arc": {"value": [8], "why": "x"}}}, "DiffusionPolicy has no argument 'net_arc'"),
+        ({"qsm": {"tau.x": {"value": 1, "why": "x"}}}, "tau has no members"),
     ],
 )
 def test_wrong_settings_are_known_before_the_first_training(grid: Write, algorithms: dict[str, Any], words: str) -> None:

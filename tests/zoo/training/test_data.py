@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sb3_diffusion import OfflineDataset, load_agent
+from sb3_diffusion.data.stored.catalogue import KNOWN, ogbench
 from sb3_diffusion.data.stored.source import DataSource, ReferenceScores
 from sb3_diffusion.data.stored.tasks import dataset_of, environment_name, register_data_task
 from tests.zoo.in_process import train
@@ -172,7 +173,34 @@ def test_the_name_of_data_is_an_environment() -> None:
 def test_entries_of_the_data_come_first() -> None:
     assert entries_for("hopper-medium-v2", "Hopper-v5") == ["hopper-medium-v2", "Hopper-v5"]
     assert entries_for("rlzoo/hopper/mixed-v0", "rlzoo/hopper-mixed-v0")[0] == "rlzoo/hopper/mixed-v0"
-    assert entries_for("my.hdf5", "Hopper-v5") == ["Hopper-v5"]
+    assert entries_for("my.hdf5", "Hopper-v5") == ["Hopper-v5"] == entries_for("", "Hopper-v5")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "env_id"),
+    [
+        ("cube-single-noisy-singletask-task2-v0", "cube-single-noisy-singletask-task2-v0"),
+        ("cube-single-noisy-v0", "cube-single-singletask-task3-v0"),
+        ("ogbench/cube-single-noisy-v0", "cube-single-singletask-task2-v0"),
+        ("cube-single-noisy-singletask-task5-v0-val", "cube-single-noisy-singletask-task5-v0-val"),
+        ("", "cube-single-noisy-singletask-v0"),
+    ],
+)
+def test_data_for_several_tasks_have_one_entry(dataset: str, env_id: str) -> None:
+    assert "cube-single-noisy-v0" in entries_for(dataset, env_id)
+
+
+def test_entries_for_data_are_reached() -> None:
+    """Every entry that is named like data is what a training from these data takes."""
+    found = 0
+    for path in Path("hyperparams").glob("*.yml"):
+        for entry in yaml.safe_load(path.read_text("utf-8")):
+            known = KNOWN.get(entry) or ogbench(entry)
+            if known is not None:
+                found += 1
+                assert entry in entries_for(known.name, known.env_id or "Mine-v0"), (path, entry)
+                assert known.env_id is None or entry in entries_for("", environment_name(known.name)), (path, entry)
+    assert found > 300
 
 
 # -- what is published -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from sb3_diffusion.names import suggest
 from .errors import fail
 from .expressions import is_name_of_class, parse
 
-KEY = re.compile(r"[A-Za-z_]\w*")
+KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 PLAIN_TEXT = re.compile(r"[A-Za-z_/~.][\w./~+:-]*")
 NUMBER = re.compile(r"\.\d+([eE][+-]?\d+)?")
 SCHEDULE = re.compile(r"lin_[\d.eE+-]+")
@@ -49,7 +49,8 @@ class CommandParser(argparse.ArgumentParser):
 class Assignments(argparse.Action):
     """
     Collects ``key:value`` words in a dictionary. A value is written as in rl-zoo3, or it is plain text, which needs no
-    quotes: ``batch_size:512 learning_rate:lin_3e-4 policy_kwargs:dict(activation_fn=nn.ReLU)``.
+    quotes: ``batch_size:512 learning_rate:lin_3e-4 policy_kwargs:dict(activation_fn=nn.ReLU)``. A key may name one member of a
+    dictionary, ``policy_kwargs.n_critics:4``.
     """
 
     @override
@@ -58,6 +59,8 @@ class Assignments(argparse.Action):
             assigned = dict(map(parse_assignment, values))
         except ValueError as error:
             raise argparse.ArgumentError(self, str(error)) from None
+        if self.dest != "hyperparams" and (dotted := [key for key in assigned if "." in key]):
+            raise argparse.ArgumentError(self, f"{dotted[0]} is no name of an argument; give the argument itself, key:value")
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **assigned})
 
 

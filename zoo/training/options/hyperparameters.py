@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_diffusion.names import suggest
 
 from .expressions import parse
-from .settings import Settings
+from .settings import DICTIONARIES, Settings
 
 SCHEDULES = (
     *("learning_rate", "actor_learning_rate", "critic_learning_rate", "value_learning_rate"),
@@ -33,7 +33,6 @@ OPTIONS = {"env": "--env", "device": "--device", "seed": "--seed", "verbose": "-
 EXPRESSIONS = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
 """Settings that a file may hold as text, in the notation of :mod:`.expressions`."""
 
-DICTIONARIES = ("policy_kwargs", "replay_buffer_kwargs", "monitor_kwargs", "env_kwargs")
 NOISES = ("normal", "ornstein-uhlenbeck")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_diffusion.data.stored.catalogue import KNOWN
+from sb3_diffusion.data.stored.catalogue import KNOWN, ogbench
 from sb3_diffusion.data.stored.tasks import dataset_of, environment_name, register_data_task
 from sb3_diffusion.names import closest, suggest
 from sb3_diffusion.taxonomy import BASELINES, CONTRIB, available_methods, get_method, load_algorithm, registered_methods
@@ -238,9 +238,8 @@ def entries_for(dataset: str, env_id: str) -> list[str]:
     :param env_id: Environment
     :return: Entries of a settings file that may be meant, the best first
     """
-    known = dataset_of(env_id)
-    names = [known.name] if known is not None else []
-    return [*([dataset] if dataset in KNOWN else []), *names, env_id]
+    known = KNOWN.get(dataset) or ogbench(dataset), dataset_of(env_id)
+    return list(dict.fromkeys([*(name for found in known if found is not None for name in found.names), env_id]))
 
 
 def task_of(env_id: str) -> str:

@@ -29,6 +29,9 @@ TENSOR_FAMILY = "tensor"
 PRESET = "preset"
 """Key of an entry that stands for settings of the algorithm, by the name of one of its presets."""
 
+DICTIONARIES = ("policy_kwargs", "replay_buffer_kwargs", "monitor_kwargs", "env_kwargs")
+"""Settings whose members have names."""
+
 NOT_SHOWN = ("self", "env", "policy_kwargs", "_init_setup_model", "observation_space", "action_space", "lr_schedule")
 OPTIONS = {
     "seed": "--seed",
@@ -157,6 +160,28 @@ def expand_preset(algorithm: type, given: Settings) -> Settings:
         both = {**found["policy_kwargs"].value, **_dictionary(own["policy_kwargs"].value)}
         own["policy_kwargs"] = Setting(both, f"{found['policy_kwargs'].origin}; {own['policy_kwargs'].origin}")
     return found | own
+
+
+def overwrite(settings: Settings, own: Settings) -> Settings:
+    """
+    :param settings: Settings by name
+    :param own: What replaces some of them; ``policy_kwargs.n_critics`` replaces one member of a dictionary and keeps the others
+    :raises ValueError: If something that is no dictionary is said to have members
+    """
+    result = settings | {name: setting for name, setting in own.items() if "." not in name}
+    for name, setting in own.items():
+        owner, dot, member = name.partition(".")
+        if not dot:
+            continue
+        if owner not in DICTIONARIES:
+            raise ValueError(
+                f"{name}={setting.value!r} ({setting.origin}): {owner} has no members; only {', '.join(DICTIONARIES)} have."
+            )
+        whole = result.get(owner, setting)
+        members = {} if whole is setting else _dictionary(whole.value)
+        origin = whole.origin if whole.origin.endswith(setting.origin) else f"{whole.origin}; {setting.origin}"
+        result[owner] = Setting({**members, member: setting.value}, origin)
+    return result
 
 
 def with_origin(values: Mapping[str, Any], origin: str) -> Settings:

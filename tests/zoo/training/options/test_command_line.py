@@ -57,6 +57,17 @@ def test_a_value_may_contain_colons() -> None:
     assert parse_assignment("net:{'a': 1}") == ("net", {"a": 1})
 
 
+def test_a_key_may_name_a_member_of_a_dictionary(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_assignment("policy_kwargs.net_arch:[8]") == ("policy_kwargs.net_arch", [8])
+    for word in ("policy_kwargs.net_arch.pi:[8]", ".net_arch:[8]", "policy_kwargs.:[8]"):
+        with pytest.raises(ValueError, match="key:value"):
+            parse_assignment(word)
+    for option in ("--env-kwargs", "--eval-env-kwargs"):
+        with pytest.raises(SystemExit):
+            parse_options(shlex.split(f"--algo sac --env Pendulum-v1 {option} body.mass:2"))
+        assert "body.mass is no name of an argument" in capsys.readouterr().err
+
+
 def test_assignments_of_a_repeated_option_add_up() -> None:
     args = parse_options(shlex.split("--algo sac --env Pendulum-v1 -params tau:0.1 gamma:0.9 --hyperparams tau:0.2"))
     assert args.hyperparams == {"tau": 0.2, "gamma": 0.9}

@@ -21,7 +21,7 @@ from zoo.training.environments import fit
 from zoo.training.manager import Manager
 from zoo.training.options import hyperparameters
 from zoo.training.options.registry import register_algorithms
-from zoo.training.options.settings import with_origin
+from zoo.training.options.settings import overwrite, values, with_origin
 
 register_algorithms()
 
@@ -51,6 +51,28 @@ def test_every_setting_of_a_run_has_an_origin(tmp_path: Path) -> None:
     assert policy["net_arch"] == {"value": [8], "from": "-params"}
     assert policy["critic_head"] == {"value": "gaussian", "from": "set by DACER"}
     assert policy["n_critics"] == {"value": 2, "from": "default of ActorCritic"}
+
+
+def test_one_member_of_a_dictionary_leaves_the_others(tmp_path: Path) -> None:
+    content = setup(tmp_path, "dacer", {"policy_kwargs.clip_target": "none", "policy_kwargs.net_arch": [8], "buffer_size": 100})
+    policy = content["DiffusionPolicy"]
+    origin = "hyperparams/dacer.yml, entry Pendulum-v1; -params"
+    assert policy["clip_target"] == {"value": "none", "from": origin}
+    assert policy["net_arch"] == {"value": [8], "from": origin}
+    assert policy["state_arch"] == {"value": [64], "from": origin}
+
+
+def test_members_come_after_their_dictionary_and_after_a_preset() -> None:
+    entry = with_origin({"policy_kwargs": "dict(n_critics=3, net_arch=[4])", "tau": 0.1}, "entry")
+    own = with_origin({"policy_kwargs.n_critics": 5, "policy_kwargs": {"n_critics": 4, "dropout": 0.1}}, "-params")
+    assert values(overwrite(entry, own)) == {"policy_kwargs": {"n_critics": 5, "dropout": 0.1}, "tau": 0.1}
+    assert values(overwrite(entry, with_origin({"policy_kwargs.n_critics": 5}, "")))["policy_kwargs"] == {
+        "n_critics": 5,
+        "net_arch": [4],
+    }
+    assert values(overwrite({}, with_origin({"env_kwargs.g": 9.0}, ""))) == {"env_kwargs": {"g": 9.0}}
+    with pytest.raises(ValueError, match=r"tau\.x=1 \(-params\): tau has no members; only policy_kwargs"):
+        overwrite(entry, with_origin({"tau.x": 1}, "-params"))
 
 
 def test_settings_of_stable_baselines3_and_of_the_zoo(tmp_path: Path) -> None:
