@@ -1,0 +1,110 @@
+"""
+How much memory learning from a million transitions takes: ``python docs/memory.py``.
+
+Every method learns in a process of its own, with its defaults, through all its stages, from random transitions of the sizes of
+Hopper. What counts is the largest resident size of the process, the data, Python and its libraries included. Rows go to
+``docs/data/memory.csv``; those of methods that are measured again are replaced.
+"""
+
+import argparse
+import csv
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sb3_diffusion import OfflineDataset
+from sb3_diffusion.taxonomy import available_methods, get_method
+from zoo.provenance import git_commit
+from zoo.speed.subject import peak_memory, silence
+
+OUTPUT = Path(__file__).resolve().parent / "data" / "memory.csv"
+FIELDS = ("algorithm", "libraries", "with_data", "peak", "support", "transitions", "updates", "chain", "seconds", "commit")
+OBSERVATION_DIM, ACTION_DIM = 11, 3
+EPISODE = 1_000
+
+
+def data_of(n: int) -> OfflineDataset:
+    """
+    :param n: Number of transitions
+    :return: Random ones, in episodes with a time limit
+    """
+    rng = np.random.default_rng(0)
+    return OfflineDataset.from_arrays(
+        rng.normal(size=(n, OBSERVATION_DIM)).astype(np.float32),
+        rng.uniform(-1.0, 1.0, size=(n, ACTION_DIM)).astype(np.float32),
+        rng.normal(size=n).astype(np.float32),
+        np.zeros(n, dtype=bool),
+        np.arange(1, n + 1) % EPISODE == 0,
+        rng.normal(size=(n, OBSERVATION_DIM)).astype(np.float32),
+        action_space=spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32),
+    )
+
+
+def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param name: Name of a method
+    :param args: Command line
+    :return: Its row; sizes in MiB
+    """
+    th.set_num_threads(1)
+    begin, libraries = time.monotonic(), peak_memory("cpu")
+    dataset = data_of(args.transitions)
+    with_data = peak_memory("cpu")
+    method = get_method(name).load()
+    chain = {} if args.chain is None else {"policy_kwargs": {"diffusion_steps": args.chain}}
+    model = method(
+        next(iter(method.policy_aliases)), None, dataset=dataset, batch_size=args.batch_size, device="cpu", seed=0, **chain
+    )
+    silence(model)
+    model.learn_offline(args.updates)
+    table = getattr(model, "_support", None)
+    return {
+        "algorithm": name,
+        "libraries": round(libraries),
+        "with_data": round(with_data),
+        "peak": round(peak_memory("cpu")),
+        "support": "" if table is None else model.n_support,
+        "transitions": args.transitions,
+        "updates": args.updates,
+        "chain": "" if args.chain is None else args.chain,
+        "seconds": round(time.monotonic() - begin),
+        "commit": (git_commit() or "unknown")[:7],
+    }
+
+
+def main() -> None:
+    """Measure one method after the other."""
+    names = [method.zoo_name for method in available_methods() if method.setting == "offline"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--algo", nargs="+", choices=names, default=names)
+    parser.add_argument("--transitions", type=int, default=1_000_000)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--updates", type=int, default=300, help="of all stages together")
+    parser.add_argument("--chain", type=int, help="steps of the chains, where drawing a million states' actions takes too long")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    args = parser.parse_args()
+    for name in args.algo:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            row = pool.submit(measure, name, args).result()
+        rows = {name: row}
+        if args.output.is_file():
+            with args.output.open(encoding="utf-8", newline="") as file:
+                rows = {old["algorithm"]: old for old in csv.DictReader(file)} | rows
+        with args.output.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[key] for key in names if key in rows)
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
