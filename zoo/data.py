@@ -23,8 +23,6 @@ from .training.options.errors import fail, refuse
 
 PROG = "data.py"
 MINARI = "minari:"
-BUNDLED = "pendulum-medium-v0"
-"""Made by an agent that comes with the clone."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -128,11 +126,11 @@ def make_command(args: argparse.Namespace) -> None:
     target = args.output or places(known)[0]
     if target.exists():
         raise ValueError(f"{target} exists; delete it, or name another file with --output.")
-    if known.kind == "ogbench":
+    if known.recipe == "oracles":
         from .datasets.oracles import make as make_oracle
 
         files = make_oracle(known, target, n_episodes=args.episodes)
-    elif known.name == BUNDLED:
+    elif known.recipe == "bundled":
         from .datasets.bundled import N_ROWS
         from .datasets.bundled import make as make_bundled
         from .hub.published import PRETRAINED

@@ -29,6 +29,7 @@ from taxonomy_table import link, markdown_table
 from sb3_diffusion.taxonomy import METHODS
 from zoo.benchmarking.description import Change, Description, read_description
 from zoo.figures import title
+from zoo.training.score import SUCCESS
 
 FILES = ("runs", "means", "curves")
 DATA = "data.csv"
@@ -127,9 +128,11 @@ def minutes(text: str) -> str:
 
 
 def leaderboard(grid: Grid) -> str:
-    """Methods x data sets: scores on the scale of the data, returns where there is no such scale."""
+    """Methods x data sets: scores on the scale of the data; where there is none, how many episodes were solved, or returns."""
     envs = grid.description.environments
     scored = {env: any(grid.mean(algo, env)["score_mean"] for algo in grid.description.algorithms) for env in envs}
+    solved = {run["environment"] for run in grid.done if run["scale"] == SUCCESS}
+    column = {env: "% solved" if env in solved else "score" if scored[env] else "return" for env in envs}
     tried = [env for env in envs if any(run["environment"] == env and run["state"] != "missing" for run in grid.runs)]
     rows = [
         [name_of(algo), *(outcome(grid.mean(algo, env), "score" if scored[env] else "final") for env in tried)]
@@ -137,8 +140,8 @@ def leaderboard(grid: Grid) -> str:
     ]
     if grid.data:
         facts = [grid.data[env]["score" if scored[env] else "return"] for env in tried]
-        rows.insert(0, ["Mean of the data", *(number(fact) for fact in facts)])
-    header = [f"`{env}`, {'score' if scored[env] else 'return'}" for env in tried]
+        rows.insert(0, ["Mean of the data", *(number(fact) if fact else "" for fact in facts)])
+    header = [f"`{env}`, {column[env]}" for env in tried]
     text = markdown_table(["Method", *header], rows, n_text=1)
     if untried := [f"`{env}`" for env in envs if env not in tried]:
         text += f"\n\nNothing has been trained yet on {', '.join(untried)}: these columns are missing."

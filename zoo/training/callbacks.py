@@ -19,7 +19,7 @@ from sb3_diffusion.files import write_atomically
 from ..lease import Taken
 from .runs.folders import RunFolder, owner
 from .runs.full_disk import going_on
-from .score import score_of
+from .score import counting, score_of
 from .warmup import is_warming_up
 
 
@@ -108,7 +108,7 @@ class Evaluation(EvalCallback):
             deterministic=self.deterministic,
             return_episode_rewards=True,
             warn=self.warn,
-            callback=self._log_success_callback,
+            callback=counting(self._is_success_buffer),
         )
         assert isinstance(returns, list) and isinstance(lengths, list)
         self._append(returns, lengths)
@@ -146,9 +146,10 @@ class Evaluation(EvalCallback):
         ]
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("eval/mean_ep_length", np.mean(lengths))
-        if scores := score_of(self.model, returns).get("scores"):
-            lines.append(f"Normalised score: {np.mean(scores):.1f}")
-            self.logger.record("eval/normalized_score", np.mean(scores))
+        score = score_of(self.model, returns)  # a rate of successes follows, under the name that it has in SB3
+        if score:
+            lines.append(f"Normalised score: {np.mean(score['scores']):.1f}")
+            self.logger.record("eval/normalized_score", np.mean(score["scores"]))
         if self._is_success_buffer:
             rate = np.mean(self._is_success_buffer)
             lines.append(f"Success rate: {100 * rate:.2f}%")

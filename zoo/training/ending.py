@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from .runs.folders import Name
 from .runs.full_disk import going_on
 from .runs.protocols import Protocol, of_deterministic_actions
 from .runs.resume import how_to_continue
-from .score import score_of
+from .score import counting, in_words, score_of
 
 FINAL_EVALUATION = "final_evaluation.json"
 
@@ -75,7 +75,8 @@ class Ending:
         :param budget: Steps that the training was to have
         """
         own, *others = of_deterministic_actions(self.model) if deterministic else [Protocol(False)]
-        returns, lengths = self._play(env, n_episodes, own)
+        successes: list[bool] = []
+        returns, lengths = self._play(env, n_episodes, own, counting(successes))
         evaluation = {
             "timesteps": self.model.num_timesteps + getattr(self.model, "_n_offline_updates", 0),
             "budget": budget,
@@ -83,7 +84,8 @@ class Ending:
             "returns": [float(value) for value in returns],
             "lengths": [int(value) for value in lengths],
             **({} if own.noise is None else {"evaluation_noise": own.noise}),
-            **self._data(returns),
+            **self._data(),
+            **score_of(self.model, returns, successes),
         }
         for other in others:
             evaluation["other_noise"] = self._scored_with(other, env, n_episodes)
@@ -97,18 +99,18 @@ class Ending:
         if other_noise := evaluation.get("other_noise"):
             again = other_noise["returns"]
             print(f"With {other_noise['evaluation_noise']} noise: {np.mean(again):.2f} +/- {np.std(again):.2f}")
-        if scores := evaluation.get("scores"):
-            print(f"Normalised score ({evaluation['scale']}'s scale): {np.mean(scores):.1f} +/- {np.std(scores):.1f}")
+        if "scores" in evaluation:
+            print(in_words(evaluation))
         if "task" in evaluation:
             print(f"Evaluated in {evaluation['task']}")
 
-    def _data(self, returns: list[Any]) -> dict[str, Any]:
+    def _data(self) -> dict[str, Any]:
         """What a run that learned from data says beside its returns."""
         identity = getattr(self.model, "dataset_identity", None)
         if identity is None:
             return {}
         learned = {"offline_updates": self.model._n_offline_updates, "dataset": identity}  # type: ignore[attr-defined]
-        return {**learned, "task": task_of(self.env_name.gym_id), **score_of(self.model, returns)}
+        return {**learned, "task": task_of(self.env_name.gym_id)}
 
     def _age(self) -> str:
         updates, steps = getattr(self.model, "_n_offline_updates", 0), self.model.num_timesteps
@@ -123,7 +125,9 @@ class Ending:
             "lengths": [int(value) for value in lengths],
         }
 
-    def _play(self, env: VecEnv, n_episodes: int, protocol: Protocol) -> tuple[list[Any], list[Any]]:
+    def _play(
+        self, env: VecEnv, n_episodes: int, protocol: Protocol, callback: Callable[..., None] | None = None
+    ) -> tuple[list[Any], list[Any]]:
         if self.model.get_vec_normalize_env() is not None:
             training_env = self.model.get_env()
             assert training_env is not None
@@ -133,6 +137,7 @@ class Ending:
             "deterministic": protocol.deterministic,
             "return_episode_rewards": True,
             "warn": False,
+            "callback": callback,
         }
         with protocol.followed_by(self.model):
             returns, lengths = evaluate_policy(self.model, env, **how)

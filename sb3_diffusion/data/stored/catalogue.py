@@ -26,7 +26,7 @@ class KnownDataset(NamedTuple):
     :param reference: Scale of its scores
     :param max_episode_steps: Time limit of the task that the data were recorded in
     :param url: Where the file can be had
-    :param recipe: Whether ``zoo/data.py make`` makes it
+    :param recipe: Of what ``zoo/data.py make`` makes it: ``"robots"``, ``"oracles"`` or ``"bundled"`` agents; empty if it cannot
     :param note: What else there is to know
     :param task: Number of the task that the rewards are for, where the data are for several
     :param env_kwargs: Arguments of the environment without which its observations do not fit
@@ -39,7 +39,7 @@ class KnownDataset(NamedTuple):
     reference: ReferenceScores | None
     max_episode_steps: int | None = None
     url: str | None = None
-    recipe: bool = False
+    recipe: str = ""
     note: str = ""
     task: int | None = None
     env_kwargs: tuple[tuple[str, object], ...] = ()
@@ -206,7 +206,7 @@ def _other_sets() -> Iterator[KnownDataset]:
     for robot, (env_id, low, high) in ROBOTS.items():
         for kind in ZOO_KINDS:
             name, scores = f"rlzoo/{robot}/{kind}-v0", ReferenceScores(low, high, 100.0, "rlzoo")
-            yield KnownDataset(name, "hdf5", f"{name}.hdf5", env_id, scores, 1000, recipe=True)
+            yield KnownDataset(name, "hdf5", f"{name}.hdf5", env_id, scores, 1000, recipe="robots")
     yield KnownDataset(
         "pendulum-medium-v0",
         "hdf5",
@@ -214,7 +214,7 @@ def _other_sets() -> Iterator[KnownDataset]:
         "Pendulum-v1",
         ReferenceScores(-1193.0, -142.0, 100.0, "pendulum"),
         200,
-        recipe=True,
+        recipe="bundled",
     )
     yield KnownDataset(
         "dapg/door-human-v0",
@@ -280,7 +280,7 @@ def ogbench(name: str, task: int | None = None) -> KnownDataset | None:
                 f"{env}-singletask-task{task}-v0",
                 None,
                 url=f"{_OGBENCH}/{file}",
-                recipe=f"{env}-{kind}" in OGBENCH_RECIPES,
+                recipe="oracles" if f"{env}-{kind}" in OGBENCH_RECIPES else "",
                 task=task,
             )
     return None

@@ -1,5 +1,6 @@
 """The pages of the documentation say of a benchmark what its files say: seeds, intervals, failures, and what is missing."""
 
+import csv
 import importlib
 import shutil
 import sys
@@ -92,6 +93,18 @@ def test_leaderboard(pages: ModuleType, data: Path) -> None:
     assert table["EDP"] == ["failed (1 of 3)"]
     assert table["FQL"] == ["missing"]
     assert "Nothing has been trained yet on `dapg/door-human-v0`" in text
+
+
+def test_a_leaderboard_says_how_many_episodes_were_solved(pages: ModuleType, data: Path) -> None:
+    runs = data / "small" / "runs.csv"
+    text = runs.read_text(encoding="utf-8")
+    (scale,) = {row["scale"] for row in csv.DictReader(text.splitlines())} - {""}
+    runs.write_text(text.replace(f",{scale},", ",success,"), encoding="utf-8")
+    about = data / "small" / "data.csv"
+    about.write_text(f"environment,return,score\n{ENV},-979.1,\ndapg/door-human-v0,1,\n", encoding="utf-8")
+    table = rows(pages.leaderboard(pages.Grid(data, "small")))
+    assert table["Method"] == [f"`{ENV}`, % solved"]
+    assert table["Mean of the data"] == [""]
 
 
 def test_returns_without_a_result_are_no_numbers(pages: ModuleType, data: Path) -> None:

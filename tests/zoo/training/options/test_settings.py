@@ -54,7 +54,9 @@ def test_every_setting_of_a_run_has_an_origin(tmp_path: Path) -> None:
 
 
 def test_one_member_of_a_dictionary_leaves_the_others(tmp_path: Path) -> None:
-    content = setup(tmp_path, "dacer", {"policy_kwargs.clip_target": "none", "policy_kwargs.net_arch": [8], "buffer_size": 100})
+    content = setup(
+        tmp_path, "dacer", {"policy_kwargs.clip_target": "none", "policy_kwargs.net_arch": [8], "buffer_size": 100}
+    )
     policy = content["DiffusionPolicy"]
     origin = "hyperparams/dacer.yml, entry Pendulum-v1; -params"
     assert policy["clip_target"] == {"value": "none", "from": origin}
