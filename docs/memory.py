@@ -2,7 +2,7 @@
 How much memory learning from a million transitions takes: ``python docs/memory.py``.
 
 Every method learns in a process of its own, with its defaults, through all its stages, from random transitions of the sizes of
-Hopper. What counts is the largest resident size of the process, the data, Python and its libraries included. Of support actions
+Hopper. What counts is the largest resident size of the process with its data and libraries. Of support actions
 the first ``--drawn`` states' are drawn by the network, which would need hours for all on one core; random numbers take the
 places of the others. Rows go to ``docs/data/memory.csv``; those of methods that are measured again are replaced.
 """

@@ -47,7 +47,7 @@ from .training.options.device import check_device
 from .training.options.errors import mistakes
 from .training.options.registry import register_algorithms
 from .training.options.which_agent import add_options, chosen
-from .training.runs.protocols import choose_noise
+from .training.runs.protocols import choose_candidates, choose_noise
 from .training.runs.saved_agents import NoAgent, SavedAgent, find_run
 
 quiet_mujoco()  # at module level, so that worker processes (which import the main module again) are quiet too
@@ -77,6 +77,9 @@ def parse_arguments() -> argparse.Namespace:
     actions.add_argument("--stochastic", action="store_true", help="actions as during training")
     parser.add_argument(
         "--evaluation-noise", choices=EVALUATION_NOISE, help="noise of deterministic actions (default: the agent's own)"
+    )
+    parser.add_argument(
+        "--n-action-candidates", type=whole_number(1), help="actions of which the critics choose one (default: the agent's own)"
     )
     parser.add_argument("--norm-reward", action="store_true", help="report normalised rewards (agents with VecNormalize)")
     parser.add_argument("--reward-log", default="", help="folder for monitor files")
@@ -240,6 +243,7 @@ def main() -> None:
         agent = find_agent(args)
         model, env = load_run(args, agent) if isinstance(agent, SavedAgent) else load_published(args, agent)
         choose_noise(model, args.evaluation_noise)
+        choose_candidates(model, args.n_action_candidates)
     set_random_seed(args.seed)  # however much was drawn while loading, the same seed gives the same actions
     normalization = unwrap_vec_normalize(env)
     if normalization is not None:

@@ -76,7 +76,7 @@ class ActingPolicy(BasePolicy):
         super().__init__(
             observation_space, action_space, features_extractor_class, features_extractor_kwargs, squash_output=True, **kwargs
         )
-        self.n_action_candidates = integer("n_action_candidates", n_action_candidates, 1, MAX_CANDIDATES)
+        self._n_action_candidates = integer("n_action_candidates", n_action_candidates, 1, MAX_CANDIDATES)
         self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
         self.choose_with_target = choose_with_target
         self.selection = Selection.of(selection)
@@ -100,6 +100,22 @@ class ActingPolicy(BasePolicy):
     @evaluation_noise.setter
     def evaluation_noise(self, noise: str) -> None:
         self._evaluation_noise = choice("evaluation_noise", noise, EVALUATION_NOISE)
+
+    @property
+    def n_action_candidates(self) -> int:
+        """
+        Actions of which the critics choose when ``deterministic=True``. May be changed at any time, to see what the choice is
+        worth; a saved agent has the number that it was made with.
+        """
+        return self._n_action_candidates
+
+    @n_action_candidates.setter
+    def n_action_candidates(self, n: int) -> None:
+        n = integer("n_action_candidates", n, 1, MAX_CANDIDATES)
+        if n > 1 and getattr(self, "critic", None) is None:
+            raise ValueError(f"n_action_candidates={n} must be 1: the method has no critics that could choose among several.")
+        self._n_action_candidates = n
+        self._build_noise_bank(len(self.bank_steps))
 
     @contextmanager
     def evaluated_with(self, noise: str) -> Iterator[Self]:
@@ -127,6 +143,7 @@ class ActingPolicy(BasePolicy):
         bank[:, :, 0] = 0.0
         if n == 1:  # without a candidate axis
             bank = bank.squeeze(2)
+        bank = bank.to(self.device if hasattr(self, "bank_x") else "cpu")
         self.register_buffer("bank_x", bank[0, 0], persistent=False)
         self.register_buffer("bank_steps", bank[1:], persistent=False)
 

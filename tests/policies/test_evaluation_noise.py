@@ -54,6 +54,35 @@ def test_fresh_noise_of_every_method(method: Method) -> None:
     np.testing.assert_array_equal(act(model, obs), fixed)
 
 
+@pytest.mark.parametrize("method", [*OFF_POLICY, *ON_POLICY], ids=lambda method: method.zoo_name)
+def test_the_number_of_candidates_of_every_method_may_change(method: Method) -> None:
+    model = build(method)
+    policy, obs = model.policy, observations(model.observation_space, 20)
+    own, fixed = policy.n_action_candidates, act(model, obs)
+    if getattr(policy, "critic", None) is None:
+        with pytest.raises(ValueError, match=r"n_action_candidates=7 must be 1: the method has no critics"):
+            policy.n_action_candidates = 7
+    else:
+        policy.n_action_candidates = 7
+        seven = act(model, obs)
+        np.testing.assert_array_equal(act(model, obs), seven)
+        with policy.evaluated_with("fresh"):
+            assert act(model, obs).shape == seven.shape == fixed.shape
+    for wrong in (0, 1.5, True, "3", 10**6):
+        with pytest.raises((ValueError, TypeError), match="n_action_candidates"):
+            policy.n_action_candidates = wrong
+    policy.n_action_candidates = own
+    np.testing.assert_array_equal(act(model, obs), fixed)
+
+
+def test_candidates_that_were_asked_for_later_are_those_that_a_policy_is_made_with() -> None:
+    few, many = (make(QSM, n_action_candidates=n, seed=0, policy_kwargs=SPREAD) for n in (1, 5))
+    obs = observations(few.observation_space, 40)
+    assert not np.array_equal(act(few, obs), act(many, obs))
+    few.policy.n_action_candidates = 5
+    np.testing.assert_array_equal(act(few, obs), act(many, obs))
+
+
 def test_which_policies_have_something_to_draw() -> None:
     """All of them but Gaussians, whose only deterministic action is the mean."""
     still = {method.zoo_name for method in (*OFF_POLICY, *ON_POLICY) if not build(method).policy.draws_when_evaluated}

@@ -61,6 +61,8 @@ def test_train_then_enjoy(tmp_path: Path) -> None:
     same, fresh = ([*command.group(1).split(), "-n", "50", "--no-render", "--verbose", "0", *more] for more in OTHER_NOISE)
     assert check(run(*same, cwd=tmp_path)).splitlines()[-2] == lines[-2] != check(run(*fresh, cwd=tmp_path)).splitlines()[-2]
     assert "settotalmass" not in enjoy.stdout + enjoy.stderr
+    many = run(*same, "--n-action-candidates", "4", cwd=tmp_path)
+    assert check(many).splitlines()[-2] != lines[-2]
 
 
 def test_dm_control_as_module(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class KnownDataset(NamedTuple):
     :param reference: Scale of its scores
     :param max_episode_steps: Time limit of the task that the data were recorded in
     :param url: Where the file can be had
-    :param recipe: Of what ``zoo/data.py make`` makes it: ``"robots"``, ``"oracles"`` or ``"bundled"`` agents; empty if it cannot
+    :param recipe: What ``zoo/data.py make`` makes it with: ``"robots"``, ``"oracles"`` or ``"bundled"`` agents; or empty
     :param note: What else there is to know
     :param task: Number of the task that the rewards are for, where the data are for several
     :param env_kwargs: Arguments of the environment without which its observations do not fit

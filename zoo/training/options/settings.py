@@ -165,7 +165,7 @@ def expand_preset(algorithm: type, given: Settings) -> Settings:
 def overwrite(settings: Settings, own: Settings) -> Settings:
     """
     :param settings: Settings by name
-    :param own: What replaces some of them; ``policy_kwargs.n_critics`` replaces one member of a dictionary and keeps the others
+    :param own: What replaces some of them; ``policy_kwargs.n_critics`` replaces one member of a dictionary
     :raises ValueError: If something that is no dictionary is said to have members
     """
     result = settings | {name: setting for name, setting in own.items() if "." not in name}

@@ -79,3 +79,16 @@ def choose_noise(model: BaseAlgorithm, noise: str | None) -> None:
     if not isinstance(model.policy, ActingPolicy):
         raise ValueError(f"--evaluation-noise {noise}: a policy of {type(model).__name__} has no such noise; leave it out.")
     model.policy.evaluation_noise = noise
+
+
+def choose_candidates(model: BaseAlgorithm, n: int | None) -> None:
+    """
+    :param model: An agent
+    :param n: Actions of which its critics choose a deterministic one, ``None`` for its own number
+    :raises ValueError: If its policy never chooses
+    """
+    if n is None:
+        return
+    if not isinstance(model.policy, ActingPolicy):
+        raise ValueError(f"--n-action-candidates {n}: a policy of {type(model).__name__} does not choose; leave it out.")
+    model.policy.n_action_candidates = n
