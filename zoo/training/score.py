@@ -17,8 +17,8 @@ def solved(info: dict[str, Any]) -> bool | None:
     :return: Whether the task was solved, as goal environments (``is_success``) or OGBench and Adroit (``success``) say it;
         ``None`` if it is not said
     """
-    said = info.get("is_success", info.get("success"))
-    return bool(said) if np.size(said) == 1 and said is not None else None
+    said: Any = info.get("is_success", info.get("success"))
+    return None if said is None or np.size(said) != 1 else bool(said)
 
 
 def counting(successes: list[bool]) -> Callable[[dict[str, Any], dict[str, Any]], None]:
