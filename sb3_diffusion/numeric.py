@@ -2,7 +2,7 @@
 
 import reprlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -86,6 +86,19 @@ def real(
     return number
 
 
+def widths(name: str, value: Any) -> list[int]:
+    """
+    :param name: Name of the argument
+    :param value: What was passed: a sequence of widths of hidden layers, which may be empty
+    :return: The widths
+    :raises TypeError: If it is no sequence of integers
+    :raises ValueError: If one of them is not positive
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray | th.Tensor):
+        raise TypeError(f"{name}={reprlib.repr(value)} must be a list of widths such as [256, 256], not {_kind(value)}.")
+    return [integer(f"{name}[{index}]", width, low=1) for index, width in enumerate(value)]
+
+
 def _plain(value: Any) -> float | None:
     """The ``int`` or ``float`` of whatever is a number, ``None`` for everything else."""
     if isinstance(value, np.ndarray | th.Tensor) and value.ndim == 0:
@@ -98,7 +111,8 @@ def _plain(value: Any) -> float | None:
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _hint(remedy: str) -> str:

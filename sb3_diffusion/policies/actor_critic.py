@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypedDict
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
@@ -33,6 +33,7 @@ from sb3_diffusion.policies.parts import (
     optimizer_settings,
     own_parameters,
     per_network,
+    widths_of_both,
 )
 from sb3_diffusion.policies.values.critic import ObservationCritic
 from sb3_diffusion.policies.values.energy import Energy
@@ -215,16 +216,16 @@ class ActorCritic(ActingPolicy):
         self.privileged = tuple(privileged)
         self._actor_arguments = actor_arguments
         self._value_arguments: dict[str, Any] = {
-            "net_arch": [256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[1],
-            "activation": per_network(activation_fn, "qf", "relu"),
-            "layer_norm": per_network(layer_norm, "qf", False),
+            "net_arch": widths_of_both(net_arch, [256, 256])["qf"],
+            "activation": per_network("activation_fn", activation_fn, "qf", "relu"),
+            "layer_norm": per_network("layer_norm", layer_norm, "qf", False),
         }
         self._critic_arguments: dict[str, Any] = {
             **self._value_arguments,
             "head": critic_head,
             "particle_precision": particle_precision,
             "n_critics": n_critics,
-            "backbone": per_network(backbone, "qf", "mlp"),
+            "backbone": per_network("backbone", backbone, "qf", "mlp"),
             **(critic_kwargs or {}),
         }
         self.actor = self._make(self.actor_class, **self._actor_arguments)

@@ -4,15 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import get_actor_critic_arch
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 from typing_extensions import Unpack
 
-from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real
+from sb3_diffusion.numeric import MAX_STEPS, integer, optional, real, widths
 from sb3_diffusion.policies.actor_critic import ActorCritic, ActorCriticArguments, all_arguments
 from sb3_diffusion.policies.actors.diffusion import DiffusionActor
-from sb3_diffusion.policies.parts import per_network
+from sb3_diffusion.policies.parts import per_network, widths_of_both
 
 
 class DiffusionPolicy(ActorCritic, hands_on=True):
@@ -122,18 +121,18 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
             "sampler_kwargs": sampler_kwargs,
             "time_input": time_input,
             "finetune_steps": finetune_steps,
-            "net_arch": [256, 256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
-            "activation": per_network(activation_fn, "pi", "mish"),
-            "backbone": per_network(backbone, "pi", "mlp"),
-            "layer_norm": per_network(layer_norm, "pi", False),
+            "net_arch": widths_of_both(net_arch, [256, 256, 256])["pi"],
+            "activation": per_network("activation_fn", activation_fn, "pi", "mish"),
+            "backbone": per_network("backbone", backbone, "pi", "mlp"),
+            "layer_norm": per_network("layer_norm", layer_norm, "pi", False),
             "time_dim": time_dim,
             "time_embedding": time_embedding,
-            "time_arch": None if time_arch is None else _widths("time_arch", time_arch),
+            "time_arch": None if time_arch is None else widths("time_arch", time_arch),
             "time_activation": time_activation,
             "output_gain": optional(real, "output_gain", output_gain, low=0),
             "output_scale": output_scale,
             "dropout": real("dropout", dropout, 0, below=1, remedy="0 drops nothing"),
-            "state_arch": _widths("state_arch", state_arch),
+            "state_arch": widths("state_arch", state_arch),
         }
         super().__init__(
             observation_space,
@@ -147,7 +146,3 @@ class DiffusionPolicy(ActorCritic, hands_on=True):
             layer_norm,
             **kwargs,
         )
-
-
-def _widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
-    return tuple(integer(f"{name}[{index}]", width, low=1) for index, width in enumerate(widths))

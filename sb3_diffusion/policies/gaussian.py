@@ -9,7 +9,6 @@ from stable_baselines3.common.torch_layers import (
     CombinedExtractor,
     FlattenExtractor,
     NatureCNN,
-    get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
@@ -19,7 +18,7 @@ from sb3_diffusion.generative.randomness import Randomness
 from sb3_diffusion.numeric import optional, real
 from sb3_diffusion.policies.actor_critic import ActorCritic, ActorCriticArguments, all_arguments
 from sb3_diffusion.policies.actors.gaussian import GaussianActor
-from sb3_diffusion.policies.parts import per_network
+from sb3_diffusion.policies.parts import per_network, widths_of_both
 
 
 class GaussianPolicy(ActorCritic, hands_on=True):
@@ -77,10 +76,10 @@ class GaussianPolicy(ActorCritic, hands_on=True):
         self.constructor_arguments = all_arguments(GaussianPolicy, locals())
         actor_arguments: dict[str, Any] = {
             "deterministic": deterministic_actor,
-            "net_arch": [256, 256] if net_arch is None else get_actor_critic_arch(net_arch)[0],
-            "activation": per_network(activation_fn, "pi", "relu"),
-            "backbone": per_network(backbone, "pi", "mlp"),
-            "layer_norm": per_network(layer_norm, "pi", False),
+            "net_arch": widths_of_both(net_arch, [256, 256])["pi"],
+            "activation": per_network("activation_fn", activation_fn, "pi", "relu"),
+            "backbone": per_network("backbone", backbone, "pi", "mlp"),
+            "layer_norm": per_network("layer_norm", layer_norm, "pi", False),
             "dropout": real("dropout", dropout, 0, below=1, remedy="0 drops nothing"),
         }
         if not deterministic_actor:

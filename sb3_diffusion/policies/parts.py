@@ -1,5 +1,6 @@
 """What policies do with their networks, whatever these are: optimizers, settings per network, frozen copies and modes."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -8,6 +9,7 @@ from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
 from sb3_diffusion.names import choice
+from sb3_diffusion.numeric import widths
 
 Module = TypeVar("Module", bound=BaseModel)
 
@@ -36,6 +38,23 @@ def own_parameters(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if id(parameter) not in shared]
 
 
+def widths_of_both(net_arch: Any, default: list[int]) -> dict[str, list[int]]:
+    """
+    :param net_arch: A list of widths for both kinds of networks, or a dictionary of such lists
+    :param default: Widths if it is ``None``
+    :return: ``"pi"`` and ``"qf"`` -> widths
+    :raises TypeError: If it is neither
+    :raises ValueError: If it is for one kind only, or for something else
+    """
+    if net_arch is None:
+        return {"pi": default, "qf": default}
+    if not isinstance(net_arch, Mapping):
+        return dict.fromkeys(("pi", "qf"), widths("net_arch", net_arch))
+    if set(net_arch) != {"pi", "qf"}:
+        raise ValueError(f"net_arch={net_arch!r} must be a list of widths, or one for each: dict(pi=[...], qf=[...]).")
+    return {kind: widths(f"net_arch[{kind!r}]", net_arch[kind]) for kind in ("pi", "qf")}
+
+
 def optimizer_settings(
     optimizer_class: type[th.optim.Optimizer] | str | dict[str, Any], optimizer_kwargs: dict[str, Any] | None, key: str
 ) -> tuple[type[th.optim.Optimizer], dict[str, Any]]:
@@ -46,7 +65,7 @@ def optimizer_settings(
     :return: The class and its arguments of one network; Adam as one kernel for all parameters
     :raises ValueError: If there is no such optimizer
     """
-    chosen = per_network(optimizer_class, key, th.optim.Adam)
+    chosen = per_network("optimizer_class", optimizer_class, key, th.optim.Adam)
     if isinstance(chosen, str):
         classes = {
             n: cls for n, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)
@@ -54,15 +73,16 @@ def optimizer_settings(
         chosen = classes[choice("optimizer_class", chosen, sorted(classes))]
     options = dict(optimizer_kwargs or {})
     if options.keys() & {"pi", "qf"}:  # no optimizer has arguments of these names
-        options = dict(per_network(options, key, {}))
+        options = dict(per_network("optimizer_kwargs", options, key, {}))
     if chosen in (th.optim.Adam, th.optim.AdamW) and not options.get("foreach"):
         options = {"fused": True, **options}
     return chosen, options
 
 
-def per_network(value: Any, key: str, default: Any) -> Any:
+def per_network(name: str, value: Any, key: str, default: Any) -> Any:
     """
-    :param value: An argument that is given for all networks, or as ``dict(pi=..., qf=...)``
+    :param name: Name of an argument
+    :param value: What was passed, for all networks or as ``dict(pi=..., qf=...)``
     :param key: ``"pi"`` or ``"qf"``
     :param default: What it is where nothing is given
     :return: One network's entry
@@ -71,7 +91,7 @@ def per_network(value: Any, key: str, default: Any) -> Any:
     if isinstance(value, dict):
         unknown = set(value) - {"pi", "qf"}
         if unknown:
-            raise ValueError(f"Unknown key {sorted(unknown)[0]!r} in policy_kwargs; use dict(pi=..., qf=...).")
+            raise ValueError(f"{name}={value!r} has an unknown key {min(unknown, key=str)!r}; use dict(pi=..., qf=...).")
         value = value.get(key)
     return default if value is None else value
 

@@ -14,7 +14,7 @@ from sb3_diffusion.core.critics.in_sample import InSampleArguments, InSampleCrit
 from sb3_diffusion.core.reporting.metrics import Metrics, saturation
 from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch
-from sb3_diffusion.numeric import integer, optional, real
+from sb3_diffusion.numeric import integer, optional, real, widths
 from sb3_diffusion.policies.actors.edm_denoiser import EDMDenoiser
 from sb3_diffusion.policies.gaussian import GAUSSIAN_POLICIES, GaussianPolicy
 from sb3_diffusion.policies.values.critic import reduce_critics
@@ -79,7 +79,7 @@ class DTQL(InSampleCritics):
         self.alpha = real("alpha", alpha, low=0, remedy="larger stays closer to the data")
         self.likelihood_weight = real("likelihood_weight", likelihood_weight, low=0)
         self.sum_critic_losses = sum_critic_losses
-        self.behavior_net_arch = behavior_net_arch
+        self.behavior_net_arch = widths("behavior_net_arch", behavior_net_arch)
         self.behavior_learning_rate = optional(check_schedule, "behavior_learning_rate", behavior_learning_rate)
         self.pretraining_updates = integer("pretraining_updates", pretraining_updates, low=0)
         self.training_updates = integer("training_updates", training_updates, low=1)

@@ -17,7 +17,7 @@ from sb3_diffusion.core.off_policy import OffPolicyDiffusion
 from sb3_diffusion.core.reporting.metrics import Metrics
 from sb3_diffusion.core.update.parts import Part, Stage
 from sb3_diffusion.data.batch import Batch
-from sb3_diffusion.numeric import integer, optional
+from sb3_diffusion.numeric import integer, optional, widths
 from sb3_diffusion.policies.diffusion import DiffusionPolicy
 from sb3_diffusion.policies.guided import GUIDED_POLICIES
 from sb3_diffusion.policies.values.energy import Energy
@@ -74,7 +74,7 @@ class EnergyGuided(ActsGuided, OffPolicyDiffusion):
         **kwargs: Unpack[CommonArguments],
     ):
         self.guidance_scale = guidance_scale
-        self.energy_net_arch = energy_net_arch
+        self.energy_net_arch = widths("energy_net_arch", energy_net_arch)
         self.energy_learning_rate = optional(check_schedule, "energy_learning_rate", energy_learning_rate)
         self.n_action_candidates = integer("n_action_candidates", n_action_candidates, low=1)
         self.n_behavior_candidates = integer("n_behavior_candidates", n_behavior_candidates, low=1)
