@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
         "--evaluation-noise", choices=EVALUATION_NOISE, help="noise of deterministic actions (default: the agent's own)"
     )
     parser.add_argument(
-        "--n-action-candidates", type=whole_number(1), help="actions of which the critics choose one (default: the agent's own)"
+        "--n-action-candidates", type=whole_number(1), help="actions that critics choose from (default: the agent's own)"
     )
     parser.add_argument("--norm-reward", action="store_true", help="report normalised rewards (agents with VecNormalize)")
     parser.add_argument("--reward-log", default="", help="folder for monitor files")
