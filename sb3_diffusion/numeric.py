@@ -94,7 +94,8 @@ def widths(name: str, value: Any) -> list[int]:
     :raises TypeError: If it is no sequence of integers
     :raises ValueError: If one of them is not positive
     """
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray | th.Tensor):
+    sequence = isinstance(value, Sequence | np.ndarray | th.Tensor) and getattr(value, "ndim", 1) > 0
+    if isinstance(value, str | bytes) or not sequence:
         raise TypeError(f"{name}={reprlib.repr(value)} must be a list of widths such as [256, 256], not {_kind(value)}.")
     return [integer(f"{name}[{index}]", width, low=1) for index, width in enumerate(value)]
 
@@ -112,7 +113,7 @@ def _plain(value: Any) -> float | None:
 
 def _kind(value: Any) -> str:
     name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' or name == 'ndarray' else 'a'} {name}"
 
 
 def _hint(remedy: str) -> str:

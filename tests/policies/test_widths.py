@@ -18,6 +18,7 @@ ARGUMENTS = [
 WRONG: list[tuple[Any, str]] = [
     (64, "=64 must be a list of widths such as [256, 256], not an int."),
     ("64", "='64' must be a list of widths such as [256, 256], not a str."),
+    (np.array(8), "=array(8) must be a list of widths such as [256, 256], not an ndarray."),
     ([8, 0], "[1]=0 must be at least 1."),
     ([-8], "[0]=-8 must be at least 1."),
     ([8.5], "[0]=8.5 must be an integer, not a float."),
