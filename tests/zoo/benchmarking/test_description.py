@@ -91,9 +91,7 @@ def test_nested_settings_reach_the_command_line(grid: Write, tmp_path: Path) -> 
 
 
 def test_a_member_of_a_dictionary_reaches_the_command_line(grid: Write, tmp_path: Path) -> None:
-    description = read_description(
-        grid(algorithms={"qsm": {"policy_kwargs.clip_target": {"value": "'none'", "why": "text"}}})
-    )
+    description = read_description(grid(algorithms={"qsm": {"policy_kwargs.clip_target": {"value": "'none'", "why": "text"}}}))
     assert description.cells(tmp_path)[0].settings.params[1] == "policy_kwargs.clip_target:'none'"
     check_changes(description)
 
