@@ -180,7 +180,8 @@ def test_figures_in_both_colour_schemes(pages: ModuleType, data: Path, tmp_path:
 def test_results_of_the_documentation(pages: ModuleType, name: str) -> None:
     grid = pages.Grid(DOCS / "data" / "benchmark", name)
     for run in grid.done:
-        assert all(run[key] for key in ("commit", "torch", "command", "final_return", "final_std", "seconds"))
+        assert all(run[key] for key in ("commit", "torch", "command", "final_return", "final_std"))
+        assert run["seconds"] or int(run["attempts"]) > 1  # what a killed attempt took is not known
         assert f"--seed {run['seed']} " in run["command"]
     for row in grid.means:
         own = [run for run in grid.done if (run["algorithm"], run["environment"]) == (row["algorithm"], row["environment"])]
