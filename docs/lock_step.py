@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "_ext"))
 
-from benchmark_figure import SCHEMES
+from page_figure import INKS, page_figure
 
 from tests.lock_step import (
     RUNS,
@@ -85,20 +83,15 @@ def draw(measured: dict[str, tuple[list[int], Deviations]], scheme: str, path: P
     :param scheme: Colour scheme of the page
     :param path: Where to save the figure
     """
-    ink, _ = SCHEMES[scheme]
-    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    colours: dict[Any, Any] = dict.fromkeys(names, ink)
-    with rc_context({**colours, "font.size": 9, "svg.hashsalt": path.name}):
-        figure = Figure(figsize=(7.0, 5.4), layout="constrained")
+    with page_figure(path, scheme, (7.0, 5.4)) as figure:
         panels = list(figure.subplots(2, 2, sharex=True, sharey=True).flat)
         for axes, (name, (updates, found)) in zip(panels, measured.items(), strict=True):
-            _draw_panel(axes, RUNS[name].algorithm.__name__, updates, found, (*COLOURS[scheme][:3], ink))
+            _draw_panel(axes, RUNS[name].algorithm.__name__, updates, found, (*COLOURS[scheme][:3], INKS[scheme]))
         for axes in panels[2:]:
             axes.set_xlabel("updates")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
         figure.supylabel("relative difference", fontsize=9)
-        figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
 def _draw_panel(axes: Axes, name: str, updates: list[int], found: Deviations, colours: tuple[str, ...]) -> None:
@@ -128,7 +121,7 @@ def main() -> None:
         for key, label in LABELS.items():
             print(f"{name:6} {label:38}", *(f"{found[key][k]:.1e}" for k in at), flush=True)
         print(f"{name:6} {'losses, largest of all updates':38}", f"{found['losses'].max():.1e}", flush=True)
-    for scheme in SCHEMES:
+    for scheme in INKS:
         draw(measured, scheme, OUTPUT / f"lock_step_{scheme}.svg")
 
 

@@ -8,7 +8,6 @@ places of the others. Rows go to ``docs/data/memory.csv``; those of methods that
 """
 
 import argparse
-import csv
 import multiprocessing
 import sys
 import time
@@ -24,6 +23,8 @@ from gymnasium import spaces
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from rows import Rows
+
 from sb3_diffusion import OfflineDataset
 from sb3_diffusion.core.behavior.support import DrawsSupport
 from sb3_diffusion.taxonomy import available_methods, get_method
@@ -31,7 +32,7 @@ from zoo.provenance import git_commit
 from zoo.speed.subject import peak_memory, silence
 
 OUTPUT = Path(__file__).resolve().parent / "data" / "memory.csv"
-FIELDS = ("algorithm", "libraries", "with_data", "peak", "support", "transitions", "updates", "seconds", "commit")
+FIELDS = ("libraries", "with_data", "peak", "support", "transitions", "updates", "seconds", "commit")
 OBSERVATION_DIM, ACTION_DIM = 11, 3
 EPISODE = 1_000
 
@@ -111,17 +112,11 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=5_000, help="states whose support actions the network draws")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
+    results = Rows(args.output, ["algorithm"], FIELDS)
     for name in args.algo:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             row = pool.submit(measure, name, args).result()
-        rows = {name: row}
-        if args.output.is_file():
-            with args.output.open(encoding="utf-8", newline="") as file:
-                rows = {old["algorithm"]: old for old in csv.DictReader(file)} | rows
-        with args.output.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[key] for key in names if key in rows)
+        results.put(row)
         print(row, flush=True)
 
 

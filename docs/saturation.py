@@ -7,7 +7,6 @@ Every combination of diffusion steps, gain of the output layer and place of the 
 """
 
 import argparse
-import csv
 import sys
 import time
 from collections import deque
@@ -22,6 +21,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rows import Rows
 
 from sb3_diffusion import DACER
 from zoo.provenance import git_commit
@@ -115,28 +116,13 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
-    fields = [*ARM, *METRICS, "return_fixed", "return_fresh", "cpu_seconds", "commit"]
-    done: list[dict[str, str]] = []
-    if args.output.is_file():
-        with args.output.open(encoding="utf-8", newline="") as file:
-            done = list(csv.DictReader(file))
-    known = {tuple(row[name] for name in ARM) for row in done if row["return_fixed"]}
+    results = Rows(args.output, ARM, [*METRICS, "return_fixed", "return_fresh", "cpu_seconds", "commit"])
     for arm in arms(args):
-        arm["output_gain"] = round(arm["output_gain"], 3)
-        key = {"environment": args.env, **arm, "updates": args.steps - args.learning_starts}
-        if tuple(str(key[name]) for name in ARM) in known:
+        if {"environment": args.env, **arm, "updates": args.steps - args.learning_starts} in results:
             continue
         rows = train(args, arm)
-        with args.output.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fields, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerows({name: _short(row.get(name, "")) for name in fields} for row in rows)
+        results.put(*rows)
         print(rows[-1], flush=True)
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -358,7 +358,7 @@ def test_results_come_from_the_files(tmp_path: Path) -> None:
     text = results.conditions([runs], [entry])
     for fact in ("2,000 steps", "10 episodes", "torch 1", "abc", "train --seed 0\ntrain --seed 1"):
         assert fact in text
-    results.draw([runs], {"note": "", "points": [[1000, -4]]}, "toy/Env-v0", "only-dark", tmp_path / "curve.svg")
+    results.draw([runs], {"note": "", "points": [[1000, -4]]}, "toy/Env-v0", "dark", tmp_path / "curve.svg")
     assert (tmp_path / "curve.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
 
 
@@ -437,7 +437,7 @@ def test_law_of_a_square_uses_the_square_of_the_unit() -> None:
 
 def test_scaling_is_drawn(tmp_path: Path) -> None:
     scaling = documentation_extension("scaling")
-    scaling.draw(scaling_results(), "only-dark", tmp_path / "scaling.svg")
+    scaling.draw(scaling_results(), "dark", tmp_path / "scaling.svg")
     assert (tmp_path / "scaling.svg").stat().st_size > 1000
 
 

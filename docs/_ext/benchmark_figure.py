@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from page_figure import page_figure
 
 from zoo.figures import COLOURS, CONFIDENCE, MIN_RUNS, Curve, align, bootstrap_interval, learning_axes, title
 
-SCHEMES = {"light": ("#202020", "#b8b8b8"), "dark": ("#d0d0d0", "#5c5c5c")}
-"""Colour scheme of the pages -> colour of text and axes, and of what stands behind."""
+BEHIND = {"light": "#b8b8b8", "dark": "#5c5c5c"}
+"""Colour scheme of the pages -> colour of what stands behind."""
 
 COLUMNS = 2  # two panels can be read on a phone, too
 PANEL = (3.0, 2.1)
@@ -38,33 +37,27 @@ def draw_curves(rows: Sequence[dict[str, str]], algos: Sequence[str], scheme: st
     """
     :param rows: Rows of ``curves.csv``
     :param algos: Methods in their order; those without a curve have no panel
-    :param scheme: Key of :data:`SCHEMES`
+    :param scheme: Key of :data:`BEHIND`
     :param path: Where to save the figure
     """
-    ink, grey = SCHEMES[scheme]
-    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    colours: dict[Any, Any] = dict.fromkeys(names, ink)
     groups = group(rows)
     envs = list(dict.fromkeys(env for env, _ in groups))
     panels = [(env, algo) for env in envs for algo in algos if (env, algo) in groups]
     columns = min(COLUMNS, len(panels))
     n_rows = -(-len(panels) // columns)
-    with rc_context({**colours, "font.size": 9, "svg.hashsalt": path.name}):
-        figure = Figure(figsize=(PANEL[0] * COLUMNS, PANEL[1] * n_rows + 0.4), layout="constrained")
+    with page_figure(path, scheme, (PANEL[0] * COLUMNS, PANEL[1] * n_rows + 0.4)) as figure:
         shared: Any = {"squeeze": False, "sharex": True, "sharey": len(envs) == 1}
         places = list(figure.subplots(n_rows, columns, **shared).flat)
         for index, (axes, (env, algo)) in enumerate(zip(places, panels, strict=False)):
             others = [curves for key, curves in groups.items() if key[0] == env and key[1] != algo]
             name = title(algo) if len(envs) == 1 else f"{title(algo)}, {env}"
             colour = COLOURS[scheme][algos.index(algo) % len(COLOURS[scheme])]
-            _draw_panel(axes, name, groups[env, algo], others, colour, grey)
+            _draw_panel(axes, name, groups[env, algo], others, colour, BEHIND[scheme])
             axes.tick_params(labelbottom=index + columns >= len(panels))  # nothing is drawn below
         for empty in places[len(panels) :]:
             empty.remove()
         figure.supylabel("mean return of an evaluation", fontsize=9)
         figure.supxlabel(_legend(groups), fontsize=8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
 def _draw_panel(axes: Axes, name: str, curves: list[Curve], others: list[list[Curve]], colour: str, grey: str) -> None:

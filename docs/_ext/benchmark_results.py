@@ -14,15 +14,15 @@ the numbers came about, and name every training that has none.
 """
 
 import csv
-import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmark_figure import SCHEMES, draw_curves
+from benchmark_figure import draw_curves
 from docutils import nodes
+from figure_node import figure_node
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 from taxonomy_table import link, markdown_table
 
@@ -288,27 +288,9 @@ class Benchmark(SphinxDirective):
 
     def figure(self, grid: Grid) -> nodes.Node:
         """Learning curves, once for each colour scheme of the pages."""
-        figure = nodes.figure(classes=["learning-curve"])
-        folder = Path(self.env.app.doctreedir) / "figures"
-        for scheme in SCHEMES:
-            path = folder / f"benchmark-{grid.name}-{scheme}.svg"
-            draw_curves(grid.curves, list(grid.description.algorithms), scheme, path)
-            alt = f"Learning curves, one panel for every method: {grid.description.title}"
-            figure += image_of(self.env, path, alt, scheme)
-        return figure
-
-
-def image_of(env: BuildEnvironment, path: Path, alt: str, scheme: str) -> nodes.image:
-    """
-    :param env: What knows the page that is read
-    :param path: A figure outside the sources
-    :param alt: What it shows, in words
-    :param scheme: Colour scheme of the pages that show it
-    :return: The figure for this page
-    """
-    page = Path(env.doc2path(env.docname)).resolve()
-    uri = Path(os.path.relpath(path.resolve(), page.parent)).as_posix()
-    return nodes.image(uri=uri, alt=alt, classes=[f"only-{scheme}"])
+        alt = f"Learning curves, one panel for every method: {grid.description.title}"
+        algos = list(grid.description.algorithms)
+        return figure_node(self.env, f"benchmark-{grid.name}", alt, partial(draw_curves, grid.curves, algos))
 
 
 class Leaderboard(Benchmark):

@@ -7,12 +7,14 @@ protocol, the grid's where there is one.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark_figure import SCHEMES, draw_curves
-from benchmark_results import image_of, read_rows
+from benchmark_figure import draw_curves
+from benchmark_results import read_rows
 from docutils import nodes
+from figure_node import figure_node
 from pretrained_table import PRETRAINED, video_wall, videos
 from results_table import read_experiment
 from sphinx.application import Sphinx
@@ -75,13 +77,8 @@ class Gallery(SphinxDirective):
             algos = sorted(
                 {row["algorithm"] for row in rows}, key=lambda algo: (order.index(algo) if algo in order else 99, algo)
             )
-            figure = nodes.figure(classes=["learning-curve"])
-            for scheme in SCHEMES:
-                path = Path(self.env.app.doctreedir) / "figures" / f"gallery-{nodes.make_id(env)}-{scheme}.svg"
-                draw_curves(rows, algos, scheme, path)
-                alt = f"Learning curves on {env}: {', '.join(title(algo) for algo in algos)}"
-                figure += image_of(self.env, path, alt, scheme)
-            section += figure
+            alt = f"Learning curves on {env}: {', '.join(title(algo) for algo in algos)}"
+            section += figure_node(self.env, f"gallery-{nodes.make_id(env)}", alt, partial(draw_curves, rows, algos))
             films = [path for path in videos(PRETRAINED) if path.parent.name.endswith(f"-{env.replace('/', '-')}")]
             if films:
                 section += nodes.raw("", video_wall(films, static), format="html")

@@ -22,19 +22,19 @@ so in the page; as soon as there is one, a missing file or key is an error.
 
 import csv
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from matplotlib import rc_context
+from figure_node import figure_node
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from page_figure import INKS, page_figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from taxonomy_table import markdown_table
@@ -44,8 +44,6 @@ from zoo.figures import learning_axes, line_style, title
 COLUMNS = ("timesteps", "mean_reward", "std_reward", "n_episodes")
 REQUIRED = ("seeds", "budget", "protocol", "command", "versions")
 OPTIONAL = ("commit", "machine", "note")
-
-INKS = {"only-light": "#202020", "only-dark": "#d0d0d0"}
 
 
 @dataclass(frozen=True)
@@ -192,18 +190,13 @@ def draw(groups: Sequence[list[Run]], reference: dict[str, Any] | None, env: str
     :param groups: The runs of each algorithm
     :param reference: Points of the reference implementation
     :param env: Id of the environment
-    :param scheme: Colour scheme of the page, a key of :data:`INKS`
+    :param scheme: Colour scheme of the page
     :param path: Where to save the drawing
     """
-    ink = INKS[scheme]
-    colours: dict[Any, Any] = {
-        name: ink for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    }
-    with rc_context({**colours, "font.size": 10, "svg.hashsalt": path.name}):
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    with page_figure(path, scheme, (7.2, 3.4), font_size=10) as figure:
         axes = figure.add_subplot()
         for index, runs in enumerate(groups):
-            _draw_runs(axes, runs, line_style(index, scheme.removeprefix("only-")))
+            _draw_runs(axes, runs, line_style(index, scheme))
         if reference is not None:
             points = reference["points"]
             style: dict[str, Any] = {
@@ -211,13 +204,11 @@ def draw(groups: Sequence[list[Run]], reference: dict[str, Any] | None, env: str
                 "markersize": 6,
                 "markerfacecolor": "none",
                 "linestyle": "none",
-                "color": ink,
+                "color": INKS[scheme],
             }
             axes.plot([x for x, _ in points], [y for _, y in points], label="reference\nimplementation", **style)
         learning_axes(axes, env, "mean return per episode")
         figure.legend(loc="outside right upper", frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
 def _draw_runs(axes: Axes, runs: list[Run], style: dict[str, Any]) -> None:
@@ -260,17 +251,9 @@ class Results(SphinxDirective):
 
     def figure(self, groups: list[list[Run]], reference: dict[str, Any] | None, env: str) -> nodes.Node:
         """The learning curves, once for each colour scheme of the pages."""
-        figure = nodes.figure(classes=["learning-curve"])
         names = ", ".join(title(runs[0].algo) for runs in groups)
-        folder = Path(self.env.app.doctreedir) / "figures"
-        for scheme in INKS:
-            path = folder / f"{groups[0][0].algo}-{env.replace('/', '-')}-{scheme}.svg"
-            draw(groups, reference, env, scheme, path)
-            # Sphinx wants a path relative to the page, also outside the source folder
-            page = Path(self.env.doc2path(self.env.docname)).resolve()
-            uri = Path(os.path.relpath(path.resolve(), page.parent)).as_posix()
-            figure += nodes.image(uri=uri, alt=f"Learning curves of {names} on {env}", classes=[scheme])
-        return figure
+        name = f"{groups[0][0].algo}-{env.replace('/', '-')}"
+        return figure_node(self.env, name, f"Learning curves of {names} on {env}", partial(draw, groups, reference, env))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -22,18 +22,18 @@ shown. As long as there is no such file, the directive says so in the page.
 """
 
 import json
-import os
 import re
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from matplotlib import rc_context
+from figure_node import figure_node
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from results_table import INKS, title
+from page_figure import page_figure
+from results_table import title
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from taxonomy_table import markdown_table
@@ -56,8 +56,8 @@ MODES = {"random": "random actions", "acting": "acting", "training": "acting, on
 
 # Okabe and Ito's palette; markers carry the difference in print
 COLOURS = {
-    "only-light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#202020", "#8c6d1f"),
-    "only-dark": ("#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#4a8ed0", "#d0d0d0", "#F0E442"),
+    "light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#202020", "#8c6d1f"),
+    "dark": ("#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#4a8ed0", "#d0d0d0", "#F0E442"),
 }
 MARKERS = "osD^vP*X"
 
@@ -190,12 +190,7 @@ def draw(results: dict[str, Lines], scheme: str, path: Path) -> None:
     :param scheme: Colour scheme of the page, a key of :data:`COLOURS`
     :param path: Where to save the drawing
     """
-    ink = INKS[scheme]
-    colours: dict[Any, Any] = {
-        name: ink for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    }
-    with rc_context({**colours, "font.size": 9, "svg.hashsalt": path.name}):
-        figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    with page_figure(path, scheme, (7.2, 5.2)) as figure:
         panels = figure.subplots(2, 3, sharey=True).flat
         for axes, (line, (name, *_)) in zip(panels, LINES.items(), strict=True):
             for algo, colour, marker in zip(results, COLOURS[scheme], MARKERS, strict=False):
@@ -215,8 +210,6 @@ def draw(results: dict[str, Lines], scheme: str, path: Path) -> None:
             label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
 def _draw_line(axes: Axes, line: dict[str, Any], algo: str, colour: str, marker: str) -> None:
@@ -266,16 +259,8 @@ class Scaling(SphinxDirective):
 
     def figure(self, results: dict[str, Lines]) -> nodes.Node:
         """The drawing, once for each colour scheme of the pages."""
-        figure = nodes.figure(classes=["learning-curve"])
-        folder = Path(self.env.app.doctreedir) / "figures"
-        page = Path(self.env.doc2path(self.env.docname)).resolve()
-        for scheme in INKS:
-            path = folder / f"scaling-{'-'.join(results)}-{scheme}.svg"
-            draw(results, scheme, path)
-            # Sphinx wants a path relative to the page, also outside the source folder
-            uri = Path(os.path.relpath(path.resolve(), page.parent)).as_posix()
-            figure += nodes.image(uri=uri, alt="Milliseconds per update over six quantities", classes=[scheme])
-        return figure
+        alt = "Milliseconds per update over six quantities"
+        return figure_node(self.env, f"scaling-{'-'.join(results)}", alt, partial(draw, results))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

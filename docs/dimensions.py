@@ -1,0 +1,189 @@
+"""
+How much methods lose as actions grow: ``python docs/dimensions.py``, then ``--draw`` for the figure of ``guide/questions.md``.
+
+A bandit whose value is a sum over the coordinates of the action, each of which has two lobes of unequal height. Whatever the
+dimension, every coordinate of ``exp(Q / temperature)`` has the same law, which is known. The methods are given ``Q`` (as with
+``zoo/plot_toy.py --critic exact``), so that what is compared are ways of guidance, not critics. Rows go to
+``docs/data/dimensions.csv``; those that are there are not trained again.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "_ext"))
+
+from page_figure import INKS, page_figure
+from rows import Rows
+
+from sb3_diffusion.envs.bandits import BanditEnv, grid_axis
+from sb3_diffusion.taxonomy import get_method
+from zoo.figures import MIN_RUNS, bootstrap_interval, line_style, value_axes
+from zoo.provenance import git_commit
+from zoo.toys.training import Problem, begin, make_model, train
+
+FOLDER = Path(__file__).resolve().parent
+OUTPUT = FOLDER / "data" / "dimensions.csv"
+KEY = ("algorithm", "n_particles", "action_dim", "seed")
+FIELDS = ("updates", "distance", "value", "cpu_seconds", "commit")
+ARMS = (("qsm", 0), ("dacer", 0), ("sdac", 64), ("sdac", 500))
+"""Methods and their particles; 0 where a method has none."""
+
+LOBES, SHARES, WIDTH = (-0.5, 0.5), (0.3, 0.7), 0.15
+RESOLUTION = 2_000
+LABELS = {
+    "value": "value per coordinate\n(0: uniform, 1: exp(Q / λ))",
+    "distance": "distance of a coordinate's law\nfrom that of exp(Q / λ)",
+}
+
+
+def coordinate_value(x: th.Tensor) -> th.Tensor:
+    """
+    :param x: Coordinates of actions
+    :return: The log density of two lobes there, up to a constant
+    """
+    terms = [np.log(share) - (x - lobe).square() / (2.0 * WIDTH**2) for lobe, share in zip(LOBES, SHARES, strict=True)]
+    return th.logsumexp(th.stack(terms), 0)
+
+
+def action_value(actions: th.Tensor) -> th.Tensor:
+    """
+    :param actions: ``(..., action_dim)``
+    :return: Sum over the coordinates ``(...)``
+    """
+    return coordinate_value(actions).sum(-1)
+
+
+class ExactLaw:
+    """
+    What every coordinate of ``exp(Q / temperature)`` is distributed like.
+
+    :param temperature: In units of ``Q``
+    """
+
+    def __init__(self, temperature: float):
+        self.axis = grid_axis(RESOLUTION)
+        values = coordinate_value(th.as_tensor(self.axis)).numpy()
+        mass = np.exp((values - values.max()) / temperature)
+        self.mass = mass / mass.sum()
+        self.uniform, self.value = float(values.mean()), float((self.mass * values).sum())
+
+    @property
+    def entropy(self) -> float:
+        """In nats, of one coordinate."""
+        return float(-(self.mass * np.log(np.maximum(self.mass, 1e-300) * RESOLUTION / 2.0)).sum())
+
+    def distance(self, samples: np.ndarray) -> float:
+        """
+        Wasserstein distance of order one, the area between the two distribution functions; the mean over coordinates.
+
+        :param samples: Actions ``(n, action_dim)``
+        """
+        ordered = np.sort(samples, axis=0)
+        cumulated = np.stack([np.searchsorted(column, self.axis, side="right") for column in ordered.T]) / len(samples)
+        return float(np.abs(cumulated - self.mass.cumsum()).mean() * 2.0)
+
+    def relative_value(self, samples: np.ndarray) -> float:
+        """
+        :param samples: Actions ``(n, action_dim)``
+        :return: Their mean value per coordinate, 0 for uniform ones and 1 for this law's
+        """
+        value = float(coordinate_value(th.as_tensor(samples).double()).mean())
+        return (value - self.uniform) / (self.value - self.uniform)
+
+
+def measure(arm: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param arm: Values of :data:`KEY`
+    :param args: Command line
+    :return: The row of the training
+    """
+    law, dimension = ExactLaw(args.temperature), arm["action_dim"]
+    own = {"n_particles": arm["n_particles"] or 64, "seed": arm["seed"], "critic": "exact", "device": "cpu"}
+    settings = argparse.Namespace(**{**vars(args), **own})
+    start = time.process_time()
+    problem = Problem(BanditEnv(action_value, dimension), action_value, dimension * law.entropy)
+    model = make_model(get_method(arm["algorithm"]), settings, problem)
+    begin(model, settings, action_value)
+    samples = train(model, settings)
+    return {
+        **arm,
+        "updates": args.updates,
+        "distance": law.distance(samples),
+        "value": law.relative_value(samples),
+        "cpu_seconds": round(time.process_time() - start, 1),
+        "commit": (git_commit() or "unknown")[:7],
+    }
+
+
+def draw(rows: list[dict[str, str]], scheme: str, path: Path) -> None:
+    """
+    :param rows: The measurements
+    :param scheme: Colour scheme of the page
+    :param path: Where to save the figure
+    """
+    arms = list(dict.fromkeys((row["algorithm"], row["n_particles"]) for row in rows))
+    dimensions = sorted({int(row["action_dim"]) for row in rows})
+    with page_figure(path, scheme, (7.0, 3.2)) as figure:
+        for axes, (name, label) in zip(figure.subplots(1, 2), LABELS.items(), strict=True):
+            for number, (algorithm, particles) in enumerate(arms):
+                found = {
+                    dimension: [
+                        float(row[name])
+                        for row in rows
+                        if (row["algorithm"], row["n_particles"], int(row["action_dim"])) == (algorithm, particles, dimension)
+                    ]
+                    for dimension in dimensions
+                }
+                found = {dimension: values for dimension, values in found.items() if values}
+                text = get_method(algorithm).name + (f", {particles} particles" if particles != "0" else "")
+                style = line_style(number, scheme)
+                axes.plot(list(found), [np.mean(v) for v in found.values()], label=text, marker="o", markersize=3.5, **style)
+                if min(map(len, found.values())) >= MIN_RUNS:
+                    ends = [bootstrap_interval(np.array(values)[:, None]) for values in found.values()]
+                    low, high = np.array(ends)[:, :, 0].T
+                    axes.fill_between(list(found), low, high, color=style["color"], alpha=0.2, linewidth=0)
+            value_axes(axes, "", label)
+            axes.set(xscale="log", xlabel="coordinates of an action")
+            axes.set_xticks(dimensions, labels=[str(dimension) for dimension in dimensions])
+            axes.minorticks_off()
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+
+
+def main() -> None:
+    """Train what has no row yet, or draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draw", action="store_true", help="only draw what was measured")
+    parser.add_argument("--algo", nargs="+", choices=sorted({algo for algo, _ in ARMS}), default=["qsm", "dacer", "sdac"])
+    parser.add_argument("--action-dims", type=int, nargs="+", default=[2, 4, 8, 17, 38])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--updates", type=int, default=5_000)
+    parser.add_argument("--random-steps", type=int, default=2_000)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=8_000)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    args = parser.parse_args()
+    results = Rows(args.output, KEY, FIELDS)
+    if args.draw:
+        for scheme in INKS:
+            draw(list(results.read().values()), scheme, FOLDER / "_static" / f"dimensions_{scheme}.svg")
+        return
+    for seed in args.seeds:
+        for algorithm, particles in ARMS:
+            for dimension in args.action_dims:
+                arm = dict(zip(KEY, (algorithm, particles, dimension, seed), strict=True))
+                if algorithm in args.algo and arm not in results:
+                    results.put(row := measure(arm, args))
+                    print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

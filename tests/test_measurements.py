@@ -1,0 +1,72 @@
+"""What the documentation's measurements rest on: their rows, and the answers that they take to be known."""
+
+import importlib
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+@pytest.fixture
+def dimensions(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The measurement of growing actions."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(DOCS))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the module puts folders there
+    return importlib.import_module("dimensions")
+
+
+def test_rows_are_replaced_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    rows = importlib.import_module("rows").Rows(tmp_path / "rows.csv", ["name", "gain"], ["value"])
+    assert {"name": "a", "gain": 2**0.5} not in rows
+    rows.put({"name": "a", "gain": 2**0.5, "value": 1}, {"name": "b", "gain": 1.0})
+    rows.put({"name": "a", "gain": 2**0.5, "value": 1 / 3})
+    assert {"name": "a", "gain": 2**0.5} in rows
+    assert {"name": "a", "gain": 1.0} not in rows
+    assert (tmp_path / "rows.csv").read_text() == "name,gain,value\na,1.414,0.3333\nb,1,\n"
+
+
+def test_the_law_of_a_coordinate(dimensions: ModuleType) -> None:
+    law = dimensions.ExactLaw(1.0)
+    # two normal lobes, hardly cut off: the entropies of the choice and of a lobe add up
+    choice = -sum(share * math.log(share) for share in dimensions.SHARES)
+    assert law.entropy == pytest.approx(choice + 0.5 * math.log(2 * math.pi * math.e * dimensions.WIDTH**2), abs=0.01)
+    # a sample of a lobe lies a square of the normal deviation below its top
+    tops = sum(share * math.log(share) for share in dimensions.SHARES)
+    assert law.value == pytest.approx(tops - 0.5, abs=0.01)
+
+
+def test_distance_and_value_of_samples(dimensions: ModuleType) -> None:
+    law, rng = dimensions.ExactLaw(1.0), np.random.default_rng(0)
+    exact = rng.choice(law.axis, size=(50_000, 3), p=law.mass)
+    assert law.distance(exact) < 0.01
+    assert law.relative_value(exact) == pytest.approx(1.0, abs=0.01)
+    uniform = rng.uniform(-1.0, 1.0, size=(50_000, 3))
+    assert law.relative_value(uniform) == pytest.approx(0.0, abs=0.02)
+    assert law.distance(uniform) > 0.1
+    # Wasserstein: what is moved by a tenth is a tenth away
+    assert law.distance(exact + 0.1) == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_short_measurement_is_not_made_twice(
+    dimensions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "dimensions.csv"
+    command = ["dimensions.py", "--algo", "qsm", "--action-dims", "2", "3", "--seeds", "0", "--output", str(output)]
+    short = ["--updates", "3", "--random-steps", "20", "--batch-size", "8", "--width", "8", "--samples", "50"]
+    monkeypatch.setattr(sys, "argv", [*command, *short])
+    dimensions.main()
+    assert len(output.read_text().splitlines()) == 3
+    assert capsys.readouterr().out
+    dimensions.main()
+    assert not capsys.readouterr().out
+    dimensions.draw(
+        list(dimensions.Rows(output, dimensions.KEY, dimensions.FIELDS).read().values()), "dark", tmp_path / "a.svg"
+    )
+    assert (tmp_path / "a.svg").stat().st_size > 1_000
