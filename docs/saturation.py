@@ -69,7 +69,7 @@ def arms(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     :return: The arguments of every training, one seed of all after the other
     """
     for seed, steps, gain, clip in product(args.seeds, args.diffusion_steps, args.output_gains, args.clip_targets):
-        yield {"diffusion_steps": steps, "output_gain": gain, "clip_target": clip, "seed": seed}
+        yield {"diffusion_steps": steps, "output_gain": round(gain, 3), "clip_target": clip, "seed": seed}
 
 
 def train(args: argparse.Namespace, arm: dict[str, Any]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def test_rows_are_replaced_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rows.put({"name": "a", "gain": 2**0.5, "value": 1 / 3})
     assert {"name": "a", "gain": 2**0.5} in rows
     assert {"name": "a", "gain": 1.0} not in rows
-    assert (tmp_path / "rows.csv").read_text() == "name,gain,value\na,1.414,0.3333\nb,1,\n"
+    assert (tmp_path / "rows.csv").read_text() == "name,gain,value\na,1.4142,0.33333\nb,1,\n"
 
 
 def test_the_law_of_a_coordinate(dimensions: ModuleType) -> None:

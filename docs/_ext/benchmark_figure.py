@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from page_figure import page_figure
+from page_figure import INKS, page_figure
 
 from zoo.figures import COLOURS, CONFIDENCE, MIN_RUNS, Curve, align, bootstrap_interval, learning_axes, title
 
@@ -33,14 +33,21 @@ def group(rows: Sequence[dict[str, str]]) -> Groups:
     }
 
 
-def draw_curves(rows: Sequence[dict[str, str]], algos: Sequence[str], scheme: str, path: Path) -> None:
+def draw_curves(
+    rows: Sequence[dict[str, str]],
+    algos: Sequence[str],
+    scheme: str,
+    path: Path,
+    reference: Sequence[dict[str, str]] = (),
+) -> None:
     """
     :param rows: Rows of ``curves.csv``
     :param algos: Methods in their order; those without a curve have no panel
     :param scheme: Key of :data:`BEHIND`
     :param path: Where to save the figure
+    :param reference: Rows of ``reference.csv``, drawn as dashed lines
     """
-    groups = group(rows)
+    groups, beside = group(rows), group(reference)
     envs = list(dict.fromkeys(env for env, _ in groups))
     panels = [(env, algo) for env in envs for algo in algos if (env, algo) in groups]
     columns = min(COLUMNS, len(panels))
@@ -53,11 +60,14 @@ def draw_curves(rows: Sequence[dict[str, str]], algos: Sequence[str], scheme: st
             name = title(algo) if len(envs) == 1 else f"{title(algo)}, {env}"
             colour = COLOURS[scheme][algos.index(algo) % len(COLOURS[scheme])]
             _draw_panel(axes, name, groups[env, algo], others, colour, BEHIND[scheme])
+            if (env, algo) in beside:
+                steps, values = align(beside[env, algo])
+                axes.plot(steps, values.mean(0), color=INKS[scheme], linewidth=1.4, linestyle=(0, (4, 2)), zorder=4)
             axes.tick_params(labelbottom=index + columns >= len(panels))  # nothing is drawn below
         for empty in places[len(panels) :]:
             empty.remove()
         figure.supylabel("mean return of an evaluation", fontsize=9)
-        figure.supxlabel(_legend(groups), fontsize=8)
+        figure.supxlabel(_legend(groups, bool(beside)), fontsize=8)
 
 
 def _draw_panel(axes: Axes, name: str, curves: list[Curve], others: list[list[Curve]], colour: str, grey: str) -> None:
@@ -75,10 +85,11 @@ def _draw_panel(axes: Axes, name: str, curves: list[Curve], others: list[list[Cu
     axes.set_xlabel("")
 
 
-def _legend(groups: Groups) -> str:
-    """What is drawn, in words, on two lines."""
+def _legend(groups: Groups, with_reference: bool) -> str:
+    """What is drawn, in words, on lines that are no longer than the figure is wide."""
     n_runs = [len(curves) for curves in groups.values()]
     below = ["thick: mean over seeds", "thin: single seeds"] if max(n_runs) > 1 else []
     below += [f"band: {CONFIDENCE:.0%} interval of the mean".replace("%", " %")] if max(n_runs) >= MIN_RUNS else []
     below += ["grey: the other methods"] if len(groups) > 1 else []
-    return "\n".join(["environment steps", *(["; ".join(below)] if below else [])])
+    dashed = ["dashed: mean of the reference implementation's seeds"] if with_reference else []
+    return "\n".join(["environment steps", *(["; ".join(below)] if below else []), *dashed])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmark_figure import draw_curves
+from beside_reference import beside_reference
 from docutils import nodes
 from figure_node import figure_node
 from sphinx.application import Sphinx
@@ -34,6 +35,8 @@ from zoo.training.score import SUCCESS
 FILES = ("runs", "means", "curves")
 DATA = "data.csv"
 """What is known of the data sets of a grid, if there are any: columns ``environment, return, score``."""
+REFERENCE = "reference.csv"
+"""Evaluations of the reference implementation in the same protocol, if it was trained beside."""
 COMMAND = "python zoo/benchmark.py run --grid docs/data/benchmark"
 ABOUT_NOISE = (
     "Noise: deterministic actions of diffusion and flow policies have fixed noise, unless a column says that it is drawn anew "
@@ -60,6 +63,8 @@ class Grid:
         self.runs, self.means, self.curves = (read_rows(path) for path in self.paths[1:])
         about = data / name / DATA
         self.data = {row["environment"]: row for row in read_rows(about)} if about.is_file() else {}
+        beside = data / name / REFERENCE
+        self.reference = read_rows(beside) if beside.is_file() else []
         planned = {(cell.algo, cell.env, str(cell.seed)) for cell in self.description.cells(Path())}
         found = {(run["algorithm"], run["environment"], run["seed"]) for run in self.runs}
         if planned != found:
@@ -276,6 +281,9 @@ class Benchmark(SphinxDirective):
             f"`docs/data/benchmark/{name}/runs.csv` has the command of `zoo/train.py` as well."
         )
         table = leaderboard(grid) if self.shows_scores else returns(grid)
+        if grid.reference:
+            names = {algo: name_of(algo) for algo in description.algorithms}
+            table += "\n\n" + beside_reference(grid.done, grid.reference, names)
         end = [problems(grid), protocol(grid), *([again, trainings(grid)] if grid.done else [])]
         parts = [self.parse_text_to_nodes("\n\n".join([begin, command]))]
         if not self.shows_scores and grid.curves:
@@ -290,7 +298,9 @@ class Benchmark(SphinxDirective):
         """Learning curves, once for each colour scheme of the pages."""
         alt = f"Learning curves, one panel for every method: {grid.description.title}"
         algos = list(grid.description.algorithms)
-        return figure_node(self.env, f"benchmark-{grid.name}", alt, partial(draw_curves, grid.curves, algos))
+        return figure_node(
+            self.env, f"benchmark-{grid.name}", alt, partial(draw_curves, grid.curves, algos, reference=grid.reference)
+        )
 
 
 class Leaderboard(Benchmark):

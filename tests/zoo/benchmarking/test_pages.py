@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import yaml
 
@@ -190,3 +191,40 @@ def test_results_of_the_documentation(pages: ModuleType, name: str) -> None:
             mean = sum(float(run["final_return"]) for run in own) / len(own)
             assert float(row["final_mean"]) == pytest.approx(mean, rel=1e-4)
         assert bool(row["final_low"]) == (len(own) >= 3)
+
+
+def test_the_reference_beside(pages: ModuleType, data: Path) -> None:
+    curve = ["algorithm,environment,seed,timesteps,mean_return,std_return,n_episodes,cpu_seconds,commit,versions"]
+    for seed, returns in enumerate((1.5, 2.5, 5.5)):
+        curve += [
+            f"{algo},{ENV},{seed},{step},{value},0,2,1,abc,jax 1"
+            for algo in ("bc", "dql")
+            for step, value in ((20, 99), (40, returns))
+        ]
+    (data / "small" / "reference.csv").write_text("\n".join(curve) + "\n", encoding="utf-8")
+    grid = pages.Grid(data, "small")
+    names = {algo: algo for algo in grid.description.algorithms}
+    text = pages.beside_reference(grid.done, grid.reference, names)
+    table = rows(text)
+    assert set(table) == {"Method", "---", "bc", "dql"}, "methods without runs on either side have no row"
+    assert table["bc"][0].endswith("(3 seeds)")
+    assert "no difference found" in table["bc"][-1], "the seeds are the same but for half a unit"
+    assert "fewer than 3 seeds" in table["dql"][-1]
+    assert "abc" in text and "jax 1" in text
+
+
+def test_a_difference_is_said_of_the_better_side(pages: ModuleType) -> None:
+    beside = importlib.import_module("beside_reference")
+    difference, interval = beside.compare(np.array([10.0, 11.0, 12.0]), np.array([1.0, 2.0, 3.0]))
+    assert difference == pytest.approx(9.0)
+    assert interval is not None and interval[0] > 0.0
+    assert beside.verdict(interval) == "ours is better"
+    assert beside.verdict((-3.0, -1.0)) == "the reference is better"
+    assert "2,000 could hide" in beside.verdict((-2000.0, 1.0))
+
+
+def test_fresh_noise_is_what_stands_beside_the_reference(pages: ModuleType) -> None:
+    beside = importlib.import_module("beside_reference")
+    both = {"algorithm": "qsm", "environment": ENV, "final_return": "1"}
+    runs = [both | {"other_noise": "fresh", "other_return": "2"}, both | {"other_noise": "", "other_return": ""}]
+    assert list(beside.our_returns(runs, "qsm", ENV)) == [2.0, 1.0]
