@@ -14,7 +14,7 @@ the numbers came about, and name every training that has none.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from figure_node import figure_node
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from taxonomy_table import link, markdown_table
+from variants_figure import draw_variants, families
 
 from sb3_diffusion.taxonomy import METHODS
 from zoo.benchmarking.description import Change, Description, read_description
@@ -298,9 +299,10 @@ class Benchmark(SphinxDirective):
         """Learning curves, once for each colour scheme of the pages."""
         alt = f"Learning curves, one panel for every method: {grid.description.title}"
         algos = list(grid.description.algorithms)
-        return figure_node(
-            self.env, f"benchmark-{grid.name}", alt, partial(draw_curves, grid.curves, algos, reference=grid.reference)
-        )
+        draw: Callable[[str, Path], None] = partial(draw_curves, grid.curves, algos, reference=grid.reference)
+        if grid.description.variants:
+            draw = partial(draw_variants, grid.curves, families(grid.description))
+        return figure_node(self.env, f"benchmark-{grid.name}", alt, draw)
 
 
 class Leaderboard(Benchmark):

@@ -228,3 +228,22 @@ def test_fresh_noise_is_what_stands_beside_the_reference(pages: ModuleType) -> N
     both = {"algorithm": "qsm", "environment": ENV, "final_return": "1"}
     runs = [both | {"other_noise": "fresh", "other_return": "2"}, both | {"other_noise": "", "other_return": ""}]
     assert list(beside.our_returns(runs, "qsm", ENV)) == [2.0, 1.0]
+
+
+def test_variants_share_the_panel_of_their_algorithm(pages: ModuleType, tmp_path: Path) -> None:
+    figure = importlib.import_module("variants_figure")
+    names = figure.families(read_description(DOCS / "data" / "benchmark" / "questions.yml"))
+    assert list(names) == ["sac", "qsm", "dacer", "sdac"]
+    assert names["qsm"][:2] == ["qsm", "qsm-10-steps"]
+    assert [figure.label(name, "qsm") for name in names["qsm"][:2]] == ["as in the settings", "10 steps"]
+    common = {"environment": "HalfCheetah-v5", "std_return": "0", "n_episodes": "1"}
+    curves = [
+        {**common, "algorithm": algo, "seed": str(seed), "timesteps": str(step), "mean_return": str(step * seed)}
+        for algo in ("sac", "qsm", "qsm-10-steps", "dacer-linear")
+        for seed in range(3)
+        for step in (5, 10)
+    ]
+    figure.draw_variants(curves, names, "dark", tmp_path / "figure.svg")
+    text = (tmp_path / "figure.svg").read_text(encoding="utf-8")
+    drawn = [word for word in ("QSM", "DACER", "SDAC", "10 steps", "linear", "SAC (SB3)") if f"<!-- {word} -->" in text]
+    assert drawn == ["QSM", "DACER", "10 steps", "linear", "SAC (SB3)"], "no panel without a line"
