@@ -140,15 +140,16 @@ def leaderboard(grid: Grid) -> str:
     solved = {run["environment"] for run in grid.done if run["scale"] == SUCCESS}
     column = {env: "% solved" if env in solved else "score" if scored[env] else "return" for env in envs}
     tried = [env for env in envs if any(run["environment"] == env and run["state"] != "missing" for run in grid.runs)]
-    rows = [
-        [name_of(algo), *(outcome(grid.mean(algo, env), "score" if scored[env] else "final") for env in tried)]
-        for algo in grid.description.algorithms
-    ]
+    rows = []
+    for algo in grid.description.algorithms:
+        found = [outcome(grid.mean(algo, env), "score" if scored[env] else "final") for env in tried]
+        spent = [float(run["cpu_seconds"]) for run in grid.done if run["algorithm"] == algo and run["cpu_seconds"]]
+        rows.append([name_of(algo), *found, minutes(str(sum(spent) / len(spent))) if spent else ""])
     if grid.data:
         facts = [grid.data[env]["score" if scored[env] else "return"] for env in tried]
-        rows.insert(0, ["Mean of the data", *(number(fact) if fact else "" for fact in facts)])
+        rows.insert(0, ["Mean of the data", *(number(fact) if fact else "" for fact in facts), ""])
     header = [f"`{env}`, {column[env]}" for env in tried]
-    text = markdown_table(["Method", *header], rows, n_text=1)
+    text = markdown_table(["Method", *header, "CPU minutes of a training"], rows, n_text=1)
     if untried := [f"`{env}`" for env in envs if env not in tried]:
         text += f"\n\nNothing has been trained yet on {', '.join(untried)}: these columns are missing."
     return text
