@@ -111,7 +111,11 @@ def measure(arm: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     problem = Problem(BanditEnv(action_value, dimension), action_value, dimension * law.entropy)
     model = make_model(get_method(arm["algorithm"]), settings, problem)
     begin(model, settings, action_value)
-    samples = train(model, settings)
+    train(model, settings)
+    # a chain for each, without the noise that DACER adds for exploration
+    model.policy.n_action_candidates = 1
+    with model.policy.evaluated_with("fresh"):
+        samples, _ = model.predict(np.zeros((args.samples, 1), np.float32), deterministic=True)
     return {
         **arm,
         "updates": args.updates,
