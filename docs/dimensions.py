@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=5_000)
     parser.add_argument("--random-steps", type=int, default=2_000)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--samples", type=int, default=8_000)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
