@@ -7,9 +7,9 @@ are used as they are; the loop around them follows its own trainer, with the bud
 grid. Rows, one for every evaluation, go to ``reference.csv`` beside the results of the grid; trainings that are there are not
 done again.
 
-XLA takes all processors, whatever ``OMP_NUM_THREADS`` says; our runs have one, and so have these behind ``taskset -c 0`` and
-with ``XLA_FLAGS="--xla_cpu_multi_thread_eigen=false"``. (Never with a single thread of XLA itself: DACER,
-whose entropy is estimated by a callback, waits for another one for ever.)
+XLA takes all processors, whatever ``OMP_NUM_THREADS`` says. With ``XLA_FLAGS="--xla_cpu_multi_thread_eigen=false"`` it takes
+little more than the one that our runs have. It needs two, though: with one (``taskset``, a single thread of XLA) DACER, whose
+entropy is estimated by a callback, waits for ever.
 """
 
 import argparse
@@ -166,9 +166,9 @@ def main() -> None:
                     continue
                 begin, rows = time.process_time(), []
                 for steps, returns in train(args.checkout, protocol, algo, env, seed):
-                    measured = {"mean_return": returns.mean(), "std_return": returns.std(), "n_episodes": len(returns)}
+                    measured = {"mean_return": float(returns.mean()), "std_return": float(returns.std())}
                     spent = round(time.process_time() - begin, 1)
-                    about = {"cpu_seconds": spent, "commit": commit[:7], "versions": versions}
+                    about = {"n_episodes": len(returns), "cpu_seconds": spent, "commit": commit[:7], "versions": versions}
                     rows.append({**key, "timesteps": steps, **measured, **about})
                     print(rows[-1], flush=True)
                 results.put(*rows)
