@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from matplotlib.axes import Axes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "_ext"))
@@ -24,7 +25,7 @@ from rows import Rows
 
 from sb3_diffusion.envs.bandits import BanditEnv, grid_axis
 from sb3_diffusion.taxonomy import get_method
-from zoo.figures import MIN_RUNS, bootstrap_interval, line_style, value_axes
+from zoo.figures import line_style, value_axes
 from zoo.provenance import git_commit
 from zoo.toys.training import Problem, begin, make_model, train
 
@@ -136,28 +137,37 @@ def draw(rows: list[dict[str, str]], scheme: str, path: Path) -> None:
     dimensions = sorted({int(row["action_dim"]) for row in rows})
     with page_figure(path, scheme, (7.0, 3.2)) as figure:
         for axes, (name, label) in zip(figure.subplots(1, 2), LABELS.items(), strict=True):
-            for number, (algorithm, particles) in enumerate(arms):
-                found = {
-                    dimension: [
-                        float(row[name])
-                        for row in rows
-                        if (row["algorithm"], row["n_particles"], int(row["action_dim"])) == (algorithm, particles, dimension)
-                    ]
-                    for dimension in dimensions
-                }
-                found = {dimension: values for dimension, values in found.items() if values}
-                text = get_method(algorithm).name + (f", {particles} particles" if particles != "0" else "")
-                style = line_style(number, scheme)
-                axes.plot(list(found), [np.mean(v) for v in found.values()], label=text, marker="o", markersize=3.5, **style)
-                if min(map(len, found.values())) >= MIN_RUNS:
-                    ends = [bootstrap_interval(np.array(values)[:, None]) for values in found.values()]
-                    low, high = np.array(ends)[:, :, 0].T
-                    axes.fill_between(list(found), low, high, color=style["color"], alpha=0.2, linewidth=0)
+            for number, arm in enumerate(arms):
+                draw_arm(
+                    axes,
+                    [row for row in rows if (row["algorithm"], row["n_particles"]) == arm],
+                    name,
+                    line_style(number, scheme),
+                )
             value_axes(axes, "", label)
             axes.set(xscale="log", xlabel="coordinates of an action")
             axes.set_xticks(dimensions, labels=[str(dimension) for dimension in dimensions])
             axes.minorticks_off()
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+
+
+def draw_arm(axes: Axes, rows: list[dict[str, str]], name: str, style: dict[str, Any]) -> None:
+    """
+    The mean over seeds; the band from the lowest to the highest of them, since an interval of three says no more.
+
+    :param axes: Where to draw
+    :param rows: The measurements of one method with as many particles
+    :param name: What is measured
+    :param style: Of the line
+    """
+    found: dict[int, list[float]] = {}
+    for row in sorted(rows, key=lambda row: int(row["action_dim"])):
+        found.setdefault(int(row["action_dim"]), []).append(float(row[name]))
+    particles = rows[0]["n_particles"]
+    text = get_method(rows[0]["algorithm"]).name + (f", {particles} particles" if particles != "0" else "")
+    axes.plot(list(found), [np.mean(values) for values in found.values()], label=text, marker="o", markersize=3.5, **style)
+    ends = list(map(min, found.values())), list(map(max, found.values()))
+    axes.fill_between(list(found), *ends, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmark_figure import draw_curves
-from beside_reference import beside_reference
+from beside_reference import beside_reference, mean_returns
 from docutils import nodes
 from figure_node import figure_node
 from sphinx.application import Sphinx
@@ -30,7 +30,7 @@ from variants_figure import draw_variants, families
 
 from sb3_diffusion.taxonomy import METHODS
 from zoo.benchmarking.description import Change, Description, read_description
-from zoo.figures import title
+from zoo.figures import MIN_RUNS, bootstrap_interval, title
 from zoo.training.score import SUCCESS
 
 FILES = ("runs", "means", "curves")
@@ -43,6 +43,7 @@ ABOUT_NOISE = (
     "Noise: deterministic actions of diffusion and flow policies have fixed noise, unless a column says that it is drawn anew "
     "for every action, as by the reference implementation ({ref}`evaluation-noise`)."
 )
+WAY = "Mean of all evaluations"
 Row = dict[str, str]
 
 
@@ -166,11 +167,29 @@ def returns(grid: Grid) -> str:
             cpu = minutes(row["cpu_seconds_mean"]) if row["n_done"] != "0" else ""
             where = [f"`{env}`"] if len(envs) > 1 else []
             other = [number(row["other_mean"]) if row.get("other_mean") else ""] if noise else []
-            rows.append([name_of(algo), *where, outcome(row, "iqm"), outcome(row, "final"), *other, best, cpu])
+            way = on_the_way(grid.curves, algo, env)
+            rows.append([name_of(algo), *where, outcome(row, "iqm"), outcome(row, "final"), *other, best, way, cpu])
     names = ["Method", *(["Environment"] if len(envs) > 1 else [])]
     with_other = [f"Mean with {noise} noise"] if noise else []
-    header = [*names, "Interquartile mean of final returns", "Mean", *with_other, "Best evaluation", "CPU minutes"]
+    header = [*names, "Interquartile mean of final returns", "Mean", *with_other, "Best evaluation", WAY, "CPU minutes"]
     return markdown_table(header, rows, n_text=len(names))
+
+
+def on_the_way(curves: Sequence[Row], algo: str, env: str) -> str:
+    """
+    :param curves: Rows of evaluations
+    :param algo: An algorithm
+    :param env: An environment
+    :return: Mean over the evaluations of a training and over seeds, with its interval: who learns earlier has more
+    """
+    found = mean_returns(curves, algo, env)
+    if not len(found):
+        return ""
+    mean = number(str(found.mean()))
+    if len(found) < MIN_RUNS:
+        return mean
+    low, high = bootstrap_interval(found[:, None])
+    return f"{mean} [{number(str(low[0]))}, {number(str(high[0]))}]"
 
 
 def trainings(grid: Grid) -> str:
@@ -285,7 +304,7 @@ class Benchmark(SphinxDirective):
         table = leaderboard(grid) if self.shows_scores else returns(grid)
         if grid.reference:
             names = {algo: name_of(algo) for algo in description.algorithms}
-            table += "\n\n" + beside_reference(grid.done, grid.reference, names)
+            table += "\n\n" + beside_reference(grid.done, grid.curves, grid.reference, names)
         end = [problems(grid), protocol(grid), *([again, trainings(grid)] if grid.done else [])]
         parts = [self.parse_text_to_nodes("\n\n".join([begin, command]))]
         if not self.shows_scores and grid.curves:
@@ -302,7 +321,7 @@ class Benchmark(SphinxDirective):
         algos = list(grid.description.algorithms)
         draw: Callable[[str, Path], None] = partial(draw_curves, grid.curves, algos, reference=grid.reference)
         if grid.description.variants:
-            draw = partial(draw_variants, grid.curves, families(grid.description))
+            draw = partial(draw_variants, grid.curves, families(grid.description), reference=grid.reference)
         return figure_node(self.env, f"benchmark-{grid.name}", alt, draw)
 
 

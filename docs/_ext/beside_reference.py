@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from benchmark_figure import group
 from taxonomy_table import markdown_table
 
 from zoo.benchmarking.scores import interquartile_mean, stratified_interval
@@ -18,12 +19,17 @@ def final_returns(curves: Sequence[Row], algo: str, env: str) -> np.ndarray:
     :param env: An environment
     :return: The returns at the last evaluation of every training
     """
-    last: dict[str, tuple[int, float]] = {}
-    for row in curves:
-        if (row["algorithm"], row["environment"]) == (algo, env):
-            found = int(row["timesteps"]), float(row["mean_return"])
-            last[row["seed"]] = max(last.get(row["seed"], found), found)
-    return np.array([value for _, value in last.values()])
+    return np.array([values[-1] for _, values in group(curves).get((env, algo), [])])
+
+
+def mean_returns(curves: Sequence[Row], algo: str, env: str) -> np.ndarray:
+    """
+    :param curves: Rows of evaluations
+    :param algo: An algorithm
+    :param env: An environment
+    :return: The mean over the evaluations of every training, which says how early it learns
+    """
+    return np.array([values.mean() for _, values in group(curves).get((env, algo), [])])
 
 
 def our_returns(runs: Sequence[Row], algo: str, env: str) -> np.ndarray:
@@ -63,9 +69,18 @@ def verdict(interval: tuple[float, float] | None) -> str:
     return f"no difference found; one of {max(-low, high):,.0f} could hide"
 
 
-def beside_reference(runs: Sequence[Row], reference: Sequence[Row], names: dict[str, str]) -> str:
+def n_seeds(returns: np.ndarray) -> str:
+    """
+    :param returns: One for each seed
+    :return: How many there are, in words
+    """
+    return f"{len(returns)} seed{'' if len(returns) == 1 else 's'}"
+
+
+def beside_reference(runs: Sequence[Row], curves: Sequence[Row], reference: Sequence[Row], names: dict[str, str]) -> str:
     """
     :param runs: Rows of trainings with a result
+    :param curves: Rows of their evaluations
     :param reference: Rows of the reference's evaluations
     :param names: Algorithm -> its name on the page
     :return: The table as Markdown, and what stands behind it
@@ -74,21 +89,27 @@ def beside_reference(runs: Sequence[Row], reference: Sequence[Row], names: dict[
     rows = []
     for env in envs:
         for algo, name in names.items():
-            ours, theirs = our_returns(runs, algo, env), final_returns(reference, algo, env)
-            if not len(ours) or not len(theirs):
-                continue
-            difference, interval = compare(ours, theirs)
-            ends = "" if interval is None else f" [{interval[0]:,.1f}, {interval[1]:,.1f}]"
-            parts = [f"{interquartile_mean(found):,.1f} ({len(found)} seeds)" for found in (ours, theirs)]
-            where = [f"`{env}`"] if len(envs) > 1 else []
-            shown = f"{difference:+,.1f}{ends}".replace("-", "\N{MINUS SIGN}")
-            rows.append([name, *where, *parts, shown, verdict(interval)])
-    header = ["Method", *(["Environment"] if len(envs) > 1 else []), "Ours", "Reference", "Difference", "What it says"]
+            compared = {
+                "at the end": (our_returns(runs, algo, env), final_returns(reference, algo, env)),
+                "all evaluations": (mean_returns(curves, algo, env), mean_returns(reference, algo, env)),
+            }
+            for what, (ours, theirs) in compared.items():
+                if not len(ours) or not len(theirs):
+                    continue
+                difference, interval = compare(ours, theirs)
+                ends = "" if interval is None else f" [{interval[0]:,.1f}, {interval[1]:,.1f}]"
+                parts = [f"{interquartile_mean(found):,.1f} ({n_seeds(found)})" for found in (ours, theirs)]
+                where = [f"`{env}`"] if len(envs) > 1 else []
+                shown = f"{difference:+,.1f}{ends}".replace("-", "\N{MINUS SIGN}")
+                rows.append([name, *where, what, *parts, shown, verdict(interval)])
+    places = ["Environment"] if len(envs) > 1 else []
+    header = ["Method", *places, "Return", "Ours", "Reference", "Difference", "What it says"]
     commits = ", ".join(sorted({f"`{row['commit']}`" for row in reference}))
     versions = "; ".join(sorted({row["versions"] for row in reference}))
     about = (
-        "Interquartile means of the final returns over seeds, actions with fresh noise (and the best of as many as the "
-        "reference takes), as many episodes; 95 % intervals by bootstrap, the seeds of either side drawn anew. Reference "
+        "Interquartile means over seeds; 95 % intervals by bootstrap, the seeds of either side drawn anew. At the end both "
+        "act with fresh noise (and the best of as many as the reference takes) for as many episodes; in the evaluations on "
+        "the way, whose mean says how early a method learns, our agents have fixed noise, as in the figure. Reference "
         f"implementation at {commits}, {versions}, by `docs/reference_runs.py` with the settings of this grid."
     )
     return f"{markdown_table(header, rows, n_text=len(header) - 4)}\n\n{about}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmark_figure import BEHIND, COLUMNS, Groups, group
 from matplotlib.axes import Axes
-from page_figure import page_figure
+from page_figure import INKS, page_figure
 
 from zoo.benchmarking.description import Description
 from zoo.figures import CONFIDENCE, MIN_RUNS, align, bootstrap_interval, learning_axes, line_style, title
@@ -34,14 +34,21 @@ def label(variant: str, algo: str) -> str:
     return "as in the settings" if variant == algo else variant.removeprefix(f"{algo}-").replace("-", " ")
 
 
-def draw_variants(rows: Sequence[dict[str, str]], variants: Mapping[str, Sequence[str]], scheme: str, path: Path) -> None:
+def draw_variants(
+    rows: Sequence[dict[str, str]],
+    variants: Mapping[str, Sequence[str]],
+    scheme: str,
+    path: Path,
+    reference: Sequence[dict[str, str]] = (),
+) -> None:
     """
     :param rows: Rows of ``curves.csv``
     :param variants: See :func:`families`; an algorithm without variants stands in grey behind the others
     :param scheme: Colour scheme of the page
     :param path: Where to save the figure
+    :param reference: Rows of ``reference.csv``, drawn as dashed lines
     """
-    groups = group(rows)
+    groups, beside = group(rows), group(reference)
     envs = list(dict.fromkeys(env for env, _ in groups))
     alone = [algo for algo, names in variants.items() if list(names) == [algo]]
     compared = {algo: names for algo, names in variants.items() if algo not in alone} or dict(variants)
@@ -56,6 +63,8 @@ def draw_variants(rows: Sequence[dict[str, str]], variants: Mapping[str, Sequenc
             for number, name in enumerate(compared[algo]):
                 style = {**line_style(number, scheme), "linewidth": 1.6, "zorder": 3}
                 _draw_line(axes, groups, (env, name), label(name, algo), style)
+            style = {"color": INKS[scheme], "linewidth": 1.4, "linestyle": (0, (4, 2)), "zorder": 4}
+            _draw_line(axes, beside, (env, algo), "the reference implementation", style)
             learning_axes(axes, title(algo) if len(envs) == 1 else f"{title(algo)}, {env}", "")
             axes.set_xlabel("")
             axes.tick_params(labelbottom=index + COLUMNS >= len(panels))

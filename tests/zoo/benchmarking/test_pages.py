@@ -111,10 +111,11 @@ def test_a_leaderboard_says_how_many_episodes_were_solved(pages: ModuleType, dat
 def test_returns_without_a_result_are_no_numbers(pages: ModuleType, data: Path) -> None:
     lines = pages.returns(pages.Grid(data, "small")).splitlines()
     (fql,) = (line for line in lines if "/fql>" in line and ENV in line)
-    assert [word.strip() for word in fql.strip("|").split("|")][2:] == ["missing", "missing", "", ""]
+    assert [word.strip() for word in fql.strip("|").split("|")][2:] == ["missing", "missing", "", "", ""]
     (behaviour,) = (line for line in lines if "/bc>" in line and ENV in line)
     assert "3.0 [" in behaviour
-    assert behaviour.endswith("| 3.0 | 1.0 |")  # best return, and a minute of processor time
+    assert behaviour.count(" [") == 3, "three seeds have an interval, also of the mean over the training"
+    assert behaviour.endswith("] | 1.0 |")  # a minute of processor time
 
 
 def test_every_training_and_every_problem_is_named(pages: ModuleType, data: Path) -> None:
@@ -147,9 +148,9 @@ def test_scores_with_the_other_noise(pages: ModuleType, data: Path, tmp_path: Pa
     export(tmp_path / "results", data / "small", cells)
     grid = pages.Grid(data, "small")
     header, _, *lines = pages.returns(grid).splitlines()
-    assert "| Mean | Mean with fresh noise | Best evaluation |" in header
+    assert "| Mean | Mean with fresh noise | Best evaluation | Mean of all evaluations |" in header
     (behaviour,) = (line for line in lines if "/bc>" in line and ENV in line)
-    assert behaviour.endswith("| 0.5 | 3.0 | 1.0 |")
+    assert "| 0.5 | 3.0 |" in behaviour
     assert "| Return | With fresh noise | Score |" in pages.trainings(grid) and "| 1.0 ± 1.0 | 0.5 ± 2.0 |" in pages.trainings(
         grid
     )
@@ -204,12 +205,15 @@ def test_the_reference_beside(pages: ModuleType, data: Path) -> None:
     (data / "small" / "reference.csv").write_text("\n".join(curve) + "\n", encoding="utf-8")
     grid = pages.Grid(data, "small")
     names = {algo: algo for algo in grid.description.algorithms}
-    text = pages.beside_reference(grid.done, grid.reference, names)
-    table = rows(text)
-    assert set(table) == {"Method", "---", "bc", "dql"}, "methods without runs on either side have no row"
-    assert table["bc"][0].endswith("(3 seeds)")
-    assert "no difference found" in table["bc"][-1], "the seeds are the same but for half a unit"
-    assert "fewer than 3 seeds" in table["dql"][-1]
+    text = pages.beside_reference(grid.done, grid.curves, grid.reference, names)
+    lines = [[word.strip() for word in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("|")]
+    table = {(name, what): others for name, what, *others in lines[2:]}
+    assert {name for name, _ in table} == {"bc", "dql"}, "methods without runs on either side have no row"
+    assert table["bc", "at the end"][0].endswith("(3 seeds)")
+    assert "no difference found" in table["bc", "at the end"][-1], "the seeds are the same but for half a unit"
+    assert table["bc", "all evaluations"][1].startswith("51.1 "), "of (99 + 1.5) / 2 and its like"
+    assert table["bc", "all evaluations"][-1] == "the reference is better"
+    assert "fewer than 3 seeds" in table["dql", "at the end"][-1]
     assert "abc" in text and "jax 1" in text
 
 
@@ -243,7 +247,9 @@ def test_variants_share_the_panel_of_their_algorithm(pages: ModuleType, tmp_path
         for seed in range(3)
         for step in (5, 10)
     ]
-    figure.draw_variants(curves, names, "dark", tmp_path / "figure.svg")
+    reference = [row for row in curves if row["algorithm"] == "qsm"]
+    figure.draw_variants(curves, names, "dark", tmp_path / "figure.svg", reference)
     text = (tmp_path / "figure.svg").read_text(encoding="utf-8")
     drawn = [word for word in ("QSM", "DACER", "SDAC", "10 steps", "linear", "SAC (SB3)") if f"<!-- {word} -->" in text]
     assert drawn == ["QSM", "DACER", "10 steps", "linear", "SAC (SB3)"], "no panel without a line"
+    assert text.count("<!-- the reference implementation -->") == 1
