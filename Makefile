@@ -1,7 +1,7 @@
 PYTHON ?= python
 PATHS = sb3_diffusion zoo tests docs setup.py
 # One thread per test process: the processes of pytest-xdist already fill the cores.
-PYTEST_FLAGS ?= -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not expensive"
+PYTEST_FLAGS ?= -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -rs -m "not expensive"
 
 .PHONY: check commit-checks format lint check-codestyle type spelling pytest expensive doc generate clean
 
