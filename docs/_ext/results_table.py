@@ -16,8 +16,7 @@ renders a learning curve, a table with one row per seed, and how the numbers cam
     ``{"<algo>-<env>": {"note": ..., "points": [[timesteps, mean_reward], ...]}}``, what was measured with the reference
     implementation
 
-A slash in the id of an environment becomes a dash in these names. As long as there is no ``results.json``, the directive says
-so in the page; as soon as there is one, a missing file or key is an error.
+A slash in the id of an environment becomes a dash in these names. A missing file or key is an error.
 """
 
 import csv
@@ -235,10 +234,6 @@ class Results(SphinxDirective):
             self.env.note_dependency(str(path))
         algos = [algo, *re.findall(r"[\w-]+", self.options.get("compare", ""))]
         reference = read_reference(data, algo, env)
-        if not (data / "results.json").is_file():
-            note = "The curves of this experiment are not in this version of the documentation yet."
-            text = f"```{{note}}\n{note}\n```\n"
-            return self.parse_text_to_nodes(text + (f"\n{reference_text(reference)}\n" if reference else ""))
         try:
             experiments = [read_experiment(data, name, env) for name in algos]
         except ValueError as error:

@@ -18,10 +18,9 @@ Directive ``scaling``: the results of ``zoo/speed/scaling.py`` in ``docs/data/sc
 
 ``gains`` compares points of a line: how many times as many updates per second the second setting allows as the first. Numbers
 of particles are multiples of each algorithm's default. ``algos`` selects algorithms; without it, all that were measured are
-shown. As long as there is no such file, the directive says so in the page.
+shown.
 """
 
-import json
 import re
 from fractions import Fraction
 from functools import partial
@@ -32,6 +31,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from figure_node import figure_node
 from matplotlib.axes import Axes
+from measured import measured
 from page_figure import page_figure
 from results_table import title
 from sphinx.application import Sphinx
@@ -228,11 +228,7 @@ class Scaling(SphinxDirective):
     option_spec: ClassVar[dict[str, Any]] = {"algos": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
-        path = Path(self.env.srcdir, "data", FILE)
-        self.env.note_dependency(str(path))
-        if not path.is_file():
-            return self.parse_text_to_nodes("```{note}\nThese figures are not in this version of the documentation yet.\n```")
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = measured(self, FILE)
         results = report["results"]
         if "algos" in self.options:
             algos = re.findall(r"[\w-]+", self.options["algos"])

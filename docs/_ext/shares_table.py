@@ -4,15 +4,13 @@ Directive ``shares``: a report of ``zoo/speed/shares.py`` as a table.
     ```{shares} shares-cpu.json
     ```
 
-reads ``docs/data/shares-cpu.json``. As long as there is no report (``shares-*.json``) at all, the directive says so in the
-page; as soon as there is one, a missing file is an error.
+reads ``docs/data/shares-cpu.json``.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from measured import measured
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from taxonomy_table import markdown_table
@@ -60,14 +58,7 @@ class Shares(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        data = Path(self.env.srcdir, "data")
-        path = data / self.arguments[0]
-        self.env.note_dependency(str(path))
-        if path.is_file():
-            return self.parse_text_to_nodes(shares_text(json.loads(path.read_text(encoding="utf-8"))))
-        if any(data.glob("shares-*.json")):
-            raise self.error(f"shares: data/{path.name} does not exist")
-        return self.parse_text_to_nodes("```{note}\nThese figures are not in this version of the documentation yet.\n```")
+        return self.parse_text_to_nodes(shares_text(measured(self, self.arguments[0])))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

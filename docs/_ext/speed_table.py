@@ -4,16 +4,13 @@ Directive ``speed``: a report of ``zoo/speed/benchmark.py`` as a table.
     ```{speed} speed-cpu.json
     ```
 
-reads ``docs/data/speed-cpu.json``. A report of ``--against`` becomes a table of both sides and their ratios. As long as there
-is no such file and no other report of its kind either (``speed-*.json``, all that begins with the same word), the directive
-says so in the page; as soon as there is one, a missing file is an error.
+reads ``docs/data/speed-cpu.json``. A report of ``--against`` becomes a table of both sides and their ratios.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from measured import measured
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from taxonomy_table import markdown_table
@@ -119,14 +116,7 @@ class Speed(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        data = Path(self.env.srcdir, "data")
-        path = data / self.arguments[0]
-        self.env.note_dependency(str(path))
-        if path.is_file():
-            return self.parse_text_to_nodes(speed_text(json.loads(path.read_text(encoding="utf-8"))))
-        if any(data.glob(f"{path.name.partition('-')[0]}-*.json")):
-            raise self.error(f"speed: data/{path.name} does not exist")
-        return self.parse_text_to_nodes("```{note}\nThese figures are not in this version of the documentation yet.\n```")
+        return self.parse_text_to_nodes(speed_text(measured(self, self.arguments[0])))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
