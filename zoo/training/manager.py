@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from gymnasium import spaces
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
@@ -16,25 +15,20 @@ from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from typing_extensions import override
 
-from sb3_diffusion import OfflineDataset, load_dataset, load_normalization
+from sb3_diffusion import OfflineDataset, load_normalization
 from sb3_diffusion.checkpoints.trainings import CannotContinue
 from sb3_diffusion.checkpoints.trainings.restoration import SnapshotServer
-from sb3_diffusion.core.behavior.pretraining import ImitatesFirst
-from sb3_diffusion.core.off_policy import OffPolicyDiffusion
-from sb3_diffusion.data.stored.catalogue import known_file
-from sb3_diffusion.data.stored.loading import HDF5
-from sb3_diffusion.data.stored.readers.ogbench import has_ogbench_layout
 from sb3_diffusion.networks.activations import resolve_activation
 from sb3_diffusion.taxonomy import registered_methods
 
 from ..lease import Taken
 from .callbacks import Checkpoints, Evaluation, EvaluationBetweenRollouts, Ownership, Progress, SaveNormalization
+from .dataset import check_options, imitates, read_data
 from .ending import Ending
 from .options import hyperparameters, settings
 from .options.commands import own_command
 from .options.errors import fail
 from .options.settings import Settings, hyperparameter_file
-from .options.train import PRETRAIN_UPDATES
 from .runs import started_with, trust
 from .runs.curve import print_curve
 from .runs.folders import RunFolder
@@ -155,7 +149,7 @@ class Manager(SearchManager):
     @property
     def imitates_data(self) -> bool:
         """Whether the actor imitates data before it learns from what it does."""
-        return bool(self.dataset_name) and issubclass(ALGOS[self.algo], ImitatesFirst)
+        return bool(self.dataset_name) and imitates(self.algo)
 
     @property
     def learns_from_data(self) -> bool:
@@ -163,29 +157,9 @@ class Manager(SearchManager):
         return bool(self.dataset_name) and not self.imitates_data
 
     def _read_data(self) -> OfflineDataset:
-        if not issubclass(ALGOS[self.algo], (OffPolicyDiffusion, ImitatesFirst)):
-            raise ValueError(
-                f"--dataset {self.dataset_name}: {self.algo} does not learn from data; all our off-policy methods do, and "
-                "tensor_ppo, dppo, fpo and fpopp imitate them first."
-            )
-        if self.imitates_data and (self.online_steps or self.optimize_hyperparameters):
-            option = "--online-steps" if self.online_steps else "-optimize"
-            raise ValueError(f"{option} with --dataset: {self.algo} is on-policy, -n counts its steps; leave {option} out.")
-        if self.learns_from_data and self.pretrain_updates not in (0, PRETRAIN_UPDATES):
-            raise ValueError(f"--pretrain-updates are for on-policy methods; {self.algo} learns from data for -n updates.")
-        dataset = load_dataset(self.dataset_name, **self._bounds_of_actions())
-        print(f"Learning from {dataset}")
-        return dataset
-
-    def _bounds_of_actions(self) -> dict[str, Any]:
-        """Those of the task, for a file of the user's that need not say them."""
-        spec, path = gym.registry.get(self.env_name.gym_id), Path(self.dataset_name)
-        plain = path.suffix in HDF5 or (path.suffix == ".npz" and path.is_file() and not has_ogbench_layout(path))
-        if spec is None or not plain or known_file(path) is not None:
-            return {}
-        env = gym.make(spec, **self.env_kwargs)
-        env.close()
-        return {"action_space": env.action_space} if isinstance(env.action_space, spaces.Box) else {}
+        name = self.dataset_name
+        check_options(self.algo, name, self.online_steps, self.pretrain_updates, searches=self.optimize_hyperparameters)
+        return read_data(name, self.env_name.gym_id, self.env_kwargs)
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         if not self.dry_run:
