@@ -13,12 +13,12 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 @pytest.fixture
-def dimensions(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The measurement of growing actions."""
+def questions(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The measurements on a bandit."""
     pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(str(DOCS))
     monkeypatch.setattr(sys, "path", list(sys.path))  # the module puts folders there
-    return importlib.import_module("dimensions")
+    return importlib.import_module("questions")
 
 
 def test_rows_are_replaced_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,18 +32,18 @@ def test_rows_are_replaced_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "rows.csv").read_text() == "name,gain,value\na,1.4142,0.33333\nb,1,\n"
 
 
-def test_the_law_of_a_coordinate(dimensions: ModuleType) -> None:
-    law = dimensions.ExactLaw(1.0)
+def test_the_law_of_a_coordinate(questions: ModuleType) -> None:
+    law = questions.ExactLaw(1.0)
     # two normal lobes, hardly cut off: the entropies of the choice and of a lobe add up
-    choice = -sum(share * math.log(share) for share in dimensions.SHARES)
-    assert law.entropy == pytest.approx(choice + 0.5 * math.log(2 * math.pi * math.e * dimensions.WIDTH**2), abs=0.01)
+    choice = -sum(share * math.log(share) for share in questions.SHARES)
+    assert law.entropy == pytest.approx(choice + 0.5 * math.log(2 * math.pi * math.e * questions.WIDTH**2), abs=0.01)
     # a sample of a lobe lies a square of the normal deviation below its top
-    tops = sum(share * math.log(share) for share in dimensions.SHARES)
+    tops = sum(share * math.log(share) for share in questions.SHARES)
     assert law.value == pytest.approx(tops - 0.5, abs=0.01)
 
 
-def test_distance_and_value_of_samples(dimensions: ModuleType) -> None:
-    law, rng = dimensions.ExactLaw(1.0), np.random.default_rng(0)
+def test_distance_and_value_of_samples(questions: ModuleType) -> None:
+    law, rng = questions.ExactLaw(1.0), np.random.default_rng(0)
     exact = rng.choice(law.axis, size=(50_000, 3), p=law.mass)
     assert law.distance(exact) < 0.01
     assert law.relative_value(exact) == pytest.approx(1.0, abs=0.01)
@@ -55,18 +55,22 @@ def test_distance_and_value_of_samples(dimensions: ModuleType) -> None:
 
 
 def test_a_short_measurement_is_not_made_twice(
-    dimensions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    questions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "dimensions.csv"
-    command = ["dimensions.py", "--algo", "qsm", "--action-dims", "2", "3", "--seeds", "0", "--output", str(output)]
+    output = tmp_path / "rows.csv"
+    command = ["questions.py", "--algo", "qsm", "--action-dims", "2", "3", "--seeds", "0", "--output", str(output)]
     short = ["--updates", "3", "--random-steps", "20", "--batch-size", "8", "--width", "8", "--samples", "50"]
     monkeypatch.setattr(sys, "argv", [*command, *short])
-    dimensions.main()
+    questions.main()
     assert len(output.read_text().splitlines()) == 3
     assert capsys.readouterr().out
-    dimensions.main()
+    questions.main()
     assert not capsys.readouterr().out
-    dimensions.draw(
-        list(dimensions.Rows(output, dimensions.KEY, dimensions.FIELDS).read().values()), "dark", tmp_path / "a.svg"
-    )
-    assert (tmp_path / "a.svg").stat().st_size > 1_000
+    monkeypatch.setattr(sys, "argv", [*command, *short, "--variants", "2 steps", "linear", "SimBa", "--action-dims", "8"])
+    questions.main()
+    rows = list(questions.Rows(output, questions.KEY, questions.FIELDS).read().values())
+    assert [(row["variant"], row["action_dim"]) for row in rows[2:]] == [("2 steps", "8"), ("linear", "8"), ("SimBa", "8")]
+    assert len({row["value"] for row in rows}) == 5, "they are different policies"
+    for over, shown in (("action_dim", rows[:2]), ("variant", rows[2:])):
+        questions.draw(shown, over, "dark", tmp_path / f"{over}.svg")
+        assert (tmp_path / f"{over}.svg").stat().st_size > 1_000

@@ -2,7 +2,8 @@
 
 import argparse
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,11 +95,17 @@ def method_arguments(method: Method, args: argparse.Namespace, entropy: float) -
     return {name: knob for name, knob in knobs.items() if name in inspect.signature(method.load()).parameters}
 
 
-def make_model(method: Method, args: argparse.Namespace, problem: Problem) -> OffPolicyDiffusion:
+def make_model(
+    method: Method,
+    args: argparse.Namespace,
+    problem: Problem,
+    policy_kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> OffPolicyDiffusion:
     """
     :param method: The method
     :param args: Command line
     :param problem: What it learns
+    :param policy_kwargs: What its policy has beside the widths, or instead of them
     :return: The method, untrained
     """
     algorithm = method.load()
@@ -110,7 +117,7 @@ def make_model(method: Method, args: argparse.Namespace, problem: Problem) -> Of
         learning_starts=args.random_steps,
         buffer_size=args.random_steps + args.updates,
         batch_size=args.batch_size,
-        policy_kwargs={"net_arch": [args.width] * 3, "state_arch": (16,)},
+        policy_kwargs={"net_arch": [args.width] * 3, "state_arch": (16,), **policy_kwargs},
         seed=args.seed,
         device=args.device,
         **method_arguments(method, args, problem.entropy),

@@ -1,15 +1,18 @@
 """
-How much methods lose as actions grow: ``python docs/dimensions.py``, then ``--draw`` for the figure of ``guide/questions.md``.
+The paper's questions (its figures 6 to 9) on a bandit: ``python docs/questions.py``, then ``--draw`` for the figures of
+``guide/questions.md``. How much do methods lose as actions grow, and with fewer steps, another schedule, another backbone?
 
 A bandit whose value is a sum over the coordinates of the action, each of which has two lobes of unequal height. Whatever the
 dimension, every coordinate of ``exp(Q / temperature)`` has the same law, which is known. The methods are given ``Q`` (as with
 ``zoo/plot_toy.py --critic exact``), so that what is compared are ways of guidance, not critics. Rows go to
-``docs/data/dimensions.csv``; those that are there are not trained again.
+``docs/data/questions.csv``; those that are there are not trained again.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +33,39 @@ from zoo.provenance import git_commit
 from zoo.toys.training import Problem, begin, make_model, train
 
 FOLDER = Path(__file__).resolve().parent
-OUTPUT = FOLDER / "data" / "dimensions.csv"
-KEY = ("algorithm", "n_particles", "action_dim", "seed")
+OUTPUT = FOLDER / "data" / "questions.csv"
+KEY = ("algorithm", "n_particles", "variant", "action_dim", "seed")
 FIELDS = ("updates", "distance", "value", "cpu_seconds", "commit")
 ARMS = (("qsm", 0), ("dacer", 0), ("sdac", 64), ("sdac", 500))
 """Methods and their particles; 0 where a method has none."""
+DEFAULT = "default"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "2 steps": {"diffusion_steps": 2},
+    "5 steps": {"diffusion_steps": 5},
+    "10 steps": {"diffusion_steps": 10},
+    DEFAULT: {},
+    "linear": {"noise_schedule": "linear"},
+    "SimBa": {"backbone": "simba", "net_arch": [256, 256]},
+}
+"""What a question changes about the policy -> its arguments; the default has 20 steps, the cosine schedule and the MLP."""
 
 LOBES, SHARES, WIDTH = (-0.5, 0.5), (0.3, 0.7), 0.15
 RESOLUTION = 2_000
+DIMENSIONS = [2, 4, 8, 17, 38]
+VARIANTS_DIM = 8
+"""Coordinates with which the policy is changed."""
 LABELS = {
     "value": "value per coordinate\n(0: uniform, 1: exp(Q / λ))",
     "distance": "distance of a coordinate's law\nfrom that of exp(Q / λ)",
+}
+AXES = {"action_dim": "coordinates of an action", "variant": f"change of the policy, {VARIANTS_DIM} coordinates"}
+TICKS = {
+    "2 steps": "2",
+    "5 steps": "5",
+    "10 steps": "10\nsteps",
+    DEFAULT: "20",
+    "linear": "linear\nschedule",
+    "SimBa": "SimBa",
 }
 
 
@@ -110,7 +135,7 @@ def measure(arm: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     settings = argparse.Namespace(**{**vars(args), **own})
     start = time.process_time()
     problem = Problem(BanditEnv(action_value, dimension), action_value, dimension * law.entropy)
-    model = make_model(get_method(arm["algorithm"]), settings, problem)
+    model = make_model(get_method(arm["algorithm"]), settings, problem, VARIANTS[arm["variant"]])
     begin(model, settings, action_value)
     train(model, settings)
     # a chain for each, without the noise that DACER adds for exploration
@@ -127,47 +152,53 @@ def measure(arm: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def draw(rows: list[dict[str, str]], scheme: str, path: Path) -> None:
+def draw(rows: list[dict[str, str]], over: str, scheme: str, path: Path) -> None:
     """
     :param rows: The measurements
+    :param over: What the horizontal axis shows: ``"action_dim"`` or ``"variant"``
     :param scheme: Colour scheme of the page
     :param path: Where to save the figure
     """
-    arms = list(dict.fromkeys((row["algorithm"], row["n_particles"]) for row in rows))
-    dimensions = sorted({int(row["action_dim"]) for row in rows})
+    ticks = list(VARIANTS) if over == "variant" else sorted({row[over] for row in rows}, key=int)
     with page_figure(path, scheme, (7.0, 3.2)) as figure:
         for axes, (name, label) in zip(figure.subplots(1, 2), LABELS.items(), strict=True):
-            for number, arm in enumerate(arms):
-                draw_arm(
-                    axes,
-                    [row for row in rows if (row["algorithm"], row["n_particles"]) == arm],
-                    name,
-                    line_style(number, scheme),
-                )
+            for number, (algorithm, particles) in enumerate(ARMS):
+                own = [row for row in rows if (row["algorithm"], row["n_particles"]) == (algorithm, str(particles))]
+                if own:
+                    text = get_method(algorithm).name + (f", {particles} particles" if particles else "")
+                    draw_arm(
+                        axes, [(ticks.index(row[over]), float(row[name])) for row in own], text, line_style(number, scheme)
+                    )
             value_axes(axes, "", label)
-            axes.set(xscale="log", xlabel="coordinates of an action")
-            axes.set_xticks(dimensions, labels=[str(dimension) for dimension in dimensions])
-            axes.minorticks_off()
+            axes.set_xticks(range(len(ticks)), labels=[TICKS.get(tick, tick) for tick in ticks])
+            axes.set_xlabel(AXES[over])
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 
-def draw_arm(axes: Axes, rows: list[dict[str, str]], name: str, style: dict[str, Any]) -> None:
+def draw_arm(axes: Axes, points: list[tuple[int, float]], text: str, style: dict[str, Any]) -> None:
     """
-    The mean over seeds; the band from the lowest to the highest of them, since an interval of three says no more.
+    The mean over seeds; the band goes from the lowest to the highest of them, since an interval of three says no more.
 
     :param axes: Where to draw
-    :param rows: The measurements of one method with as many particles
-    :param name: What is measured
+    :param points: Place on the horizontal axis, and what was measured
+    :param text: Name of the line
     :param style: Of the line
     """
-    found: dict[int, list[float]] = {}
-    for row in sorted(rows, key=lambda row: int(row["action_dim"])):
-        found.setdefault(int(row["action_dim"]), []).append(float(row[name]))
-    particles = rows[0]["n_particles"]
-    text = get_method(rows[0]["algorithm"]).name + (f", {particles} particles" if particles != "0" else "")
+    found = {place: [value for other, value in points if other == place] for place in sorted({place for place, _ in points})}
     axes.plot(list(found), [np.mean(values) for values in found.values()], label=text, marker="o", markersize=3.5, **style)
     ends = list(map(min, found.values())), list(map(max, found.values()))
     axes.fill_between(list(found), *ends, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def arms(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """
+    :param args: Command line
+    :return: Values of :data:`KEY` for every training that is asked for
+    """
+    dimensions = args.action_dims or (DIMENSIONS if args.variants == [DEFAULT] else [VARIANTS_DIM])
+    for seed, (algorithm, particles), variant, dimension in product(args.seeds, ARMS, args.variants, dimensions):
+        if algorithm in args.algo and particles in args.n_particles:
+            yield dict(zip(KEY, (algorithm, particles, variant, dimension, seed), strict=True))
 
 
 def main() -> None:
@@ -175,7 +206,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draw", action="store_true", help="only draw what was measured")
     parser.add_argument("--algo", nargs="+", choices=sorted({algo for algo, _ in ARMS}), default=["qsm", "dacer", "sdac"])
-    parser.add_argument("--action-dims", type=int, nargs="+", default=[2, 4, 8, 17, 38])
+    parser.add_argument("--n-particles", type=int, nargs="+", default=[0, 64, 500], help="0 for methods that have none")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=[DEFAULT])
+    parser.add_argument("--action-dims", type=int, nargs="+", help="default: 2 to 38; of other variants 8")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--updates", type=int, default=5_000)
@@ -187,16 +220,17 @@ def main() -> None:
     args = parser.parse_args()
     results = Rows(args.output, KEY, FIELDS)
     if args.draw:
+        rows = list(results.read().values())
+        growing = [row for row in rows if row["variant"] == DEFAULT]
+        changed = [row for row in rows if int(row["action_dim"]) == VARIANTS_DIM and row["n_particles"] != "500"]
         for scheme in INKS:
-            draw(list(results.read().values()), scheme, FOLDER / "_static" / f"dimensions_{scheme}.svg")
+            draw(growing, "action_dim", scheme, FOLDER / "_static" / f"questions_dimensions_{scheme}.svg")
+            draw(changed, "variant", scheme, FOLDER / "_static" / f"questions_variants_{scheme}.svg")
         return
-    for seed in args.seeds:
-        for algorithm, particles in ARMS:
-            for dimension in args.action_dims:
-                arm = dict(zip(KEY, (algorithm, particles, dimension, seed), strict=True))
-                if algorithm in args.algo and arm not in results:
-                    results.put(row := measure(arm, args))
-                    print(row, flush=True)
+    for arm in arms(args):
+        if arm not in results:
+            results.put(row := measure(arm, args))
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
