@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "10 steps": {"diffusion_steps": 10},
     DEFAULT: {},
     "linear": {"noise_schedule": "linear"},
-    "SimBa": {"backbone": "simba", "net_arch": [256, 256]},
+    "SimBa": {"backbone": "simba", "net_arch": [128, 128]},
 }
 """What a question changes about the policy -> its arguments; the default has 20 steps, the cosine schedule and the MLP."""
 
