@@ -21,6 +21,7 @@ extensions = [
     "common_parameters",
     "comparison",
     "gallery",
+    "grids_table",
     "mathml",
     "pretrained_table",
     "results_table",

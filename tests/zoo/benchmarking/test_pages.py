@@ -194,6 +194,19 @@ def test_results_of_the_documentation(pages: ModuleType, name: str) -> None:
         assert bool(row["final_low"]) == (len(own) >= 3)
 
 
+def test_grids_with_their_questions(pages: ModuleType, data: Path) -> None:
+    grids = importlib.import_module("grids_table")
+    content = yaml.safe_load((data / "small.yml").read_text(encoding="utf-8"))
+    (data / "later.yml").write_text(yaml.safe_dump(content | {"question": "And then?"}), encoding="utf-8")
+    table = rows(grids.grids_text(data, ["later", "small"]))
+    assert table["`later.yml`"] == ["And then?", "0 of 30"]
+    assert table["`small.yml`"] == ["Who is best?", "6 of 30"]
+    with pytest.raises(ValueError, match=r"^later: the list and the files"):
+        grids.grids_text(data, ["small"])
+    with pytest.raises(ValueError, match=r"^never: the list"):
+        grids.grids_text(data, ["later", "small", "never"])
+
+
 def test_the_reference_beside(pages: ModuleType, data: Path) -> None:
     curve = ["algorithm,environment,seed,timesteps,mean_return,std_return,n_episodes,cpu_seconds,commit,versions"]
     for seed, returns in enumerate((1.5, 2.5, 5.5)):
