@@ -194,7 +194,8 @@ def test_results_of_the_documentation(pages: ModuleType, name: str) -> None:
         assert bool(row["final_low"]) == (len(own) >= 3)
 
 
-def test_grids_with_their_questions(pages: ModuleType, data: Path) -> None:
+def test_grids_with_their_questions(pages: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
     grids = importlib.import_module("grids_table")
     content = yaml.safe_load((data / "small.yml").read_text(encoding="utf-8"))
     (data / "later.yml").write_text(yaml.safe_dump(content | {"question": "And then?"}), encoding="utf-8")
