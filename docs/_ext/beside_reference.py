@@ -101,9 +101,9 @@ def beside_reference(runs: Sequence[Row], curves: Sequence[Row], reference: Sequ
                 parts = [f"{interquartile_mean(found):,.1f} ({n_seeds(found)})" for found in (ours, theirs)]
                 where = [f"`{env}`"] if len(envs) > 1 else []
                 shown = f"{difference:+,.1f}{ends}".replace("-", "\N{MINUS SIGN}")
-                rows.append([name, *where, what, *parts, shown, verdict(interval)])
+                rows.append([name, *where, what, verdict(interval), *parts, shown])
     places = ["Environment"] if len(envs) > 1 else []
-    header = ["Method", *places, "Return", "Ours", "Reference", "Difference", "What it says"]
+    header = ["Method", *places, "Return", "What it says", "Ours", "Reference", "Difference"]
     commits = ", ".join(sorted({f"`{row['commit']}`" for row in reference}))
     versions = "; ".join(sorted({row["versions"] for row in reference}))
     about = (
@@ -112,4 +112,4 @@ def beside_reference(runs: Sequence[Row], curves: Sequence[Row], reference: Sequ
         "the way, whose mean says how early a method learns, our agents have fixed noise, as in the figure. Reference "
         f"implementation at {commits}, {versions}, by `docs/reference_runs.py` with the settings of this grid."
     )
-    return f"{markdown_table(header, rows, n_text=len(header) - 4)}\n\n{about}"
+    return f"{markdown_table(header, rows, n_text=len(header) - 3)}\n\n{about}"
