@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     # ours, in docs/_ext
+    "bandit_table",
     "benchmark_results",
     "common_parameters",
     "comparison",

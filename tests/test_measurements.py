@@ -74,3 +74,19 @@ def test_a_short_measurement_is_not_made_twice(
     for over, shown in (("action_dim", rows[:2]), ("variant", rows[2:])):
         questions.draw(shown, over, "dark", tmp_path / f"{over}.svg")
         assert (tmp_path / f"{over}.svg").stat().st_size > 1_000
+
+
+def test_measurements_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    table = importlib.import_module("bandit_table").bandit_table
+    common = {"algorithm": "qsm", "n_particles": "0", "variant": "default", "action_dim": "8", "cpu_seconds": "3.4"}
+    rows = [{**common, "value": str(value)} for value in (0.5, 1.0, 1.75)]
+    rows += [{**common, "variant": "linear", "value": "-1"}, {**common, "action_dim": "2", "value": "2"}]
+    rows += [{**common, "algorithm": "sdac", "n_particles": "64", "value": "3"}]
+    minus = "\N{MINUS SIGN}"
+    changed = table(rows, "variant", "value").splitlines()
+    assert changed[0] == "| Method | 20 steps, cosine, MLP | linear |"
+    assert changed[2:] == [f"| QSM | 1.08 (0.50 to 1.75) | {minus}1.00 (one seed) |"], "SDAC was not changed"
+    growing = table(rows, "action_dim", "cpu_seconds").splitlines()
+    assert growing[2:] == ["| QSM | 3 (3 to 3) | 3 (one seed) |", "| SDAC, 64 particles | 3 (one seed) | not measured |"]
