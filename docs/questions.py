@@ -160,34 +160,39 @@ def draw(rows: list[dict[str, str]], over: str, scheme: str, path: Path) -> None
     :param path: Where to save the figure
     """
     ticks = list(VARIANTS) if over == "variant" else sorted({row[over] for row in rows}, key=int)
+    n_joined = 1 + ticks.index(DEFAULT) if over == "variant" else len(ticks)
     with page_figure(path, scheme, (7.0, 3.2)) as figure:
         for axes, (name, label) in zip(figure.subplots(1, 2), LABELS.items(), strict=True):
             for number, (algorithm, particles) in enumerate(ARMS):
                 own = [row for row in rows if (row["algorithm"], row["n_particles"]) == (algorithm, str(particles))]
                 if own:
                     text = get_method(algorithm).name + (f", {particles} particles" if particles else "")
-                    draw_arm(
-                        axes, [(ticks.index(row[over]), float(row[name])) for row in own], text, line_style(number, scheme)
-                    )
+                    points = [(ticks.index(row[over]), float(row[name])) for row in own]
+                    draw_arm(axes, points, n_joined, text, line_style(number, scheme))
             value_axes(axes, "", label)
             axes.set_xticks(range(len(ticks)), labels=[TICKS.get(tick, tick) for tick in ticks])
             axes.set_xlabel(AXES[over])
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 
-def draw_arm(axes: Axes, points: list[tuple[int, float]], text: str, style: dict[str, Any]) -> None:
+def draw_arm(axes: Axes, points: list[tuple[int, float]], n_joined: int, text: str, style: dict[str, Any]) -> None:
     """
     The mean over seeds; the band goes from the lowest to the highest of them, since an interval of three says no more.
 
     :param axes: Where to draw
     :param points: Place on the horizontal axis, and what was measured
+    :param n_joined: So many places have an order, and are joined by a line
     :param text: Name of the line
     :param style: Of the line
     """
     found = {place: [value for other, value in points if other == place] for place in sorted({place for place, _ in points})}
-    axes.plot(list(found), [np.mean(values) for values in found.values()], label=text, marker="o", markersize=3.5, **style)
-    ends = list(map(min, found.values())), list(map(max, found.values()))
-    axes.fill_between(list(found), *ends, color=style["color"], alpha=0.2, linewidth=0)
+    joined = {place: values for place, values in found.items() if place < n_joined}
+    axes.plot(list(joined), [np.mean(values) for values in joined.values()], label=text, marker="o", markersize=3.5, **style)
+    ends = list(map(min, joined.values())), list(map(max, joined.values()))
+    axes.fill_between(list(joined), *ends, color=style["color"], alpha=0.2, linewidth=0)
+    for place in found.keys() - joined.keys():
+        axes.plot([place, place], [min(found[place]), max(found[place])], color=style["color"], alpha=0.3, linewidth=4)
+        axes.plot(place, np.mean(found[place]), color=style["color"], marker="o", markersize=3.5)
 
 
 def arms(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
