@@ -483,6 +483,7 @@ def test_gallery_shows_every_curve() -> None:
     names = [name for name in json.loads((DOCS / "data" / "results.json").read_text("utf-8")) if name != "default"]
     shown = {f"{row['algorithm']}-{env}" for env, rows in found.items() for row in rows}
     assert names and shown.issuperset(names)
+    assert {row["algorithm"] for row in found["Hopper-v5 (hopper)"]} >= {"sac", "qsm"}, "a grid of fewer methods stands beside"
     grids = {path.parent.name for path in (DOCS / "data" / "benchmark").glob("*/curves.csv")}
     assert "pendulum-rollouts" in grids and {row["algorithm"] for row in found["torch/Pendulum-v0"]} >= {"dppo", "genpo"}
     assert all(float(row["mean_return"]) > -1e6 and int(row["timesteps"]) > 0 for rows in found.values() for row in rows)

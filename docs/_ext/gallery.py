@@ -2,8 +2,8 @@
 Directive ``gallery``: what all methods have done on all environments, as pictures.
 
 A section for every environment with learning curves as small multiples, a panel for each method, and with the videos of the
-agents that come with the clone. The curves are those that ``results`` and ``benchmark`` read; an environment has those of one
-protocol, the grid's where there is one.
+agents that come with the clone. The curves are those that ``results`` and ``benchmark`` read; a section has those of one
+protocol. A grid takes the place of curves of fewer methods on its environment, and otherwise has a section of its own.
 """
 
 import json
@@ -48,7 +48,7 @@ def rows_of_experiments(data: Path) -> list[Row]:
 def curves(data: Path) -> dict[str, list[Row]]:
     """
     :param data: Folder ``docs/data``
-    :return: Environment -> evaluations, in the order of their names
+    :return: Title -> evaluations, in the order of the titles, which are environments, with the name of the grid if need be
     """
     found: dict[str, list[Row]] = {}
     for row in rows_of_experiments(data):
@@ -57,7 +57,9 @@ def curves(data: Path) -> dict[str, list[Row]]:
         of_grid: dict[str, list[Row]] = {}
         for row in read_rows(path):
             of_grid.setdefault(row["environment"], []).append(row)
-        found |= of_grid
+        for env, rows in of_grid.items():
+            replaces = {row["algorithm"] for row in rows} >= {row["algorithm"] for row in found.get(env, [])}
+            found[env if replaces else f"{env} ({path.parent.name})"] = rows
     return dict(sorted(found.items()))
 
 
